@@ -1,0 +1,8 @@
+//! Words every layer may use: time, units, keys, collections. Reads no clock, socket, file or random source.
+
+pub mod field_edits;
+pub mod random;
+pub mod slab;
+pub mod time;
+pub mod timer_wheel;
+pub mod units;

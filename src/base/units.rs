@@ -1,0 +1,4 @@
+//! Byte units.
+
+pub const KIB: usize = 1024;
+pub const MIB: usize = 1024 * KIB;

@@ -1,0 +1,42 @@
+//! Every bound of the product, in one place, with the relations between them proven at compile time.
+//! Values an operator may change are defaults here (`*_DEFAULT`); the rest are fixed.
+
+use crate::base::units::{KIB, MIB};
+
+/// Longest request or response head the parser can be asked to take. Ceiling of `limits.head_bytes_max`.
+pub const HEAD_BYTES_CEILING: usize = 64 * KIB;
+/// Default of `limits.head_bytes_max`: request line and fields together (HAProxy 15 kB, Envoy 60 KiB).
+pub const HEAD_BYTES_MAX_DEFAULT: usize = 16 * KIB;
+/// Default of `limits.target_bytes_max`. RFC 9112 §3 asks for at least 8,000.
+pub const TARGET_BYTES_MAX_DEFAULT: usize = 8 * KIB;
+/// Most fields the parser has room for. Ceiling of `limits.fields_max`.
+pub const FIELDS_CEILING: usize = 256;
+/// Default of `limits.fields_max` (HAProxy 101, Envoy 100).
+pub const FIELDS_MAX_DEFAULT: usize = 128;
+/// Longest chunk extension tolerated for one chunk, in bytes. They are read and dropped (RFC 9112 §7.1.1).
+pub const CHUNK_EXTENSION_BYTES_MAX: usize = 256;
+/// Chunk-extension bytes tolerated over a whole body (CVE-2023-39326 is unbounded overhead).
+pub const CHUNK_EXTENSION_BYTES_TOTAL_MAX: usize = 16 * KIB;
+/// Longest trailer section, in bytes.
+pub const TRAILER_BYTES_MAX: usize = 8 * KIB;
+/// Interim (1xx) responses accepted from an endpoint before one final response.
+pub const INTERIM_RESPONSES_MAX: u32 = 100;
+
+/// One receive buffer of a worker's pool.
+pub const RECV_BUF_BYTES: usize = 16 * KIB;
+/// One receive buffer for long bodies.
+pub const BULK_BUF_BYTES: usize = 128 * KIB;
+/// A body with at least this much left is received in bulk buffers.
+pub const BULK_FROM_BYTES: u64 = 48 * KIB as u64;
+
+/// Request body bytes read and dropped after an early answer, so that the connection can be kept (RFC 9112 §9.3).
+pub const DRAIN_BODY_BYTES_MAX: u64 = 64 * KIB as u64;
+
+/// Default of `limits.memory_bytes_max`, the byte budget of one worker.
+pub const WORKER_MEMORY_BYTES_MAX_DEFAULT: usize = 512 * MIB;
+
+const _: () = assert!(HEAD_BYTES_MAX_DEFAULT <= HEAD_BYTES_CEILING);
+const _: () = assert!(TARGET_BYTES_MAX_DEFAULT < HEAD_BYTES_MAX_DEFAULT);
+const _: () = assert!(FIELDS_MAX_DEFAULT <= FIELDS_CEILING);
+const _: () = assert!(TRAILER_BYTES_MAX <= RECV_BUF_BYTES);
+const _: () = assert!(RECV_BUF_BYTES < BULK_BUF_BYTES);
