@@ -1,1 +1,8 @@
 //! Integration tests: the real binary, real sockets, ports from the kernel. One file a feature.
+#![allow(unreachable_pub, reason = "a test binary exports nothing; `pub` marks what the harness offers")]
+
+mod harness;
+
+mod clusters;
+mod http1_basic;
+mod routing;
