@@ -166,7 +166,7 @@ fn an_endpoint_that_closes_without_answer_gives_502(engine: Engine) {
 
 fn a_late_answer_gives_504(engine: Engine) {
     let origin = Origin::serving();
-    let mut gateway = Setup::to(engine, &origin).response_timeout_ms(300).start();
+    let mut gateway = Setup::to(engine, &origin).request_timeout_ms(300).start();
     gateway.expect_log("eject");
     let mut client = gateway.client();
     let start = Instant::now();

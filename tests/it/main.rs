@@ -3,6 +3,12 @@
 
 mod harness;
 
+mod admin;
+mod bad_inputs;
+mod bad_responses;
 mod clusters;
+mod drain;
 mod http1_basic;
 mod routing;
+mod slow;
+mod tcp;

@@ -12,6 +12,7 @@ pub struct Setup {
     ring: String,
     limits: String,
     drain: String,
+    timeouts: String,
     listener: String,
     sections: String,
     clusters: Vec<(String, Vec<String>)>,
@@ -29,6 +30,7 @@ impl Setup {
             ring: String::new(),
             limits: String::new(),
             drain: String::new(),
+            timeouts: String::new(),
             listener: String::new(),
             sections: String::new(),
             clusters: Vec::new(),
@@ -104,47 +106,54 @@ impl Setup {
         self
     }
 
-    /// From the first byte of a request to the end of its head.
-    pub fn head_timeout_ms(self, ms: u64) -> Self {
-        self.listener(&format!("head_timeout_ms = {ms}"))
-    }
-
-    /// From accepting to the first byte.
-    pub fn first_byte_timeout_ms(self, ms: u64) -> Self {
-        self.listener(&format!("first_byte_timeout_ms = {ms}"))
+    /// From accepting, or from the first byte of a later request, to the end of a head.
+    pub fn header_timeout_ms(self, ms: u64) -> Self {
+        self.timeout("header_timeout_ms", ms)
     }
 
     /// Between two requests of one connection.
-    pub fn keep_alive_timeout_ms(self, ms: u64) -> Self {
-        self.listener(&format!("keep_alive_timeout_ms = {ms}"))
+    pub fn idle_timeout_ms(self, ms: u64) -> Self {
+        self.timeout("idle_timeout_ms", ms)
     }
 
     /// Longest pause inside a request's body.
-    pub fn body_timeout_ms(self, ms: u64) -> Self {
-        self.listener(&format!("body_timeout_ms = {ms}"))
+    pub fn body_idle_timeout_ms(self, ms: u64) -> Self {
+        self.timeout("body_idle_timeout_ms", ms)
     }
 
-    /// Longest time that a client takes nothing of what is sent to it.
-    pub fn write_timeout_ms(self, ms: u64) -> Self {
-        self.listener(&format!("write_timeout_ms = {ms}"))
+    /// Longest time that a peer takes nothing of what is sent to it.
+    pub fn write_stall_timeout_ms(self, ms: u64) -> Self {
+        self.timeout("write_stall_timeout_ms", ms)
+    }
+
+    /// Longest time without a byte in either direction of a relay.
+    pub fn tcp_idle_timeout_ms(self, ms: u64) -> Self {
+        self.timeout("tcp_idle_timeout_ms", ms)
     }
 
     pub fn connect_timeout_ms(self, ms: u64) -> Self {
-        self.cluster_keys(&format!("connect_timeout_ms = {ms}"))
+        self.timeout("connect_timeout_ms", ms)
     }
 
-    /// From the request's end to the response's head.
-    pub fn response_timeout_ms(self, ms: u64) -> Self {
-        self.cluster_keys(&format!("response_timeout_ms = {ms}"))
+    /// From the end of a request to the end of the response's head.
+    pub fn request_timeout_ms(self, ms: u64) -> Self {
+        self.timeout("request_timeout_ms", ms)
     }
 
     /// How long an unused connection to an endpoint is kept.
     pub fn pool_idle_timeout_ms(self, ms: u64) -> Self {
-        self.cluster_keys(&format!("idle_timeout_ms = {ms}"))
+        self.timeout("pool_idle_timeout_ms", ms)
     }
 
-    pub fn ejection(self, failures: u32, base_ms: u64) -> Self {
-        self.cluster_keys(&format!("eject_after_failures = {failures}\neject_base_ms = {base_ms}"))
+    pub fn timeout(mut self, key: &str, value: u64) -> Self {
+        push_line(&mut self.timeouts, &format!("{key} = {value}"));
+        self
+    }
+
+    pub fn ejection(self, consecutive_failures: u32, base_ms: u64) -> Self {
+        self.cluster_keys(&format!(
+            "ejection = {{ consecutive_failures = {consecutive_failures}, base_ms = {base_ms} }}"
+        ))
     }
 
     pub fn open_files(mut self, limit: u64) -> Self {
@@ -173,7 +182,9 @@ impl Setup {
             ..
         } = self;
         let mut text = format!("[workers]\ncpus = \"{cpus}\"\nengine = \"{}\"\n", engine.key());
-        for (name, keys) in [("workers.ring", ring), ("limits", limits), ("drain", drain)] {
+        for (name, keys) in
+            [("workers.ring", ring), ("limits", limits), ("drain", drain), ("timeouts", timeouts)]
+        {
             if !keys.is_empty() {
                 text.push_str(&format!("[{name}]\n{keys}\n"));
             }
