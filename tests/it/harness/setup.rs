@@ -174,6 +174,7 @@ impl Setup {
             ring,
             limits,
             drain,
+            timeouts,
             listener,
             sections,
             clusters,
