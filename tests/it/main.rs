@@ -16,3 +16,4 @@ mod routing;
 mod slow;
 mod supervisor;
 mod tcp;
+mod tidy;

@@ -154,10 +154,6 @@ impl Gateway {
         self.client().get(path)
     }
 
-    pub fn dir(&self) -> &Path {
-        self.dir.path()
-    }
-
     pub fn config(&self) -> &Path {
         &self.config
     }

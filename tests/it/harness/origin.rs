@@ -21,8 +21,6 @@ pub struct Request {
     /// Digest of the whole body.
     pub digest: String,
     pub trailers: Fields,
-    /// Which connection it came on, counted from 0.
-    pub connection: usize,
 }
 
 /// What an origin saw so far.
@@ -148,17 +146,7 @@ impl Peer {
         let mut word = || words.next().unwrap_or_default().to_string();
         let (method, target, version) = (word(), word(), word());
         let (fields, trailers) = (head.fields, Fields::default());
-        let connection = self.connection;
-        Some(Request {
-            method,
-            target,
-            version,
-            fields,
-            body_len: 0,
-            digest: String::new(),
-            trailers,
-            connection,
-        })
+        Some(Request { method, target, version, fields, body_len: 0, digest: String::new(), trailers })
     }
 
     /// Reads the body that belongs to `request`; counts and returns it when it came whole.

@@ -8,12 +8,10 @@ use super::origin::Origin;
 #[derive(Clone)]
 pub struct Setup {
     engine: Engine,
-    cpus: String,
     ring: String,
     limits: String,
     drain: String,
     timeouts: String,
-    listener: String,
     sections: String,
     clusters: Vec<(String, Vec<String>)>,
     cluster_keys: String,
@@ -26,12 +24,10 @@ impl Setup {
     pub fn new(engine: Engine) -> Self {
         Self {
             engine,
-            cpus: "0".into(),
             ring: String::new(),
             limits: String::new(),
             drain: String::new(),
             timeouts: String::new(),
-            listener: String::new(),
             sections: String::new(),
             clusters: Vec::new(),
             cluster_keys: String::new(),
@@ -50,11 +46,6 @@ impl Setup {
         Self::new(engine).cluster("site", endpoints).route("cluster = \"site\"")
     }
 
-    pub fn cpus(mut self, cpus: &str) -> Self {
-        self.cpus = cpus.into();
-        self
-    }
-
     /// A route; listener `web` is filled in.
     pub fn route(mut self, keys: &str) -> Self {
         self.routes.push_str(&format!("[[route]]\nlistener = \"web\"\n{keys}\n"));
@@ -69,12 +60,6 @@ impl Setup {
     /// Keys for every cluster.
     pub fn cluster_keys(mut self, keys: &str) -> Self {
         push_line(&mut self.cluster_keys, keys);
-        self
-    }
-
-    /// Keys for the listener `web`.
-    pub fn listener(mut self, keys: &str) -> Self {
-        push_line(&mut self.listener, keys);
         self
     }
 
@@ -168,21 +153,9 @@ impl Setup {
 
     /// The configuration as text, ports still open.
     pub fn text(&self) -> String {
-        let Self {
-            engine,
-            cpus,
-            ring,
-            limits,
-            drain,
-            timeouts,
-            listener,
-            sections,
-            clusters,
-            cluster_keys,
-            routes,
-            ..
-        } = self;
-        let mut text = format!("[workers]\ncpus = \"{cpus}\"\nengine = \"{}\"\n", engine.key());
+        let Self { engine, ring, limits, drain, timeouts, sections, clusters, cluster_keys, routes, .. } =
+            self;
+        let mut text = format!("[workers]\ncpus = \"0\"\nengine = \"{}\"\n", engine.key());
         for (name, keys) in
             [("workers.ring", ring), ("limits", limits), ("drain", drain), ("timeouts", timeouts)]
         {
@@ -192,7 +165,7 @@ impl Setup {
         }
         text.push_str("[admin]\nlisten = \"127.0.0.1:{port:admin}\"\nsocket = \"admin.sock\"\n");
         text.push_str(&format!(
-            "[[listener]]\nname = \"web\"\nlisten = \"127.0.0.1:{{port:web}}\"\nprotocol = \"http\"\n{listener}\n{sections}\n{routes}\n"
+            "[[listener]]\nname = \"web\"\nlisten = \"127.0.0.1:{{port:web}}\"\nprotocol = \"http\"\n{sections}\n{routes}\n"
         ));
         for (name, endpoints) in clusters {
             text.push_str(&format!(
