@@ -85,7 +85,7 @@ fn a_stopped_origin_gives_504_and_recovers(engine: Engine) {
 /// R15: more connections than descriptors.
 fn too_few_descriptors_cause_no_spin_and_recover(engine: Engine) {
     let mut gateway =
-        Setup::new(engine).route("respond = { status = 200, body = \"ok\\n\" }").open_files(256).start();
+        Setup::answering(engine).open_files(256).start();
     for text in ["descriptor", "accept", "nofile"] {
         gateway.expect_log(text);
     }
@@ -152,7 +152,7 @@ fn a_ring_of_eight_loses_nothing(engine: Engine) {
 /// R28, in a size that suits a debug build: all connect at once, all are served within two seconds.
 fn a_storm_of_connects_is_served(engine: Engine) {
     const COUNT: usize = 2_000;
-    let gateway = Setup::new(engine).route("respond = { status = 200, body = \"ok\\n\" }").start();
+    let gateway = Setup::answering(engine).start();
     let start = Instant::now();
     let mut clients: Vec<TcpStream> = Vec::with_capacity(COUNT);
     for n in 0..COUNT {
@@ -172,7 +172,7 @@ fn a_storm_of_connects_is_served(engine: Engine) {
 /// An idle kept connection holds no receive buffer: far less than one would cost.
 fn idle_connections_cost_little(engine: Engine) {
     const COUNT: usize = 1_000;
-    let gateway = Setup::new(engine).route("respond = { status = 200, body = \"ok\\n\" }").start();
+    let gateway = Setup::answering(engine).start();
     let data = gateway.data_process();
     let hold = |count: usize| -> Vec<Client> {
         (0..count)
@@ -193,7 +193,7 @@ fn idle_connections_cost_little(engine: Engine) {
 }
 
 fn an_idle_gateway_uses_no_cpu(engine: Engine) {
-    let gateway = Setup::to(engine, &Origin::serving()).start();
+    let gateway = Setup::answering(engine).start();
     let data = gateway.data_process();
     let mut client = gateway.client();
     assert_eq!(client.get("/").status, 200);
@@ -205,8 +205,7 @@ fn an_idle_gateway_uses_no_cpu(engine: Engine) {
 
 /// I5: beyond the limit a connection is refused or closed at once; the admin port still answers.
 fn a_connection_limit_refuses_early(engine: Engine) {
-    let mut gateway = Setup::new(engine)
-        .route("respond = { status = 200, body = \"ok\\n\" }")
+    let mut gateway = Setup::answering(engine)
         .limits("connections_max = 20")
         .start();
     gateway.expect_log("connections");

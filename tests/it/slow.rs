@@ -58,7 +58,7 @@ fn a_head_dripped_on_a_kept_connection_is_cut_too(engine: Engine) {
 }
 
 fn a_connection_that_says_nothing_is_closed(engine: Engine) {
-    let gateway = Setup::to(engine, &Origin::serving()).header_timeout_ms(400).start();
+    let gateway = Setup::answering(engine).header_timeout_ms(400).start();
     let mut clients: Vec<_> = (0..50).map(|_| gateway.client()).collect();
     let start = Instant::now();
     for client in &mut clients {
@@ -68,7 +68,7 @@ fn a_connection_that_says_nothing_is_closed(engine: Engine) {
 }
 
 fn an_idle_kept_connection_is_closed_silently(engine: Engine) {
-    let gateway = Setup::to(engine, &Origin::serving()).idle_timeout_ms(400).start();
+    let gateway = Setup::answering(engine).idle_timeout_ms(400).start();
     let mut client = gateway.client();
     assert_eq!(client.get("/").status, 200);
     let start = Instant::now();
@@ -135,7 +135,8 @@ fn a_reader_that_stops_is_cut(engine: Engine) {
 }
 
 fn a_slow_reader_that_goes_on_is_served(engine: Engine) {
-    let gateway = Setup::to(engine, &Origin::serving()).write_stall_timeout_ms(500).start();
+    let origin = Origin::serving();
+    let gateway = Setup::to(engine, &origin).write_stall_timeout_ms(500).start();
     let mut client = Client::connect_narrow(gateway.web());
     client.send("GET /bytes/1500000 HTTP/1.1\r\nHost: a.test\r\n\r\n");
     let head = client.reader.read_head().unwrap();

@@ -58,9 +58,14 @@ pub fn free_port() -> u16 {
     }
 }
 
-/// The binary under test.
+/// The build under test: the one that belongs to these tests, or another one named by `$RINGFORT`.
+fn binary() -> std::ffi::OsString {
+    std::env::var_os("RINGFORT").unwrap_or_else(|| env!("CARGO_BIN_EXE_ringfort").into())
+}
+
+/// The binary under test, as a command.
 pub fn ringfort() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_ringfort"));
+    let mut command = Command::new(binary());
     command.env_remove("RINGFORT_TEST_PANIC").env_remove("NOTIFY_SOCKET");
     command
 }
