@@ -6,6 +6,8 @@ pub mod base;
 pub mod limits;
 
 // 1 protocols and policies: pure
+pub mod h1;
+pub mod http;
 
 // 2 runtime
 
