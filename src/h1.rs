@@ -11,6 +11,8 @@ pub mod request;
 pub mod response;
 mod rewritten;
 mod target;
+#[cfg(test)]
+mod tests;
 pub mod write;
 
 pub use chunked::{CHUNK_END, CHUNK_HEADER_BYTES_MAX, Decoded, Decoder, LAST_CHUNK, write_chunk_header};

@@ -218,7 +218,7 @@ mod tests {
     fn an_answer_is_plain_text_with_its_length() {
         assert_eq!(
             answer(503, "", false, false),
-            "HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: 78\r\n\
+            "HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: 79\r\n\
              Retry-After: 1\r\nDate: D\r\nConnection: close\r\n\r\n503 Service Unavailable\n\
              The gateway has no upstream server to answer this now.\n"
         );
