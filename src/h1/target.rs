@@ -93,7 +93,10 @@ fn split_query(text: &str, seen: u8) -> (&str, Option<&str>) {
     if seen & QUESTION_MARK == 0 {
         return (text, None);
     }
-    text.split_once('?').map_or((text, None), |(path, query)| (path, Some(query)))
+    match memchr::memchr(b'?', text.as_bytes()) {
+        Some(at) => (&text[..at], Some(&text[at + 1..])),
+        None => (text, None),
+    }
 }
 
 /// Whether `httparse` takes this byte for part of a target, for measuring one that it refused.

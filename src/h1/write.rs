@@ -24,7 +24,7 @@ pub fn write_request(
     let (path, query) = path_and_query;
     let edits_len = edits_len(edits);
     out.reserve(
-        head.head_len + path.len() + query.map_or(0, str::len) + 2 * authority.len() + 256 + edits_len,
+        head.head_len + path.len() + query.map_or(0, str::len) + 2 * authority.len() + 320 + edits_len,
     );
     out.extend_from_slice(head.method.as_bytes());
     out.push(b' ');

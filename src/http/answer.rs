@@ -4,7 +4,8 @@
 use crate::http::write_decimal;
 
 /// Appends a whole answer. `text` is one sentence; the standard one of the status where it is empty.
-/// `fields` are extra header fields (names and values valid), `date` an IMF-fixdate.
+/// `fields` are extra header fields (names and values valid), `date` an IMF-fixdate. `keep_alive` is for HTTP/1.1
+/// clients: an HTTP/1.0 client that shall stay needs a `Connection: keep-alive` among `fields`.
 pub fn write_answer(
     out: &mut Vec<u8>,
     status: u16,

@@ -29,12 +29,21 @@ pub struct Forwarded<'a> {
 pub fn write_ip(out: &mut Vec<u8>, ip: IpAddr) {
     match ip.to_canonical() {
         IpAddr::V4(v4) => {
-            for (index, octet) in v4.octets().into_iter().enumerate() {
-                if index > 0 {
-                    out.push(b'.');
+            let (mut text, mut len) = ([b'.'; 16], 0);
+            for octet in v4.octets() {
+                if octet >= 100 {
+                    text[len] = b'0' + octet / 100;
+                    len += 1;
                 }
-                crate::http::write_decimal(out, u64::from(octet));
+                if octet >= 10 {
+                    text[len] = b'0' + octet / 10 % 10;
+                    len += 1;
+                }
+                text[len] = b'0' + octet % 10;
+                // Past the dot that already stands there.
+                len += 2;
             }
+            out.extend_from_slice(&text[..len - 1]);
         }
         IpAddr::V6(v6) => {
             // Writing to a Vec cannot fail.
