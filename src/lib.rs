@@ -8,6 +8,8 @@ pub mod limits;
 // 1 protocols and policies: pure
 
 // 2 runtime
+pub mod runtime;
+pub mod sys;
 
 // 3 proxy
 

@@ -1,0 +1,3 @@
+//! What the operating system is asked for directly. The only other place with `unsafe` is `runtime/`.
+
+pub mod clock;
