@@ -4,6 +4,7 @@
 // 0 words
 pub mod base;
 pub mod limits;
+pub mod metrics;
 
 // 1 protocols and policies: pure
 
