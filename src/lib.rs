@@ -9,6 +9,7 @@ pub mod metrics;
 // 1 protocols and policies: pure
 
 // 2 runtime
+pub mod sys;
 
 // 3 proxy
 
