@@ -6,11 +6,16 @@ pub mod base;
 pub mod limits;
 
 // 1 protocols and policies: pure
+pub mod balance;
+pub mod health;
+pub mod route;
 
 // 2 runtime
 
 // 3 proxy
+pub mod proxy;
 
 // 4 worker
 
 // 5 control
+pub mod config;
