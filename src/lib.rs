@@ -21,6 +21,7 @@ pub mod sys;
 pub mod proxy;
 
 // 4 worker
+pub mod worker;
 
 // 5 control
 pub mod config;
