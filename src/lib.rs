@@ -18,6 +18,8 @@ pub mod sys;
 pub mod proxy;
 
 // 4 worker
+pub mod worker;
 
 // 5 control
 pub mod config;
+pub mod control;
