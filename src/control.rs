@@ -1,7 +1,11 @@
 //! The two processes and the control thread: starting, supervising, draining, admin, logs, names. Never touches the
 //! bytes of a client; whatever it takes from a worker it reads from the worker's shard.
 
+pub mod admin;
+pub mod cpus;
+pub mod handover;
 pub mod log;
+pub mod resolve;
 
 /// How a command ended, for the exit code.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -1,6 +1,7 @@
 //! Logs: one JSON object a line on stderr, written by a thread of its own. Whoever logs never waits for the reader of
 //! stderr: lines go through a bounded queue, and those that find it full are dropped and counted.
 
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::fmt::{Debug, Write as _};
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -79,7 +80,11 @@ pub fn abort_on_panic() {
         let text =
             text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message");
         let location = info.location().map_or_else(String::new, ToString::to_string);
-        let fields = [("location", Value::from(location)), ("backtrace", Value::from(backtrace()))];
+        let mut fields = vec![("location", Value::from(location))];
+        let backtrace = Backtrace::capture();
+        if backtrace.status() == BacktraceStatus::Captured {
+            fields.push(("backtrace", backtrace.to_string().into()));
+        }
         let line = line(Level::ERROR, "ringfort::panic", &format!("panic: {text}"), fields);
         // Straight to stderr: the writer thread may be the one that panicked, and nothing runs after this.
         let _ = io::stderr().write_all(line.as_bytes());
@@ -226,10 +231,6 @@ const fn civil(days: u64) -> (u64, u64, u64) {
     let day = of_year - (153 * shifted + 2) / 5 + 1;
     let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
     (era * 400 + year + (month <= 2) as u64, month, day)
-}
-
-fn backtrace() -> String {
-    std::backtrace::Backtrace::capture().to_string()
 }
 
 #[cfg(test)]
