@@ -2,10 +2,14 @@
 //! bytes of a client; whatever it takes from a worker it reads from the worker's shard.
 
 pub mod admin;
+pub mod banner;
 pub mod cpus;
+pub mod data;
 pub mod handover;
 pub mod log;
 pub mod resolve;
+pub mod source;
+pub mod supervisor;
 
 /// How a command ended, for the exit code.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -9,6 +9,9 @@ use crate::base::time::Instant;
 use crate::metrics::Shard;
 use crate::proxy::snapshot::Snapshot;
 
+/// Why sessions end.
+pub const TERMINATION_REASONS: &[&str] = &["none"];
+
 /// Which engine the configuration asks for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum EngineChoice {
