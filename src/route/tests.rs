@@ -43,7 +43,8 @@ fn get<'a>(host: &'a str, path: &'a str) -> Request<'a> {
 }
 
 fn chosen<'t>(table: &'t Table, request: &Request<'_>, fields: &[(&str, &str)]) -> Option<&'t str> {
-    let lookup = |name: &str| fields.iter().find(|(field, _)| *field == name).map(|(_, value)| value.as_bytes());
+    let lookup =
+        |name: &str| fields.iter().find(|(field, _)| *field == name).map(|(_, value)| value.as_bytes());
     table.find(request, &lookup).map(|(_, route)| &*route.name)
 }
 
@@ -129,7 +130,10 @@ fn fields_match_by_presence_prefix_and_regex() {
 fn a_route_without_listeners_serves_every_listener_and_others_only_theirs() {
     let table = table(vec![Spec { listeners: vec![1], ..prefix("one", "/") }, spec("every")]);
     let of = |listener| chosen(&table, &Request { listener, ..get("", "/") }, &[]);
-    assert_eq!([of(0), of(1), of(2), of(u16::MAX)], [Some("every"), Some("one"), Some("every"), Some("every")]);
+    assert_eq!(
+        [of(0), of(1), of(2), of(u16::MAX)],
+        [Some("every"), Some("one"), Some("every"), Some("every")]
+    );
 }
 
 #[test]
