@@ -14,7 +14,6 @@ use super::admin::{self, Phase, State};
 use super::handover::{self, Facts, Sockets};
 use super::log::Log;
 use super::resolve::{FIRST_LOOKUP_TIMEOUT, Names};
-use super::source::Source;
 use super::{Outcome, banner, log};
 use crate::config::{Config, Engine};
 use crate::metrics::{Shard, WorkerFacts};
@@ -61,9 +60,10 @@ fn take_over() -> io::Result<(Facts, Sockets)> {
 }
 
 fn start(facts: Facts, sockets: Sockets) -> Result<Outcome, String> {
-    let mut config = Source { text: facts.config.clone(), path: facts.config_path.clone() }.parse()?;
+    let mut config = facts.source.parse()?;
     let log = log::init().map_err(|error| format!("cannot start the log: {error}"))?;
-    let nofile = rlimit::raise_nofile().map_err(|error| format!("cannot read the limit of open files: {error}"))?;
+    let nofile =
+        rlimit::raise_nofile().map_err(|error| format!("cannot read the limit of open files: {error}"))?;
     hold_connections_to(&mut config.snapshot, facts.cpus.len(), nofile.soft);
     tell_machine(&config, nofile);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(16).build();
@@ -117,22 +117,24 @@ async fn control(
         .map_err(|error| format!("cannot serve the admin endpoints: {error}"))?;
 
     let mut endpoints = resolve(&snapshot).await;
-    let ring = RingSizes { entries: config.workers.ring.entries, recv_buffers: config.workers.ring.recv_buffers };
+    let ring =
+        RingSizes { entries: config.workers.ring.entries, recv_buffers: config.workers.ring.recv_buffers };
     let engine = match config.workers.engine {
         Engine::Auto => EngineChoice::Auto,
         Engine::IoUring => EngineChoice::IoUring,
         Engine::Epoll => EngineChoice::Epoll,
     };
-    let plans = sockets.workers.into_iter().zip(&facts.cpus).enumerate().map(|(index, (listeners, cpu))| Plan {
-        index: index as u32,
-        cpu: Some(*cpu),
-        engine,
-        listeners: (0..).zip(listeners).collect(),
-        snapshot: snapshot.clone(),
-        shard: state.shards()[index].clone(),
-        seed: random::seed(),
-        ring,
-    });
+    let plans =
+        sockets.workers.into_iter().zip(&facts.cpus).enumerate().map(|(index, (listeners, cpu))| Plan {
+            index: index as u32,
+            cpu: Some(*cpu),
+            engine,
+            listeners: (0..).zip(listeners).collect(),
+            snapshot: snapshot.clone(),
+            shard: state.shards()[index].clone(),
+            seed: random::seed(),
+            ring,
+        });
     let handles: Vec<Handle> = plans.map(worker::spawn).collect();
     let reports = ready(&handles)?;
     while let Ok((cluster, addresses)) = endpoints.try_recv() {
@@ -144,7 +146,8 @@ async fn control(
 }
 
 fn shards(snapshot: &Snapshot, workers: usize) -> Vec<Arc<Shard>> {
-    let listeners: Vec<String> = snapshot.listeners.iter().map(|listener| listener.name.to_string()).collect();
+    let listeners: Vec<String> =
+        snapshot.listeners.iter().map(|listener| listener.name.to_string()).collect();
     let clusters: Vec<String> = snapshot.clusters.iter().map(|cluster| cluster.name.to_string()).collect();
     let shard = |worker| Arc::new(Shard::new(worker, &listeners, &clusters, worker::TERMINATION_REASONS));
     (0..workers as u32).map(shard).collect()

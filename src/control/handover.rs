@@ -9,15 +9,14 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::source::Source;
 use crate::sys::fd_passing::Channel;
 
 /// Facts beside the sockets.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Facts {
-    /// Text of the configuration; the data process reads no file that may have changed since the supervisor read it.
-    pub config: String,
-    /// Where the text came from; `None` for the embedded default.
-    pub config_path: Option<PathBuf>,
+    /// The configuration's text; the data process reads no file that may have changed since the supervisor read it.
+    pub source: Source,
     /// The CPU of each worker, in worker order.
     pub cpus: Vec<usize>,
     /// Where the admin Unix socket is, if there is one.
@@ -72,8 +71,7 @@ mod tests {
 
     fn facts(cpus: &[usize], admin_socket: Option<&str>) -> Facts {
         Facts {
-            config: "# text\n".into(),
-            config_path: None,
+            source: Source::Embedded,
             cpus: cpus.into(),
             admin_socket: admin_socket.map(Into::into),
             restarts: 2,

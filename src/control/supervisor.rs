@@ -59,21 +59,13 @@ struct Supervisor {
 
 impl Supervisor {
     fn start(config: Option<&Path>) -> Result<Self, String> {
-        let source = Source::read(config)?;
-        let config = source.parse()?;
         let log = log::init().map_err(|error| format!("cannot start the log: {error}"))?;
+        let (source, config) = Source::read(config)?;
         // Before anything is opened: many workers with many listeners may need more than the soft limit.
         rlimit::raise_nofile().map_err(|error| format!("cannot read the limit of open files: {error}"))?;
         let cpus = open::cpus(&config)?;
         let (sockets, admin_socket) = open::sockets(&config, cpus.len())?;
-        let facts = Facts {
-            config: source.text,
-            config_path: source.path,
-            cpus,
-            admin_socket,
-            restarts: 0,
-            supervisor: std::process::id(),
-        };
+        let facts = Facts { source, cpus, admin_socket, restarts: 0, supervisor: std::process::id() };
         let drain_deadline = config.snapshot.drain.deadline;
         Ok(Self { facts, sockets: Some(Arc::new(sockets)), drain_deadline, log })
     }

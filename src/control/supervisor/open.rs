@@ -17,7 +17,8 @@ const ADMIN_FILE: &str = "admin.sock";
 
 /// The CPU of each worker, from configuration, affinity and control group.
 pub fn cpus(config: &Config) -> Result<Vec<usize>, String> {
-    let allowed = affinity::allowed_cpus().map_err(|error| format!("cannot read the affinity mask: {error}"))?;
+    let allowed =
+        affinity::allowed_cpus().map_err(|error| format!("cannot read the affinity mask: {error}"))?;
     let quota = affinity::cpu_quota(&config.host.procfs, &config.host.cgroupfs);
     cpus::choose(&config.workers.cpus, &allowed, quota)
 }
@@ -41,8 +42,9 @@ pub fn sockets(config: &Config, workers: usize) -> Result<(Sockets, Option<PathB
 /// A path from the configuration must work; of the default ones the first that works is taken, if any.
 fn admin_socket(configured: Option<&Path>) -> Result<Option<(UnixListener, PathBuf)>, String> {
     if let Some(path) = configured {
-        let listener = listeners::open_unix(path, ADMIN_BACKLOG)
-            .map_err(|error| format!("admin.socket: cannot listen on {}: {}", path.display(), explain(&error)))?;
+        let listener = listeners::open_unix(path, ADMIN_BACKLOG).map_err(|error| {
+            format!("admin.socket: cannot listen on {}: {}", path.display(), explain(&error))
+        })?;
         return Ok(Some((listener, path.into())));
     }
     let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_absolute());
