@@ -24,4 +24,6 @@ pub mod proxy;
 pub mod worker;
 
 // 5 control
+pub mod cli;
 pub mod config;
+pub mod control;
