@@ -158,7 +158,12 @@ pub fn parse(name: &str, text: &str) -> Result<(Config, Vec<Problem>), Vec<Probl
     let (values, errors) = DeTable::parse_recoverable(text);
     for error in &errors {
         let span = error.span().unwrap_or(0..0);
-        findings.push_syntax(problem::Finding::error(&span, node::shorten(error.message())));
+        let what = error.message().lines().collect::<Vec<_>>().join(", ");
+        let cure = match &*what {
+            "duplicate key" => "keep one; a list of tables has double brackets, [[…]]",
+            _ => "mend the TOML here",
+        };
+        findings.push_syntax(problem::Finding::error(&span, what).cure(cure));
     }
     let root = node::Node::root(values.get_ref(), &keys::ROOT);
     root.check("the file", &mut findings);

@@ -160,8 +160,9 @@ impl<'t> Names<'t> {
         let what = format!("there is no {} \"{}\"", self.kind, shorten(name.text));
         let cure = match known.len() {
             1..=8 => {
-                let known = self.list.iter().map(|(known, _)| known.text).filter(|known| !known.is_empty());
-                format!("known: {}", known.collect::<Vec<_>>().join(", "))
+                let mut known = known.clone();
+                known.sort_by_key(|known| self.positions[known]);
+                format!("known: {}", known.join(", "))
             }
             _ => format!("add a [[{}]] of that name", self.kind),
         };
@@ -210,9 +211,4 @@ fn millis_or(node: &Node<'_>, all: &Node<'_>, key: &str) -> Duration {
 
 fn path(node: &Node<'_>, key: &str, base: &Path) -> PathBuf {
     base.join(node.text(key).map_or("", |text| text.text))
-}
-
-/// Whether two listening addresses are the same one. Port 0 is another port each time.
-fn same_address(one: SocketAddr, two: SocketAddr) -> bool {
-    one == two && one.port() != 0
 }

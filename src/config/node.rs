@@ -156,6 +156,7 @@ impl<'t> Node<'t> {
             "" | "the file" => format!("{open}{}{close}", row.key),
             parent => format!("{open}{parent}.{}{close}", row.key),
         };
+        let entry = format!("an entry of \"{}\"", row.key);
         match (&row.kind, value.get_ref()) {
             // What the parser puts where it found no value: told as a syntax error.
             (_, DeValue::Integer(_)) if value.span().is_empty() => {}
@@ -172,12 +173,12 @@ impl<'t> Node<'t> {
             }
             (Kind::TextList | Kind::TextOrList, DeValue::Array(items)) => {
                 for item in items.iter().filter(|item| !item.get_ref().is_str()) {
-                    findings.push(wrong_type(row.key, &Kind::Text, item));
+                    findings.push(wrong_type(&entry, &Kind::Text, item));
                 }
             }
             (Kind::Fields, DeValue::Table(fields)) => {
                 for (name, value) in fields.iter().filter(|(_, value)| !value.get_ref().is_str()) {
-                    findings.push(wrong_type(name.get_ref(), &Kind::Text, value));
+                    findings.push(wrong_type(&quoted(name.get_ref()), &Kind::Text, value));
                 }
             }
             (Kind::Table(_) | Kind::Choice(_), DeValue::Table(_)) => {
@@ -185,7 +186,7 @@ impl<'t> Node<'t> {
             }
             (Kind::Tables(_), DeValue::Array(items)) => {
                 for item in items.iter().filter(|item| !item.get_ref().is_table()) {
-                    findings.push(wrong_type(row.key, &row.kind, item));
+                    findings.push(wrong_type(&entry, &row.kind, item));
                 }
                 self.tables(row.key).iter().for_each(|node| node.check(&below("[[", "]]"), findings));
             }
@@ -199,7 +200,7 @@ impl<'t> Node<'t> {
                 let cure = format!("write {} with double brackets", below("[[", "]]"));
                 findings.push(Finding::error(&value.span(), what).cure(cure));
             }
-            (kind, _) => findings.push(wrong_type(row.key, kind, value)),
+            (kind, _) => findings.push(wrong_type(&quoted(row.key), kind, value)),
         }
     }
 }
@@ -227,13 +228,17 @@ fn unknown(schema: &Table, title: &str, key: &str, span: &Span) -> Finding {
     }
 }
 
-fn wrong_type(key: &str, kind: &Kind, value: &Spanned<DeValue<'_>>) -> Finding {
+fn quoted(key: &str) -> String {
+    format!("\"{}\"", shorten(key))
+}
+
+fn wrong_type(subject: &str, kind: &Kind, value: &Spanned<DeValue<'_>>) -> Finding {
     let article = match value.get_ref() {
         DeValue::Integer(_) | DeValue::Array(_) => "an",
         _ => "a",
     };
     let found = value.get_ref().type_str();
-    let what = format!("\"{}\" is {article} {found}", shorten(key));
+    let what = format!("{subject} is {article} {found}");
     Finding::error(&value.span(), what).cure(format!("write {}", kind.describe()))
 }
 
