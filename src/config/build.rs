@@ -2,7 +2,6 @@
 //! that refer to nothing, values that exclude each other, what has no effect.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -177,7 +176,11 @@ impl<'t> Names<'t> {
     }
 
     fn warn_unused(&self, findings: &mut Findings) {
-        for (name, _) in self.list.iter().filter(|(name, used)| !used && !name.text.is_empty()) {
+        for (position, (name, used)) in self.list.iter().enumerate() {
+            // Missing names and second ones of a name are told already.
+            if *used || self.positions.get(name.text) != Some(&position) {
+                continue;
+            }
             let what = format!("nothing refers to {} \"{}\"", self.kind, shorten(name.text));
             findings
                 .push(Finding::warning(&name.span, what).cure("remove it, or name it in a route").absence());

@@ -34,7 +34,7 @@ pub(super) fn build<'t>(
 ) -> Listeners<'t> {
     let mut listeners = Listeners { list: Vec::new(), names: Names::new("listener"), kinds: Vec::new() };
     let nodes = root.tables("listener");
-    if !root.has("listener") {
+    if !root.has("listener") || root.is_empty_list("listener") {
         let finding = Finding::error(&root.span(), "there is no listener, so nothing is served");
         findings.push(finding.cure("add [[listener]] with name, listen and protocol").absence());
     }
