@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use serde_json::{Map, Value};
+use serde::{Serialize, Serializer};
+use serde_json::Value;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
@@ -193,20 +194,34 @@ fn line(
     fields: impl IntoIterator<Item = (&'static str, Value)>,
 ) -> String {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let mut object = Map::new();
     let thread = std::thread::current();
-    object.insert("ts".into(), timestamp(since).into());
-    object.insert("level".into(), level.as_str().to_lowercase().into());
-    object.insert("target".into(), target.into());
-    object.insert("thread".into(), thread.name().unwrap_or("unnamed").into());
-    object.insert("message".into(), message.into());
-    let fields: Map<String, Value> = fields.into_iter().map(|(key, value)| (key.into(), value)).collect();
-    if !fields.is_empty() {
-        object.insert("fields".into(), fields.into());
-    }
-    let mut line = Value::Object(object).to_string();
-    line.push('\n');
-    line
+    let line = Line {
+        ts: timestamp(since),
+        level: level.as_str().to_lowercase(),
+        target,
+        thread: thread.name().unwrap_or("unnamed"),
+        message,
+        fields: fields.into_iter().collect(),
+    };
+    let mut text = serde_json::to_string(&line).unwrap_or_default();
+    text.push('\n');
+    text
+}
+
+/// The keys in the order a reader wants them.
+#[derive(Serialize)]
+struct Line<'a> {
+    ts: String,
+    level: String,
+    target: &'a str,
+    thread: &'a str,
+    message: &'a str,
+    #[serde(skip_serializing_if = "Vec::is_empty", serialize_with = "as_map")]
+    fields: Vec<(&'static str, Value)>,
+}
+
+fn as_map<S: Serializer>(fields: &[(&'static str, Value)], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(fields.iter().map(|(key, value)| (key, value)))
 }
 
 /// RFC 3339 with milliseconds, in UTC. `since` counts from 1970.

@@ -378,7 +378,6 @@ mod tests {
         "ClusterHistogram",
         "Shed",
         "AcceptError",
-        "Process",
     ];
 
     #[test]

@@ -18,6 +18,8 @@ use super::holders::{self, Holder};
 /// How long an address in use is tried again. The ring of a process killed a moment ago is torn down
 /// asynchronously and may keep its listeners for some milliseconds.
 const IN_USE_RETRY: Duration = Duration::from_secs(1);
+/// The same for a Unix socket, which a killed process closes at once when it ends.
+const UNIX_IN_USE_RETRY: Duration = Duration::from_millis(250);
 const IN_USE_PAUSE: Duration = Duration::from_millis(20);
 
 /// Why an address could not be listened on. Its text names cause and cure.
@@ -36,7 +38,7 @@ pub struct OpenError {
 /// the same instant is seen by its listeners afterwards. Port 0 takes one free port for all. `backlog` is the accept
 /// queue of each, which the kernel caps at `net.core.somaxconn`.
 pub fn open(address: SocketAddr, count: usize, backlog: u32) -> Result<Vec<TcpListener>, OpenError> {
-    until_free(|| try_open(address, count, backlog)).map_err(|cause| {
+    until_free(IN_USE_RETRY, || try_open(address, count, backlog)).map_err(|cause| {
         let in_use = cause.kind() == io::ErrorKind::AddrInUse;
         let holders = if in_use { holders::of(&holders::listening_inodes(address)) } else { Vec::new() };
         OpenError { address, cause, holders }
@@ -52,6 +54,10 @@ pub fn open_one(address: SocketAddr, backlog: u32) -> Result<TcpListener, OpenEr
 /// Opens a Unix socket at `path` that only this user may connect to. A file left by a process that is gone is
 /// replaced; one that somebody answers on is `AddrInUse`.
 pub fn open_unix(path: &Path, backlog: u32) -> io::Result<UnixListener> {
+    until_free(UNIX_IN_USE_RETRY, || try_open_unix(path, backlog))
+}
+
+fn try_open_unix(path: &Path, backlog: u32) -> io::Result<UnixListener> {
     if let Ok(metadata) = fs::symlink_metadata(path) {
         if !metadata.file_type().is_socket() {
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, "a file that is no socket is there"));
@@ -115,12 +121,12 @@ impl OpenError {
     }
 }
 
-fn until_free<T>(mut attempt: impl FnMut() -> io::Result<T>) -> io::Result<T> {
-    let give_up = Instant::now() + IN_USE_RETRY;
+fn until_free<T>(retry: Duration, mut attempt: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    let give_up = Instant::now() + retry;
     loop {
         match attempt() {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < give_up => {
-                // Two copies started together must not step on each other for the whole second: no fixed rhythm.
+                // Two copies started together must not step on each other all the time: no fixed rhythm.
                 let jitter = Duration::from_micros(super::random::seed() % 20_000);
                 std::thread::sleep(IN_USE_PAUSE + jitter);
             }
@@ -221,7 +227,7 @@ mod tests {
     #[test]
     fn an_address_freed_within_the_second_is_taken() {
         let mut attempts = 0;
-        let opened = until_free(|| {
+        let opened = until_free(IN_USE_RETRY, || {
             attempts += 1;
             if attempts < 3 { Err(io::ErrorKind::AddrInUse.into()) } else { Ok(attempts) }
         });

@@ -4,11 +4,12 @@ use std::fmt::Write;
 
 use axum::http::{StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::json;
 
 use super::state::{Phase, State};
 use super::{ENDPOINTS, Endpoint};
-use crate::metrics::{Gauge, Shard, WorkerFacts, render};
+use crate::metrics::{Gauge, Shard, render};
 
 pub fn healthz(_: &State) -> Response {
     "ok\n".into_response()
@@ -31,8 +32,7 @@ pub fn metrics(state: &State) -> Response {
 }
 
 pub fn workers(state: &State) -> Response {
-    let workers: Vec<Value> = live(state).map(|live| live.json()).collect();
-    json_answer(StatusCode::OK, &json!({ "workers": workers }))
+    json_answer(StatusCode::OK, &Workers { workers: live(state).collect() })
 }
 
 pub fn config(state: &State) -> Response {
@@ -62,15 +62,14 @@ pub fn index(state: &State) -> Response {
         } else {
             format!("<a href=\"{path}\">{path}</a>")
         };
-        let _ = write!(rows, "<tr><td>{name}<td>{}\n", escape(help));
+        let _ = writeln!(rows, "<tr><td>{name}<td>{}", escape(help));
     }
     let mut workers = String::new();
-    for Live { facts, connections, requests_total, loop_gap_max_ms } in live(state) {
-        let cpu = facts.cpu.map_or_else(|| "any".to_string(), |cpu| cpu.to_string());
-        let _ = write!(
+    for Live { worker, cpu, engine, connections, requests_total, loop_gap_max_ms, .. } in live(state) {
+        let cpu = cpu.map_or_else(|| "any".to_string(), |cpu| cpu.to_string());
+        let _ = writeln!(
             workers,
-            "<tr><td>{}<td>{cpu}<td>{}<td>{connections}<td>{requests_total}<td>{loop_gap_max_ms:.3}\n",
-            facts.worker, facts.engine
+            "<tr><td>{worker}<td>{cpu}<td>{engine}<td>{connections}<td>{requests_total}<td>{loop_gap_max_ms:.3}",
         );
     }
     let version = env!("CARGO_PKG_VERSION");
@@ -91,42 +90,43 @@ const STYLE: &str = "body{font:16px/1.5 system-ui,sans-serif;max-width:52rem;mar
      table{border-collapse:collapse;margin:0 0 2rem;width:100%}caption{text-align:left;font-weight:bold}\
      td,th{text-align:left;padding:.3rem 1rem .3rem 0;border-bottom:1px solid #8886;vertical-align:top}";
 
-/// One worker as it is now.
-struct Live<'a> {
-    facts: &'a WorkerFacts,
+/// The answer to `/workers`.
+#[derive(Serialize)]
+struct Workers {
+    workers: Vec<Live>,
+}
+
+/// One worker as it is now. The keys are part of the outward contract.
+#[derive(Serialize)]
+struct Live {
+    worker: u32,
+    cpu: Option<usize>,
+    engine: &'static str,
     connections: u64,
     requests_total: u64,
     loop_gap_max_ms: f64,
+    /// Share of new connections the worker takes, of its full one. Nothing lowers it in this version.
+    accept_weight: f64,
+    /// Level of the self-throttling. Nothing raises it in this version.
+    level: u8,
 }
 
-impl Live<'_> {
-    fn json(&self) -> Value {
-        json!({
-            "worker": self.facts.worker,
-            "cpu": self.facts.cpu,
-            "engine": self.facts.engine,
-            "connections": self.connections,
-            "requests_total": self.requests_total,
-            "loop_gap_max_ms": self.loop_gap_max_ms,
-            // A worker takes its full share of new connections; nothing lowers it in this version.
-            "accept_weight": 1.0,
-            "level": 0,
-        })
-    }
-}
-
-fn live(state: &State) -> impl Iterator<Item = Live<'_>> {
+fn live(state: &State) -> impl Iterator<Item = Live> {
     state.workers().iter().zip(state.shards()).map(|(facts, shard)| Live {
-        facts,
+        worker: facts.worker,
+        cpu: facts.cpu,
+        engine: facts.engine,
         connections: shard.connections_active(),
         requests_total: shard.requests_total(),
         loop_gap_max_ms: shard.gauge(Gauge::LoopGapMax) as f64 / 1e6,
+        accept_weight: 1.0,
+        level: 0,
     })
 }
 
-fn json_answer(status: StatusCode, body: &Value) -> Response {
-    let text = format!("{body:#}\n");
-    (status, [(header::CONTENT_TYPE, "application/json")], text).into_response()
+fn json_answer(status: StatusCode, body: &impl Serialize) -> Response {
+    let text = serde_json::to_string_pretty(body).unwrap_or_default();
+    (status, [(header::CONTENT_TYPE, "application/json")], text + "\n").into_response()
 }
 
 fn escape(text: &str) -> String {
