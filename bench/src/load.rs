@@ -162,7 +162,7 @@ impl Load {
                 self.turn(&mut events, Some(Duration::from_millis(100)))?;
                 self.give_up_if_broken()?;
             }
-            self.give_up_if_wrong()?;
+            self.check()?;
         }
         Ok(())
     }
@@ -187,12 +187,12 @@ impl Load {
         Ok(())
     }
 
-    /// Open loop: sends what was due by now and waits for the responses, so that the slowest count too.
+    /// Open loop: sends what was due by now and waits for the responses, so that the slowest count too. Closed loop:
+    /// nothing, since no request waits for another connection's response.
     pub fn settle(&mut self) -> io::Result<()> {
+        let Some(arrivals) = &mut self.arrivals else { return Ok(()) };
+        arrivals.stop(Instant::now());
         self.refill = false;
-        if let Some(arrivals) = &mut self.arrivals {
-            arrivals.stop(Instant::now());
-        }
         let mut events = Events::with_capacity(1024);
         let end = Instant::now() + STALL_MAX;
         while Instant::now() < end && (self.owed() > 0 || self.connections.iter().any(Connection::busy)) {
@@ -203,9 +203,17 @@ impl Load {
         Ok(())
     }
 
+    /// An error if any response so far was wrong.
+    pub fn check(&self) -> io::Result<()> {
+        match &self.tally.first_error {
+            None => Ok(()),
+            Some(first) => Err(io::Error::other(format!("{} errors, first: {first}", self.tally.errors))),
+        }
+    }
+
     /// Forgets what was counted so far: the warm-up is over.
     pub fn reset(&mut self) -> io::Result<()> {
-        self.give_up_if_wrong()?;
+        self.check()?;
         self.tally = Tally::new()?;
         Ok(())
     }
@@ -326,7 +334,7 @@ impl Load {
 
     fn give_up_if_broken(&self) -> io::Result<()> {
         if self.tally.errors > ERRORS_MAX {
-            return self.give_up_if_wrong();
+            return self.check();
         }
         if self.tally.progress.elapsed() > STALL_MAX {
             let busy = self.connections.iter().filter(|connection| connection.busy()).count();
@@ -337,13 +345,6 @@ impl Load {
             )));
         }
         Ok(())
-    }
-
-    fn give_up_if_wrong(&self) -> io::Result<()> {
-        match &self.tally.first_error {
-            None => Ok(()),
-            Some(first) => Err(io::Error::other(format!("{} errors, first: {first}", self.tally.errors))),
-        }
     }
 }
 
