@@ -258,17 +258,17 @@ fn judge(promise: Promise, groups: &[Group]) -> Vec<Verdict> {
 }
 
 fn announce(group: &Group, proxy: Proxy, round: usize, sample: &Sample) {
-    eprintln!(
-        "{:<10} round {} {:<15}{:>8.1} {}, {:.0}/s, proxy's CPU {:.0} % used by it and {:.0} % by others",
-        group.name,
-        round + 1,
-        proxy.name(),
-        sample.cost,
-        group.unit,
-        sample.load.rate_per_second,
-        sample.proxy_cpu_ratio * 100.0,
-        sample.foreign_cpu_ratio * 100.0
-    );
+    let mut line =
+        format!("{:<10} round {} {:<15}{:>8.1} {}", group.name, round + 1, proxy.name(), sample.cost, group.unit);
+    if sample.load.seconds > 0.0 {
+        line.push_str(&format!(
+            ", {:.0}/s, proxy's CPU {:.0} % used by it and {:.0} % by others",
+            sample.load.rate_per_second,
+            sample.proxy_cpu_ratio * 100.0,
+            sample.foreign_cpu_ratio * 100.0
+        ));
+    }
+    eprintln!("{line}");
 }
 
 fn heading(machine: &Machine, versions: &BTreeMap<&str, String>, descriptors: u64) -> String {

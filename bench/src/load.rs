@@ -225,7 +225,7 @@ impl Load {
             seconds: tally.seconds,
             responses: tally.responses,
             body_bytes: tally.responses * self.plan.body_bytes as u64,
-            rate_per_second: tally.responses as f64 / tally.seconds.max(f64::EPSILON),
+            rate_per_second: if tally.seconds > 0.0 { tally.responses as f64 / tally.seconds } else { 0.0 },
             latency_us: Latency {
                 p50: at(0.5),
                 p90: at(0.9),

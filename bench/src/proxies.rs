@@ -80,7 +80,7 @@ impl Proxy {
         let (config, folder) = (config.display().to_string(), folder.display().to_string());
         let words: Vec<&str> = match self {
             Self::Nginx => vec!["-p", &folder, "-c", &config, "-e", "stderr"],
-            Self::Haproxy | Self::HaproxySplice => vec!["-db", "-q", "-f", &config],
+            Self::Haproxy | Self::HaproxySplice => vec!["-db", "-f", &config],
             Self::RingfortUring | Self::RingfortEpoll => vec!["run", "--config", &config],
         };
         words.into_iter().map(str::to_owned).collect()
@@ -203,7 +203,7 @@ fn nginx_stream(listen: SocketAddr, origin: SocketAddr) -> String {
 // which at thousands of connections means a connection a request.
 fn haproxy(site: &Site<'_>, splice: bool) -> String {
     let Site { listen, origin, cpu, .. } = site;
-    let splice = if splice { "  option splice-auto\n" } else { "" };
+    let (splice, pipes) = if splice { ("  option splice-auto\n", "  maxpipes 200\n") } else { ("", "") };
     let mode = match site.protocol {
         Protocol::Http => "  mode http\n  option http-keep-alive\n  http-reuse always\n",
         Protocol::Tcp => "  mode tcp\n",
@@ -214,7 +214,7 @@ fn haproxy(site: &Site<'_>, splice: bool) -> String {
   cpu-map auto:1/1 {cpu}
   maxconn 9500
   ulimit-n 20000
-  tune.pool-low-fd-ratio 80
+{pipes}  tune.pool-low-fd-ratio 80
   tune.pool-high-fd-ratio 90
 defaults
 {mode}{splice}  timeout connect 5s
