@@ -1,0 +1,3 @@
+//! Sessions: what happens between a downstream connection and its upstreams. Protocols and policies meet here.
+
+pub mod snapshot;

@@ -1,0 +1,386 @@
+//! The compiled routes and the search for the most specific one. Built once; `find` allocates nothing and does work
+//! bounded by the table, not by the request.
+
+use std::collections::HashMap;
+
+use super::action::Action;
+use super::pattern::{Pattern, PatternError};
+use super::{FieldLookup, FieldRule, HostPattern, PathMatch, Request, Spec};
+use crate::base::field_edits::FieldEdits;
+
+/// Routes of one table: they are counted in 16 bits.
+pub const ROUTES_MAX: usize = u16::MAX as usize;
+
+/// A route as it is served.
+#[derive(Debug)]
+pub struct Route {
+    pub name: Box<str>,
+    pub action: Action,
+    pub request_edits: FieldEdits,
+    pub response_edits: FieldEdits,
+    pub(super) listeners: Vec<u16>,
+    pub(super) hosts: Vec<HostPattern>,
+    pub(super) path: PathMatch,
+    pub(super) methods: Vec<Box<str>>,
+    pub(super) fields: Vec<(Box<str>, FieldTest)>,
+    prefix_rewrite: Option<Box<str>>,
+    path_pattern: Option<Pattern>,
+}
+
+#[derive(Debug)]
+pub(super) enum FieldTest {
+    Plain(FieldRule),
+    Regex(Box<str>, Pattern),
+}
+
+impl Route {
+    /// The path to send upstream. Allocates only what `scratch` lacks.
+    pub fn rewrite_path<'p>(&self, path: &'p str, scratch: &'p mut String) -> &'p str {
+        let (Some(replacement), PathMatch::Prefix(prefix)) = (&self.prefix_rewrite, &self.path) else {
+            return path;
+        };
+        let Some(rest) = path.strip_prefix(&**prefix) else { return path };
+        scratch.clear();
+        scratch.push_str(replacement);
+        scratch.push_str(rest);
+        scratch
+    }
+
+    /// How many conditions it has beside listener, host and path.
+    pub(super) fn conditions(&self) -> usize {
+        usize::from(!self.methods.is_empty()) + self.fields.len()
+    }
+
+    pub(super) fn path_matches(&self, path: &str) -> bool {
+        match (&self.path, &self.path_pattern) {
+            (PathMatch::Any, _) => true,
+            (PathMatch::Exact(exact), _) => **exact == *path,
+            (PathMatch::Prefix(prefix), _) => path.starts_with(&**prefix),
+            (PathMatch::Regex(_), pattern) => {
+                pattern.as_ref().is_some_and(|pattern| pattern.matches(path.as_bytes()))
+            }
+        }
+    }
+
+    pub(super) fn method_matches(&self, method: &str) -> bool {
+        self.methods.is_empty() || self.methods.iter().any(|allowed| **allowed == *method)
+    }
+
+    pub(super) fn conditions_match(&self, method: &str, field: FieldLookup<'_, '_>) -> bool {
+        self.method_matches(method) && self.fields.iter().all(|(name, test)| test.matches(field(name)))
+    }
+
+    fn new(index: usize, spec: Spec, errors: &mut Vec<CompileError>) -> Self {
+        let mut compile = |part: Part, text: &str| {
+            Pattern::new(text)
+                .map_err(|PatternError(text)| errors.push(CompileError { route: index, part, text }))
+                .ok()
+        };
+        let path_pattern = match &spec.path {
+            PathMatch::Regex(text) => compile(Part::Path, text),
+            _ => None,
+        };
+        let mut fields = Vec::with_capacity(spec.fields.len());
+        for (position, field) in spec.fields.into_iter().enumerate() {
+            let test = match field.rule {
+                FieldRule::Regex(text) => {
+                    compile(Part::Field(position), &text).map(|pattern| FieldTest::Regex(text, pattern))
+                }
+                rule => Some(FieldTest::Plain(rule)),
+            };
+            fields.extend(test.map(|test| (field.name, test)));
+        }
+        Self {
+            name: spec.name,
+            action: spec.action,
+            request_edits: spec.request_edits,
+            response_edits: spec.response_edits,
+            listeners: spec.listeners,
+            hosts: spec.hosts,
+            path: spec.path,
+            methods: spec.methods,
+            fields,
+            prefix_rewrite: spec.prefix_rewrite,
+            path_pattern,
+        }
+    }
+}
+
+impl FieldTest {
+    pub(super) fn matches(&self, value: Option<&[u8]>) -> bool {
+        let Some(value) = value else { return false };
+        match self {
+            Self::Plain(FieldRule::Present) => true,
+            Self::Plain(FieldRule::Exact(exact)) => exact.as_bytes() == value,
+            Self::Plain(FieldRule::Prefix(prefix)) => value.starts_with(prefix.as_bytes()),
+            Self::Plain(FieldRule::Regex(_)) => false,
+            Self::Regex(_, pattern) => pattern.matches(value),
+        }
+    }
+
+    /// Whether both accept the same values, as far as the text tells.
+    fn same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Plain(one), Self::Plain(two)) => one == two,
+            (Self::Regex(one, _), Self::Regex(two, _)) => one == two,
+            _ => false,
+        }
+    }
+}
+
+/// Why a table cannot be compiled.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct CompileError {
+    /// Index of the route.
+    pub route: usize,
+    pub part: Part,
+    pub text: String,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Part {
+    Path,
+    /// By position among the route's fields.
+    Field(usize),
+    /// The table has more than `ROUTES_MAX` routes.
+    Count,
+}
+
+/// All routes of a snapshot, indexed for `find`.
+#[derive(Debug)]
+pub struct Table {
+    routes: Vec<Route>,
+    /// By listener index, for listeners that some route names.
+    listeners: Vec<Hosts>,
+    /// For every other listener.
+    elsewhere: Hosts,
+}
+
+/// The routes of one listener by host.
+#[derive(Debug, Default)]
+struct Hosts {
+    exact: HostMap,
+    wildcard: HostMap,
+    /// Longest suffix among the wildcards, in bytes: longer tails of a host are not looked up.
+    wildcard_bytes_max: usize,
+    any: Paths,
+}
+
+/// Routes of one listener and host, each kind in the order in which they are tried.
+#[derive(Debug, Default)]
+struct Paths {
+    /// By path.
+    exact: Vec<(Box<str>, u16)>,
+    /// Longest first.
+    prefix: Vec<(Box<str>, u16)>,
+    regex: Vec<u16>,
+    any: Vec<u16>,
+}
+
+/// Host names by hash. Keys come from the configuration, so nobody outside can make them collide.
+#[derive(Debug, Default)]
+struct HostMap(Vec<(u64, Box<str>, Paths)>);
+
+impl HostMap {
+    fn get(&self, host: &str) -> Option<&Paths> {
+        if self.0.is_empty() {
+            return None;
+        }
+        let hash = hash_ignoring_case(host);
+        let first = self.0.partition_point(|(other, ..)| *other < hash);
+        self.0[first..]
+            .iter()
+            .take_while(|(other, ..)| *other == hash)
+            .find(|(_, name, _)| name.eq_ignore_ascii_case(host))
+            .map(|(.., paths)| paths)
+    }
+
+    fn entry(&mut self, host: &str) -> &mut Paths {
+        let hash = hash_ignoring_case(host);
+        let first = self.0.partition_point(|(other, ..)| *other < hash);
+        let found = self.0[first..]
+            .iter()
+            .take_while(|(other, ..)| *other == hash)
+            .position(|(_, name, _)| **name == *host);
+        let index = match found {
+            Some(offset) => first + offset,
+            None => {
+                self.0.insert(first, (hash, host.into(), Paths::default()));
+                first
+            }
+        };
+        &mut self.0[index].2
+    }
+}
+
+/// FNV-1a over the lower-cased bytes.
+fn hash_ignoring_case(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte.to_ascii_lowercase())).wrapping_mul(0x0100_0000_01b3)
+    })
+}
+
+impl Paths {
+    fn insert(&mut self, index: u16, route: &Route) {
+        match &route.path {
+            PathMatch::Exact(path) => self.exact.push((path.clone(), index)),
+            PathMatch::Prefix(path) => self.prefix.push((path.clone(), index)),
+            PathMatch::Regex(_) => self.regex.push(index),
+            PathMatch::Any => self.any.push(index),
+        }
+    }
+
+    fn sort(&mut self, routes: &[Route]) {
+        let rank = |index: u16| (std::cmp::Reverse(routes[usize::from(index)].conditions()), index);
+        self.exact.sort_by(|(one, a), (two, b)| one.cmp(two).then(rank(*a).cmp(&rank(*b))));
+        self.prefix.sort_by(|(one, a), (two, b)| two.len().cmp(&one.len()).then(rank(*a).cmp(&rank(*b))));
+        self.regex.sort_by_key(|index| rank(*index));
+        self.any.sort_by_key(|index| rank(*index));
+    }
+
+    /// Routes whose path matches, most specific first.
+    fn matching<'t>(&'t self, routes: &'t [Route], path: &'t str) -> impl Iterator<Item = u16> + 't {
+        let first = self.exact.partition_point(|(exact, _)| **exact < *path);
+        let exact = self.exact[first..].iter().take_while(move |(exact, _)| **exact == *path);
+        let prefix = self.prefix.iter().filter(move |(prefix, _)| path.starts_with(&**prefix));
+        let regex = self.regex.iter().filter(move |index| routes[usize::from(**index)].path_matches(path));
+        exact.chain(prefix).map(|(_, index)| index).chain(regex).chain(&self.any).copied()
+    }
+
+    /// Every route, most specific path first.
+    fn all(&self) -> impl Iterator<Item = u16> {
+        let texts = self.exact.iter().chain(&self.prefix).map(|(_, index)| index);
+        texts.chain(&self.regex).chain(&self.any).copied()
+    }
+}
+
+impl Hosts {
+    fn insert(&mut self, index: u16, route: &Route) {
+        for host in &route.hosts {
+            match host {
+                HostPattern::Exact(host) => self.exact.entry(host).insert(index, route),
+                HostPattern::Wildcard(suffix) => {
+                    self.wildcard_bytes_max = self.wildcard_bytes_max.max(suffix.len());
+                    self.wildcard.entry(suffix).insert(index, route);
+                }
+            }
+        }
+        if route.hosts.is_empty() {
+            self.any.insert(index, route);
+        }
+    }
+
+    fn paths_mut(&mut self) -> impl Iterator<Item = &mut Paths> {
+        let named = self.exact.0.iter_mut().chain(&mut self.wildcard.0).map(|(.., paths)| paths);
+        named.chain([&mut self.any])
+    }
+
+    fn paths(&self) -> impl Iterator<Item = &Paths> {
+        let named = self.exact.0.iter().chain(&self.wildcard.0).map(|(.., paths)| paths);
+        named.chain([&self.any])
+    }
+
+    /// The path tables that apply to a host, most specific first.
+    fn matching<'t>(&'t self, host: &'t str) -> impl Iterator<Item = &'t Paths> + 't {
+        // A tail begins at a dot with at least one byte before it.
+        let tails = memchr::memchr_iter(b'.', host.as_bytes())
+            .skip_while(|&dot| dot == 0 || host.len() - dot > self.wildcard_bytes_max)
+            .map(|dot| &host[dot..]);
+        let tails = (!self.wildcard.0.is_empty()).then_some(tails).into_iter().flatten();
+        let exact = self.exact.get(host).into_iter();
+        exact.chain(tails.filter_map(|tail| self.wildcard.get(tail))).chain([&self.any])
+    }
+}
+
+impl Table {
+    /// Reports every fault of every route, not only the first.
+    pub fn compile(specs: Vec<Spec>) -> Result<Self, Vec<CompileError>> {
+        let mut errors = Vec::new();
+        if specs.len() > ROUTES_MAX {
+            let text = format!("{} routes; at most {ROUTES_MAX} are supported", specs.len());
+            errors.push(CompileError { route: ROUTES_MAX, part: Part::Count, text });
+        }
+        let routes: Vec<Route> = specs
+            .into_iter()
+            .take(ROUTES_MAX)
+            .enumerate()
+            .map(|(index, spec)| Route::new(index, spec, &mut errors))
+            .collect();
+        if !errors.is_empty() {
+            return Err(errors);
+        }
+        let listeners =
+            routes.iter().flat_map(|route| &route.listeners).max().map_or(0, |max| usize::from(*max) + 1);
+        let mut table = Self { routes, listeners: Vec::new(), elsewhere: Hosts::default() };
+        table.listeners.resize_with(listeners, Hosts::default);
+        for (index, route) in (0..).zip(&table.routes) {
+            if route.listeners.is_empty() {
+                table.listeners.iter_mut().for_each(|hosts| hosts.insert(index, route));
+                table.elsewhere.insert(index, route);
+            }
+            for listener in &route.listeners {
+                table.listeners[usize::from(*listener)].insert(index, route);
+            }
+        }
+        for hosts in table.listeners.iter_mut().chain([&mut table.elsewhere]) {
+            hosts.paths_mut().for_each(|paths| paths.sort(&table.routes));
+        }
+        Ok(table)
+    }
+
+    pub fn routes(&self) -> &[Route] {
+        &self.routes
+    }
+
+    /// The most specific route that matches, with its index. One dot at the end of the host is ignored.
+    pub fn find(&self, request: &Request<'_>, field: FieldLookup<'_, '_>) -> Option<(u16, &Route)> {
+        let host = request.host.strip_suffix('.').unwrap_or(request.host);
+        self.hosts(request.listener)
+            .matching(host)
+            .flat_map(|paths| paths.matching(&self.routes, request.path))
+            .map(|index| (index, &self.routes[usize::from(index)]))
+            .find(|(_, route)| route.conditions_match(request.method, field))
+    }
+
+    /// Routes that can never be chosen, each with a route that always comes before it.
+    pub fn unreachable(&self) -> Vec<(u16, u16)> {
+        // By route: the lists it stands in, those where another covers it, and one that does.
+        let mut tally = vec![(0u32, 0u32, 0u16); self.routes.len()];
+        for paths in self.listeners.iter().chain([&self.elsewhere]).flat_map(Hosts::paths) {
+            let mut same_path: HashMap<&PathMatch, Vec<u16>> = HashMap::new();
+            for index in paths.all() {
+                let earlier = same_path.entry(&self.routes[usize::from(index)].path).or_default();
+                let (standing, covered, by) = &mut tally[usize::from(index)];
+                *standing += 1;
+                if let Some(first) = earlier.iter().find(|earlier| self.covers(**earlier, index)) {
+                    *covered += 1;
+                    *by = *first;
+                }
+                earlier.push(index);
+            }
+        }
+        (0..)
+            .zip(tally)
+            .filter(|(_, (standing, covered, _))| *standing > 0 && standing == covered)
+            .map(|(index, (.., by))| (index, by))
+            .collect()
+    }
+
+    /// Whether a route earlier in the same list and of the same path takes every request that `later` would.
+    fn covers(&self, earlier: u16, later: u16) -> bool {
+        let (earlier, later) = (&self.routes[usize::from(earlier)], &self.routes[usize::from(later)]);
+        (earlier.methods.is_empty()
+            || (!later.methods.is_empty()
+                && later.methods.iter().all(|method| earlier.methods.contains(method))))
+            && earlier.fields.iter().all(|(name, test)| {
+                later.fields.iter().any(|(other, other_test)| {
+                    name == other
+                        && (test.same(other_test) || matches!(test, FieldTest::Plain(FieldRule::Present)))
+                })
+            })
+    }
+
+    fn hosts(&self, listener: u16) -> &Hosts {
+        self.listeners.get(usize::from(listener)).unwrap_or(&self.elsewhere)
+    }
+}

@@ -1,0 +1,1 @@
+//! `find` by behaviour, and against the reference in `explain` over random tables.
