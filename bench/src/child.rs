@@ -57,9 +57,11 @@ impl Child {
     pub fn alive(&mut self) -> io::Result<()> {
         match self.process.try_wait()? {
             None => Ok(()),
-            Some(status) => {
-                Err(io::Error::other(format!("{} ended with {status}; its log: {}", self.name, self.log_end())))
-            }
+            Some(status) => Err(io::Error::other(format!(
+                "{} ended with {status}; its log: {}",
+                self.name,
+                self.log_end()
+            ))),
         }
     }
 

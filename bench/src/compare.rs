@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -182,7 +182,8 @@ fn rounds(rig: &Rig, options: &Options, workload: Workload, failures: &mut Vec<S
                 Ok(samples) => {
                     for (group, sample) in groups.iter_mut().zip(samples) {
                         announce(group, proxy, round, &sample);
-                        if let Some(entry) = group.entries.iter_mut().find(|entry| entry.name == proxy.name()) {
+                        if let Some(entry) = group.entries.iter_mut().find(|entry| entry.name == proxy.name())
+                        {
                             entry.samples.push(sample);
                         }
                     }
@@ -232,11 +233,8 @@ fn measure_one(
 }
 
 fn groups_of(workload: &Workload, proxies: &[Proxy]) -> Vec<Group> {
-    let entry = |proxy: &Proxy| Entry {
-        name: proxy.name().to_owned(),
-        peer: proxy.is_peer(),
-        samples: Vec::new(),
-    };
+    let entry =
+        |proxy: &Proxy| Entry { name: proxy.name().to_owned(), peer: proxy.is_peer(), samples: Vec::new() };
     let group = |name: String, about: String| Group {
         name,
         about,
@@ -245,7 +243,8 @@ fn groups_of(workload: &Workload, proxies: &[Proxy]) -> Vec<Group> {
     };
     match workload.method {
         Method::Scale(sizes) => {
-            let named = |size: &usize| group(format!("scale-{size}"), format!("h1-small, {size} connections"));
+            let named =
+                |size: &usize| group(format!("scale-{size}"), format!("h1-small, {size} connections"));
             sizes.iter().map(named).collect()
         }
         Method::Requests | Method::Idle => vec![group(workload.name.to_owned(), workload.about.to_owned())],
@@ -258,8 +257,14 @@ fn judge(promise: Promise, groups: &[Group]) -> Vec<Verdict> {
 }
 
 fn announce(group: &Group, proxy: Proxy, round: usize, sample: &Sample) {
-    let mut line =
-        format!("{:<10} round {} {:<15}{:>8.1} {}", group.name, round + 1, proxy.name(), sample.cost, group.unit);
+    let mut line = format!(
+        "{:<10} round {} {:<15}{:>8.1} {}",
+        group.name,
+        round + 1,
+        proxy.name(),
+        sample.cost,
+        group.unit
+    );
     if sample.load.seconds > 0.0 {
         line.push_str(&format!(
             ", {:.0}/s, proxy's CPU {:.0} % used by it and {:.0} % by others",
@@ -302,13 +307,16 @@ fn closing(outcome: &Outcome, check: bool) -> String {
         ));
     }
     if check {
-        outcome.verdicts.iter().for_each(|verdict| out.push_str(&format!("{}\n", report::verdict_line(verdict))));
+        outcome
+            .verdicts
+            .iter()
+            .for_each(|verdict| out.push_str(&format!("{}\n", report::verdict_line(verdict))));
     }
     outcome.failures.iter().for_each(|failure| out.push_str(&format!("FAILED {failure}\n")));
     out
 }
 
-fn keep(folder: &PathBuf, outcome: &Outcome, rig: &Rig, options: &Options) -> io::Result<()> {
+fn keep(folder: &Path, outcome: &Outcome, rig: &Rig, options: &Options) -> io::Result<()> {
     let config = folder.join("config");
     fs::create_dir_all(&config)?;
     fs::write(folder.join("result.json"), serde_json::to_string_pretty(outcome).map_err(io::Error::other)?)?;

@@ -261,7 +261,9 @@ impl Load {
 
     fn send_due(&mut self, now: Instant) {
         while !self.idle.is_empty() {
-            let Some(due) = self.arrivals.as_mut().and_then(|arrivals| arrivals.take_due(now)) else { return };
+            let Some(due) = self.arrivals.as_mut().and_then(|arrivals| arrivals.take_due(now)) else {
+                return;
+            };
             if let Some(slot) = self.idle.pop() {
                 self.begin(slot, due);
             }
@@ -312,7 +314,8 @@ impl Load {
             Progress::Waiting => return,
             Progress::Complete => {
                 let now = Instant::now();
-                let nanos = u64::try_from((now - self.connections[slot].due()).as_nanos()).unwrap_or(u64::MAX);
+                let nanos =
+                    u64::try_from((now - self.connections[slot].due()).as_nanos()).unwrap_or(u64::MAX);
                 self.tally.latency.saturating_record(nanos);
                 self.tally.responses += 1;
                 self.tally.progress = now;

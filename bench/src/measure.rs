@@ -76,7 +76,8 @@ pub fn requests(
 pub fn idle(proxy: &mut Running, plan: Plan, round: usize) -> io::Result<Sample> {
     let count = plan.connections;
     let steal = procfs::ticks(None)?;
-    let mut load = Load::open(Plan { connections: IDLE_BASE, ..plan }).map_err(|error| proxy.explain(error))?;
+    let mut load =
+        Load::open(Plan { connections: IDLE_BASE, ..plan }).map_err(|error| proxy.explain(error))?;
     thread::sleep(IDLE_SETTLE);
     let before = proxy.memory()?;
     load.add(count).map_err(|error| proxy.explain(error))?;

@@ -157,7 +157,8 @@ fn parse_stat(text: &str) -> Option<Stat> {
 
 fn parse_ticks(text: &str, name: &str) -> Option<Ticks> {
     let line = text.lines().find(|line| line.split_ascii_whitespace().next() == Some(name))?;
-    let fields: Vec<u64> = line.split_ascii_whitespace().skip(1).filter_map(|field| field.parse().ok()).collect();
+    let fields: Vec<u64> =
+        line.split_ascii_whitespace().skip(1).filter_map(|field| field.parse().ok()).collect();
     let [user, nice, system, idle, iowait, irq, softirq, steal, ..] = fields[..] else { return None };
     Some(Ticks { busy: user + nice + system + irq + softirq, idle: idle + iowait, steal })
 }

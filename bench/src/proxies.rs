@@ -112,7 +112,10 @@ impl Proxy {
         };
         let program = self.program(programs);
         let output = Command::new(program).arg(argument).output().map_err(|error| {
-            io::Error::new(error.kind(), format!("{}: {error}; {cure}, or leave it out with --only", program.display()))
+            io::Error::new(
+                error.kind(),
+                format!("{}: {error}; {cure}, or leave it out with --only", program.display()),
+            )
         })?;
         let text = if output.stdout.is_empty() { output.stderr } else { output.stdout };
         Ok(String::from_utf8_lossy(&text).lines().next().unwrap_or_default().trim().to_owned())
@@ -214,8 +217,8 @@ fn haproxy(site: &Site<'_>, splice: bool) -> String {
   cpu-map auto:1/1 {cpu}
   maxconn 9500
   ulimit-n 20000
-{pipes}  tune.pool-low-fd-ratio 80
-  tune.pool-high-fd-ratio 90
+{pipes}  tune.pool-low-fd-ratio 95
+  tune.pool-high-fd-ratio 99
 defaults
 {mode}{splice}  timeout connect 5s
   timeout client 600s
@@ -232,6 +235,7 @@ backend origin
     )
 }
 
+// As with the peers: no connection on either side is closed during a run, and idle upstream connections are kept.
 fn ringfort(site: &Site<'_>, engine: &str) -> String {
     let Site { listen, admin, origin, cpu, folder, .. } = site;
     let (protocol, route) = match site.protocol {
@@ -247,6 +251,13 @@ engine = \"{engine}\"
 listen = \"{admin}\"
 socket = \"{}/admin.sock\"
 
+[limits]
+requests_per_connection_max = 1000000000
+
+[timeouts]
+idle_timeout_ms = 600000
+pool_idle_timeout_ms = 600000
+
 [[listener]]
 name = \"bench\"
 listen = \"{listen}\"
@@ -256,7 +267,58 @@ listen = \"{listen}\"
 [[cluster]]
 name = \"origin\"
 endpoints = [\"{origin}\"]
+pool_idle_per_worker_max = 9000
 ",
         folder.display()
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn site(protocol: Protocol) -> Site<'static> {
+        let address = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        Site {
+            protocol,
+            listen: address(8080),
+            admin: address(9901),
+            origin: address(9000),
+            cpu: 2,
+            folder: Path::new("/tmp/bench"),
+            nginx_stream_module: Some(Path::new("/modules/ngx_stream_module.so")),
+        }
+    }
+
+    #[test]
+    fn every_configuration_names_its_listener_origin_and_cpu() {
+        for protocol in [Protocol::Http, Protocol::Tcp] {
+            for proxy in Proxy::ALL {
+                let config = proxy.config(&site(protocol));
+                for part in ["127.0.0.1:8080", "127.0.0.1:9000"] {
+                    assert!(config.contains(part), "{}: no {part} in\n{config}", proxy.name());
+                }
+                let cpu = match proxy {
+                    Proxy::Nginx => "worker_cpu_affinity 100;",
+                    Proxy::Haproxy | Proxy::HaproxySplice => "cpu-map auto:1/1 2",
+                    Proxy::RingfortUring | Proxy::RingfortEpoll => "cpus = \"2\"",
+                };
+                assert!(config.contains(cpu), "{}: no {cpu} in\n{config}", proxy.name());
+            }
+        }
+    }
+
+    #[test]
+    fn only_a_tcp_relay_by_nginx_loads_the_stream_module() {
+        assert!(nginx(&site(Protocol::Tcp)).contains("load_module /modules/ngx_stream_module.so;"));
+        assert!(!nginx(&site(Protocol::Http)).contains("load_module"));
+    }
+
+    #[test]
+    fn names_are_read_back() {
+        for proxy in Proxy::ALL {
+            assert_eq!(Proxy::named(proxy.name()), Some(proxy));
+        }
+        assert_eq!(Proxy::named("envoy"), None);
+    }
 }

@@ -91,7 +91,8 @@ impl Group {
 pub fn table(group: &Group) -> String {
     let mut out = format!("\n{}: {}\n", group.name, group.about);
     let memory = group.unit.starts_with('B');
-    let load_heads = if memory { String::new() } else { heads(&["rate/s", "p50 µs", "p99 µs", "p99.9 µs"]) };
+    let load_heads =
+        if memory { String::new() } else { heads(&["rate/s", "p50 µs", "p99 µs", "p99.9 µs"]) };
     let unit = group.unit;
     // Writing to a String cannot fail.
     let _ = writeln!(out, "  {:<18}{unit:>16}{:>18}{load_heads}{}", "", "min..max", heads(&["peak MiB"]));

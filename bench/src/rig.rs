@@ -86,7 +86,12 @@ impl Rig {
         let program = proxy.program(&self.programs);
         let arguments = proxy.arguments(&config, &self.folder.0);
         let log = self.folder.0.join(format!("{}.log", proxy.name()));
-        self.launch(proxy.name(), program, &arguments, site.listen, log)
+        let started = self.launch(proxy.name(), program, &arguments, site.listen, log);
+        if (proxy, protocol) == (Proxy::Nginx, Protocol::Tcp) && site.nginx_stream_module.is_none() {
+            let cure = "nginx relays TCP by its stream module only: install the package libnginx-mod-stream";
+            return started.map_err(|error| io::Error::other(format!("{error}; {cure}")));
+        }
+        started
     }
 
     /// Starts any program that is to answer at `address`.

@@ -117,7 +117,8 @@ fn each_line(bytes: &[u8], mut line: impl FnMut(&[u8], bool)) -> Option<usize> {
     let mut at = 0;
     loop {
         let end = at + memchr(b'\n', &bytes[at..])?;
-        let text = bytes[at..end].strip_suffix(b"\r").unwrap_or(&bytes[at..end]);
+        let text = &bytes[at..end];
+        let text = text.strip_suffix(b"\r").unwrap_or(text);
         if text.is_empty() && at > 0 {
             return Some(end + 1);
         }

@@ -135,3 +135,25 @@ impl Workload {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_read_back() {
+        for workload in WORKLOADS {
+            assert_eq!(Workload::named(workload.name), Some(workload));
+        }
+        assert_eq!(Workload::named("h3"), None);
+    }
+
+    #[test]
+    fn growth_has_its_base_among_the_sizes() {
+        for workload in WORKLOADS.into_iter().flat_map(|workload| [workload, workload.smoke()]) {
+            if let Method::Scale(sizes) = workload.method {
+                assert!(sizes.contains(&64) && sizes.is_sorted());
+            }
+        }
+    }
+}

@@ -23,13 +23,12 @@ pub(super) struct Arrivals {
 
 impl Arrivals {
     pub(super) fn start(rate: f64, now: Instant, registry: &Registry, token: Token) -> io::Result<Self> {
-        if !(0.1..=1e6).contains(&rate) {
-            return Err(io::Error::other(format!("rate {rate}/s: choose between 0.1 and 1,000,000")));
+        if !(1.0..=1e6).contains(&rate) {
+            return Err(io::Error::other(format!("rate {rate}/s: choose between 1 and 1,000,000")));
         }
         let interval = Duration::from_secs_f64(1.0 / rate);
         let tick = interval.max(TICK_MIN);
-        let tick =
-            Timespec { tv_sec: tick.as_secs().cast_signed(), tv_nsec: i64::from(tick.subsec_nanos()) };
+        let tick = Timespec { tv_sec: tick.as_secs().cast_signed(), tv_nsec: i64::from(tick.subsec_nanos()) };
         let timer =
             timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
         let every = Itimerspec { it_interval: tick, it_value: tick };

@@ -81,10 +81,10 @@ impl Connection {
 
     /// Takes what the socket has. `read_closed`: the peer has sent its end.
     pub(super) fn proceed(&mut self, shape: &Shape, buffer: &mut [u8], read_closed: bool) -> Progress {
-        if let Phase::Sending(_) = self.phase {
-            if let Err(error) = self.send(shape) {
-                return Progress::Failed(format!("connect or send: {error}"));
-            }
+        if let Phase::Sending(_) = self.phase
+            && let Err(error) = self.send(shape)
+        {
+            return Progress::Failed(format!("connect or send: {error}"));
         }
         loop {
             let Some(stream) = &mut self.stream else { return Progress::Waiting };
