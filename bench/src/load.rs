@@ -141,20 +141,21 @@ impl Load {
             load.connections.resize_with(load.plan.connections, Connection::default);
             load.idle.extend(0..load.plan.connections);
         } else {
-            load.add(load.plan.connections)?;
+            load.add(load.plan.connections, OPENING_MAX)?;
         }
         Ok(load)
     }
 
-    /// Opens `count` more connections, puts one request on each, and waits for the responses.
-    pub fn add(&mut self, count: usize) -> io::Result<()> {
+    /// Opens `count` more connections, puts one request on each, and waits for the responses; at most `at_once` wait at a
+    /// time.
+    pub fn add(&mut self, count: usize, at_once: usize) -> io::Result<()> {
         self.refill = false;
         let mut events = Events::with_capacity(OPENING_MAX);
         let wanted = self.connections.len() + count;
         self.tally.progress = Instant::now();
         while self.connections.len() < wanted {
             let first = self.connections.len();
-            for slot in first..wanted.min(first + OPENING_MAX) {
+            for slot in first..wanted.min(first + at_once.max(1)) {
                 self.connections.push(Connection::default());
                 self.begin(slot, Instant::now());
             }
