@@ -10,7 +10,7 @@ use crate::load::{Load, Measured, Plan};
 use crate::procfs::{self, Memory, Ticks, Usage};
 use crate::rig::{Rig, Running};
 
-/// Connections that are there before idle memory is counted, so that pools and upstream connections are too.
+/// Connections that are there before idle memory is counted, so that what the first ones bring about is not.
 const IDLE_BASE: usize = 64;
 /// What a proxy gives back late (timers, deferred frees) is back by then.
 const IDLE_SETTLE: Duration = Duration::from_millis(200);
@@ -76,12 +76,12 @@ pub fn requests(
 pub fn idle(proxy: &mut Running, plan: Plan, round: usize) -> io::Result<Sample> {
     let count = plan.connections;
     let steal = procfs::ticks(None)?;
-    let mut load =
-        Load::open(Plan { connections: IDLE_BASE, ..plan }).map_err(|error| proxy.explain(error))?;
+    // One at a time: what requests under way need comes and goes between the connections' own memory, and the holes that
+    // several at once leave in the heap, or fill, would be counted too (nginx: 390–700 B instead of a steady 528 B).
+    let mut load = Load::open(Plan { connections: 1, ..plan }).map_err(|error| proxy.explain(error))?;
+    load.add(IDLE_BASE - 1, 1).map_err(|error| proxy.explain(error))?;
     thread::sleep(IDLE_SETTLE);
     let before = proxy.memory()?;
-    // One at a time: what requests under way need comes and goes between the connections' own memory, and the holes that
-    // several at once leave in the heap would be counted too (nginx: 590–700 B instead of a steady 528 B).
     load.add(count, 1).map_err(|error| proxy.explain(error))?;
     thread::sleep(IDLE_SETTLE);
     let memory = proxy.memory()?;
