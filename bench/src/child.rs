@@ -1,5 +1,5 @@
-//! A child process that cannot outlive its owner: killed with its whole tree on drop, and told to end if this process
-//! dies. Never leaves anything running.
+//! A child process that cannot outlive its owner: killed with its whole tree on drop, and told to end if this
+//! process dies. Never leaves anything running.
 
 use std::fs::File;
 use std::io;
@@ -23,8 +23,8 @@ pub struct Child {
 impl Child {
     /// Starts `program` pinned to `cpu`, with its output in `log`, as the leader of its own process group.
     ///
-    /// The affinity is inherited, so it holds for all that the child starts. The calling thread is back on `own_cpu`
-    /// afterwards.
+    /// The affinity is inherited, so it holds for all that the child starts. The calling thread is back on
+    /// `own_cpu` afterwards.
     pub fn spawn(
         name: &str,
         program: &Path,
@@ -88,7 +88,8 @@ impl Drop for Child {
     }
 }
 
-/// `program`, asked by the kernel to end when this process dies. Without setpriv(1) (util-linux) it runs without that.
+/// `program`, asked by the kernel to end when this process dies. Without setpriv(1) (util-linux) it runs
+/// without that.
 fn command(program: &Path) -> Command {
     let setpriv = Path::new("/usr/bin/setpriv");
     if !setpriv.exists() {

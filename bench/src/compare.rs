@@ -1,5 +1,5 @@
-//! The one command: every proxy under every workload, in interleaved rounds, as a table and as data. Never judges a
-//! single round: the machine drifts, so only ratios within a round are compared.
+//! The one command: every proxy under every workload, in interleaved rounds, as a table and as data. Never
+//! judges a single round: the machine drifts, so only ratios within a round are compared.
 
 use std::collections::BTreeMap;
 use std::fs;

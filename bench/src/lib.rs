@@ -1,4 +1,5 @@
-//! The benchmark of Ringfort: what puts load on a proxy, what stands behind it, and what compares it with others.
+//! The benchmark of Ringfort: what puts load on a proxy, what stands behind it, and what compares it with
+//! others.
 //!
 //! Loopback only. Nothing here is part of the product, and the product uses nothing of it.
 

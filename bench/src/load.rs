@@ -1,9 +1,10 @@
-//! The load generator: one thread, many connections, every response checked. Never retries and never hides an error:
-//! a response that is wrong, short, late or missing is counted, and a run with such a response has failed.
+//! The load generator: one thread, many connections, every response checked. Never retries and never hides an
+//! error: a response that is wrong, short, late or missing is counted, and a run with such a response has
+//! failed.
 //!
-//! Closed loop: each connection sends its next request when its response is complete. Open loop: requests are due at a
-//! constant rate whatever the responses do, and a latency counts from when its request was due, so a stall shows in the
-//! latency of every request that it delayed (no coordinated omission).
+//! Closed loop: each connection sends its next request when its response is complete. Open loop: requests are
+//! due at a constant rate whatever the responses do, and a latency counts from when its request was due, so a
+//! stall shows in the latency of every request that it delayed (no coordinated omission).
 
 mod arrivals;
 mod connection;
@@ -40,16 +41,16 @@ pub struct Plan {
     pub connections: usize,
     pub reuse: Reuse,
     pub pace: Pace,
-    /// Compare every octet of every body. Off, a long body is compared on a connection's first response only, and
-    /// counted on all.
+    /// Compare every octet of every body. Off, a long body is compared on a connection's first response only,
+    /// and counted on all.
     pub verify_all: bool,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Reuse {
     KeepAlive,
-    /// `Connection: close` and a new connection a request. The proxy closes first, so the generator's side holds no
-    /// TIME_WAIT and never runs out of ports.
+    /// `Connection: close` and a new connection a request. The proxy closes first, so the generator's side
+    /// holds no TIME_WAIT and never runs out of ports.
     Churn,
 }
 
@@ -146,8 +147,8 @@ impl Load {
         Ok(load)
     }
 
-    /// Opens `count` more connections, puts one request on each, and waits for the responses; at most `at_once` wait at a
-    /// time.
+    /// Opens `count` more connections, puts one request on each, and waits for the responses; at most
+    /// `at_once` wait at a time.
     pub fn add(&mut self, count: usize, at_once: usize) -> io::Result<()> {
         self.refill = false;
         let mut events = Events::with_capacity(OPENING_MAX);
@@ -188,8 +189,8 @@ impl Load {
         Ok(())
     }
 
-    /// Open loop: sends what was due by now and waits for the responses, so that the slowest count too. Closed loop:
-    /// nothing, since no request waits for another connection's response.
+    /// Open loop: sends what was due by now and waits for the responses, so that the slowest count too.
+    /// Closed loop: nothing, since no request waits for another connection's response.
     pub fn settle(&mut self) -> io::Result<()> {
         let Some(arrivals) = &mut self.arrivals else { return Ok(()) };
         arrivals.stop(Instant::now());

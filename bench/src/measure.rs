@@ -1,4 +1,5 @@
-//! One measurement: load on one running proxy, its cost, and what else the machine did meanwhile. Never compares.
+//! One measurement: load on one running proxy, its cost, and what else the machine did meanwhile. Never
+//! compares.
 
 use std::io;
 use std::thread;
@@ -76,8 +77,9 @@ pub fn requests(
 pub fn idle(proxy: &mut Running, plan: Plan, round: usize) -> io::Result<Sample> {
     let count = plan.connections;
     let steal = procfs::ticks(None)?;
-    // One at a time: what requests under way need comes and goes between the connections' own memory, and the holes that
-    // several at once leave in the heap, or fill, would be counted too (nginx: 390–700 B instead of a steady 528 B).
+    // One at a time: what requests under way need comes and goes between the connections' own memory, and the
+    // holes that several at once leave in the heap, or fill, would be counted too (nginx: 390–700 B instead
+    // of a steady 528 B).
     let mut load = Load::open(Plan { connections: 1, ..plan }).map_err(|error| proxy.explain(error))?;
     load.add(IDLE_BASE - 1, 1).map_err(|error| proxy.explain(error))?;
     thread::sleep(IDLE_SETTLE);

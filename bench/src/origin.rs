@@ -1,5 +1,5 @@
-//! The origin behind the proxies: one thread that answers fixed bodies and keeps every connection alive. Never the
-//! bottleneck by design: no allocation a request, one receive and one send each.
+//! The origin behind the proxies: one thread that answers fixed bodies and keeps every connection alive.
+//! Never the bottleneck by design: no allocation a request, one receive and one send each.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::SocketAddr;

@@ -16,7 +16,8 @@ pub fn current_thread_to(cpu: usize) -> io::Result<()> {
     Err(io::Error::other(format!("cannot run on CPU {cpu}: it is offline, or outside this process's cpuset")))
 }
 
-/// Raises the soft limit of open descriptors towards the hard one, for this process and its children, and returns it.
+/// Raises the soft limit of open descriptors towards the hard one, for this process and its children, and
+/// returns it.
 pub fn raise_descriptor_limit() -> u64 {
     let limit = getrlimit(Resource::Nofile);
     let wanted = limit.maximum.map_or(DESCRIPTORS_WANTED, |hard| hard.min(DESCRIPTORS_WANTED));

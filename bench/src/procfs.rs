@@ -1,4 +1,5 @@
-//! CPU time and memory of a process and all its descendants, from /proc. Never guesses: what cannot be read is an error.
+//! CPU time and memory of a process and all its descendants, from /proc. Never guesses: what cannot be read
+//! is an error.
 
 use std::fs;
 use std::io;

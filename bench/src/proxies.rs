@@ -1,5 +1,5 @@
-//! The proxies that are compared and how each is configured. Each peer is tuned as its own manual advises for this work:
-//! a win over a default configuration would be no win.
+//! The proxies that are compared and how each is configured. Each peer is tuned as its own manual advises for
+//! this work: a win over a default configuration would be no win.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -151,8 +151,8 @@ events {{ worker_connections 20000; multi_accept on; use epoll; }}
     )
 }
 
-// keepalive and keepalive_requests: no connection on either side is closed during a run. Buffers: a body of 100 KiB
-// fits, so that none goes through a temporary file.
+// keepalive and keepalive_requests: no connection on either side is closed during a run. Buffers: a body of
+// 100 KiB fits, so that none goes through a temporary file.
 fn nginx_http(listen: SocketAddr, origin: SocketAddr, folder: &str) -> String {
     format!(
         "http {{
@@ -202,8 +202,8 @@ fn nginx_stream(listen: SocketAddr, origin: SocketAddr) -> String {
     )
 }
 
-// pool-*-fd-ratio: by default HAProxy closes idle upstream connections once a quarter of its descriptors is in use,
-// which at thousands of connections means a connection a request.
+// pool-*-fd-ratio: by default HAProxy closes idle upstream connections once a quarter of its descriptors is
+// in use, which at thousands of connections means a connection a request.
 fn haproxy(site: &Site<'_>, splice: bool) -> String {
     let Site { listen, origin, cpu, .. } = site;
     let (splice, pipes) = if splice { ("  option splice-auto\n", "  maxpipes 200\n") } else { ("", "") };
@@ -235,7 +235,8 @@ backend origin
     )
 }
 
-// As with the peers: no connection on either side is closed during a run, and idle upstream connections are kept.
+// As with the peers: no connection on either side is closed during a run, and idle upstream connections are
+// kept.
 fn ringfort(site: &Site<'_>, engine: &str) -> String {
     let Site { listen, admin, origin, cpu, folder, .. } = site;
     let (protocol, route) = match site.protocol {

@@ -120,7 +120,8 @@ pub fn table(group: &Group) -> String {
     out
 }
 
-/// What `promise` says about each entry that is not a peer. `last` and `base` are the groups that growth compares.
+/// What `promise` says about each entry that is not a peer. `last` and `base` are the groups that growth
+/// compares.
 pub fn verdicts(promise: Promise, group: &Group, base: Option<&Group>) -> Vec<Verdict> {
     let own = group.entries.iter().filter(|entry| !entry.peer);
     own.filter_map(|entry| {

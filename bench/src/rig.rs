@@ -1,5 +1,5 @@
-//! One origin, one proxy in front of it, everything on loopback, and a folder that goes when the rig goes. Never runs two
-//! proxies at once.
+//! One origin, one proxy in front of it, everything on loopback, and a folder that goes when the rig goes.
+//! Never runs two proxies at once.
 
 use std::fs;
 use std::io::{self, Read, Write};

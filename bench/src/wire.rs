@@ -1,5 +1,5 @@
-//! The little HTTP/1.1 that the load generator and the origin speak. Never a general parser: it reads heads that a
-//! conforming proxy writes and calls everything else wrong.
+//! The little HTTP/1.1 that the load generator and the origin speak. Never a general parser: it reads heads
+//! that a conforming proxy writes and calls everything else wrong.
 
 use std::ops::Range;
 
@@ -12,8 +12,8 @@ pub const LARGE_BYTES: usize = 102_400;
 /// A longer head than this is an error on either side.
 pub const HEAD_BYTES_MAX: usize = 16 * 1024;
 
-/// The body of every answer of a given length: a pattern whose period (251, prime) divides no buffer size, so that
-/// octets lost, doubled or moved by a proxy show.
+/// The body of every answer of a given length: a pattern whose period (251, prime) divides no buffer size, so
+/// that octets lost, doubled or moved by a proxy show.
 pub fn body(len: usize) -> Vec<u8> {
     (0..len).map(|i| b' ' + u8::try_from(i % 251 % 95).unwrap_or(0)).collect()
 }

@@ -1,5 +1,5 @@
-//! The same small relay and responder on several runtimes, compared as the proxies are. Never shipped: it keeps the
-//! decision for a runtime of our own honest.
+//! The same small relay and responder on several runtimes, compared as the proxies are. Never shipped: it
+//! keeps the decision for a runtime of our own honest.
 
 mod compare;
 mod on_glommio;

@@ -1,5 +1,5 @@
-//! The work on glommio: a ring per thread, with sockets by poll and try-first receive and send. Needs a `memlock` limit
-//! of 512 KiB or more (`ulimit -l`).
+//! The work on glommio: a ring per thread, with sockets by poll and try-first receive and send. Needs a
+//! `memlock` limit of 512 KiB or more (`ulimit -l`).
 
 use std::future::poll_fn;
 use std::io;

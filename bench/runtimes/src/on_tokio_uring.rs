@@ -1,5 +1,5 @@
-//! The work on tokio-uring: completions for reads and writes, on tokio's current-thread runtime, which learns of them by
-//! epoll on the ring's descriptor.
+//! The work on tokio-uring: completions for reads and writes, on tokio's current-thread runtime, which learns
+//! of them by epoll on the ring's descriptor.
 
 use std::io;
 use std::net::{Shutdown, SocketAddr};

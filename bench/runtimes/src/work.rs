@@ -1,5 +1,5 @@
-//! What every runtime here does alike: the parser, the answer, the sizes. Never waits and never touches a socket beyond
-//! opening the listener.
+//! What every runtime here does alike: the parser, the answer, the sizes. Never waits and never touches a
+//! socket beyond opening the listener.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
