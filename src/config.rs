@@ -1,10 +1,38 @@
 //! The configuration file: TOML text in, what the process runs on out, with every problem of the file told at once.
 //! Never opens a socket, never starts anything. Nothing below this layer knows its types: policies own their specs.
 
+use std::fmt;
+use std::io::Read;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use toml::de::DeTable;
 
 use crate::proxy::snapshot::Snapshot;
+
+mod build;
+mod check;
+mod effective;
+mod keys;
+mod nearest;
+mod node;
+mod problem;
+mod reference;
+mod schema;
+mod values;
+
+pub use check::check;
+pub use problem::{Problem, Severity};
+pub use reference::reference;
+
+/// Largest file read, in bytes.
+const FILE_BYTES_MAX: usize = 8 << 20;
+
+/// Where the packages install the file.
+pub const INSTALLED_PATH: &str = "/etc/ringfort/ringfort.toml";
+
+/// What `embedded_default` parses: the reference file, which is also what the packages install.
+const EMBEDDED: &str = include_str!("../packaging/ringfort.toml");
 
 /// A configuration without errors.
 #[derive(Debug)]
@@ -64,3 +92,107 @@ pub struct HostSpec {
     pub sysfs: PathBuf,
     pub cgroupfs: PathBuf,
 }
+
+/// Why there is no configuration.
+#[derive(Debug)]
+pub enum LoadError {
+    /// The file cannot be read. Says why and what to do.
+    Unreadable(String),
+    /// At least one error, and the warnings beside it, in the order of the text.
+    Problems(Vec<Problem>),
+}
+
+impl fmt::Display for LoadError {
+    /// A line each, without a newline at the end.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unreadable(text) => f.write_str(text),
+            Self::Problems(problems) => {
+                for (index, problem) in problems.iter().enumerate() {
+                    let newline = if index == 0 { "" } else { "\n" };
+                    write!(f, "{newline}{problem}")?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+impl std::error::Error for LoadError {}
+
+/// Reads and parses a file. With the warnings, if any.
+pub fn load(path: &Path) -> Result<(Config, Vec<Problem>), LoadError> {
+    let name = path.display().to_string();
+    let unreadable = |error: std::io::Error| {
+        let cure = match error.kind() {
+            std::io::ErrorKind::NotFound => "name an existing file with --config",
+            std::io::ErrorKind::PermissionDenied => "make it readable for this user",
+            _ => "name a readable file with --config",
+        };
+        LoadError::Unreadable(format!("{name}: {error}; {cure}"))
+    };
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(path).map_err(unreadable)?;
+    file.take(FILE_BYTES_MAX as u64 + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+    if bytes.len() > FILE_BYTES_MAX {
+        let text = format!("{name}: longer than {FILE_BYTES_MAX} bytes; name a configuration with --config");
+        return Err(LoadError::Unreadable(text));
+    }
+    match std::str::from_utf8(&bytes) {
+        Ok(text) => parse(&name, text).map_err(LoadError::Problems),
+        Err(error) => {
+            let before = &bytes[..error.valid_up_to()];
+            let mut findings = problem::Findings::default();
+            let at = error.valid_up_to();
+            let finding = problem::Finding::error(&(at..at), "the file is not text in UTF-8 from here on");
+            findings.push(finding.cure("save it as UTF-8"));
+            Err(LoadError::Problems(findings.into_problems(&name, &String::from_utf8_lossy(before))))
+        }
+    }
+}
+
+/// Parses a text; `name` stands in the problems, and relative paths are taken from its folder. With the warnings, or
+/// with errors and warnings.
+pub fn parse(name: &str, text: &str) -> Result<(Config, Vec<Problem>), Vec<Problem>> {
+    let mut findings = problem::Findings::default();
+    let (values, errors) = DeTable::parse_recoverable(text);
+    for error in &errors {
+        let span = error.span().unwrap_or(0..0);
+        findings.push_syntax(problem::Finding::error(&span, node::shorten(error.message())));
+    }
+    let root = node::Node::root(values.get_ref(), &keys::ROOT);
+    root.check("the file", &mut findings);
+    let base = Path::new(name).parent().unwrap_or(Path::new(""));
+    let parts = build::build(&root, base, &mut findings);
+    let problems = findings.into_problems(name, text);
+    match parts {
+        Some(build::Parts { workers, admin, host, snapshot })
+            if problems.iter().all(|problem| problem.severity == Severity::Warning) =>
+        {
+            let effective = effective::effective(Some(values.get_ref()), &keys::ROOT);
+            Ok((Config { workers, admin, host, snapshot, effective }, problems))
+        }
+        _ => Err(problems),
+    }
+}
+
+/// What runs without a file: HTTP on 127.0.0.1:8080 answered from here, admin on 127.0.0.1:9901.
+pub fn embedded_default() -> Config {
+    match parse("embedded default", EMBEDDED) {
+        Ok((config, _)) => config,
+        Err(problems) => unreachable!("a test holds the embedded default free of errors: {problems:?}"),
+    }
+}
+
+/// For the fuzzer: any text is parsed or refused, and a refusal says why.
+pub fn fuzz_parse(text: &str) {
+    if let Err(problems) = parse("fuzz.toml", text) {
+        assert!(
+            problems.iter().any(|problem| problem.severity == Severity::Error),
+            "refused without a reason"
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -21,6 +21,9 @@ pub mod sys;
 pub mod proxy;
 
 // 4 worker
+pub mod worker;
 
 // 5 control
+pub mod cli;
 pub mod config;
+pub mod control;

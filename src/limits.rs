@@ -41,12 +41,9 @@ pub const DRAIN_BODY_BYTES_MAX: u64 = 64 * KIB as u64;
 /// Default of `limits.memory_bytes_max`, the byte budget of one worker.
 pub const WORKER_MEMORY_BYTES_MAX_DEFAULT: usize = 512 * MIB;
 
-/// Connections the kernel holds for a listener of one worker until they are accepted; it cuts this at
-/// `net.core.somaxconn`.
-pub const LISTEN_BACKLOG: i32 = 4096;
 /// Log lines waiting for the log's writer. A line more is dropped and counted.
 pub const LOG_LINES_MAX: usize = 4096;
-/// Connections to the admin endpoints served at once.
+/// Connections to the admin endpoints served at once; as many more wait in the kernel.
 pub const ADMIN_CONNECTIONS_MAX: usize = 64;
 
 const _: () = assert!(HEAD_BYTES_MAX_DEFAULT <= HEAD_BYTES_CEILING);

@@ -69,10 +69,11 @@ pub struct FieldMatch {
     pub rule: FieldRule,
 }
 
-/// What the first field of that name must be. Values are compared with case.
+/// What the first field of that name must be, if any. Values are compared with case.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub enum FieldRule {
     Present,
+    Absent,
     Exact(Box<str>),
     Prefix(Box<str>),
     /// The whole value must match.

@@ -78,6 +78,11 @@ impl Runtime {
         self.0.executor.spawn(Box::pin(task));
     }
 
+    /// Has every task polled once more, to look at what changed for all of them.
+    pub fn wake_tasks(&self) {
+        self.0.executor.wake_all();
+    }
+
     /// Tasks alive, not counting the one that `block_on` runs.
     pub fn tasks(&self) -> usize {
         self.0.executor.len()

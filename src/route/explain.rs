@@ -180,6 +180,7 @@ fn path(route: &Route) -> String {
 fn field_test(test: &FieldTest) -> String {
     match test {
         FieldTest::Plain(FieldRule::Present) => "present".to_owned(),
+        FieldTest::Plain(FieldRule::Absent) => "absent".to_owned(),
         FieldTest::Plain(FieldRule::Exact(value)) => format!("\"{value}\""),
         FieldTest::Plain(FieldRule::Prefix(value)) => format!("a value beginning with \"{value}\""),
         FieldTest::Plain(FieldRule::Regex(value)) | FieldTest::Regex(value, _) => {

@@ -11,6 +11,9 @@ use crate::base::field_edits::FieldEdits;
 /// Routes of one table: they are counted in 16 bits.
 pub const ROUTES_MAX: usize = u16::MAX as usize;
 
+/// Routes of one path that `unreachable` compares a route with: a bound on its work, not on the table.
+const COMPARED_MAX: usize = 1_024;
+
 /// A route as it is served.
 #[derive(Debug)]
 pub struct Route {
@@ -108,14 +111,19 @@ impl Route {
 
 impl FieldTest {
     pub(super) fn matches(&self, value: Option<&[u8]>) -> bool {
-        let Some(value) = value else { return false };
+        let Some(value) = value else { return matches!(self, Self::Plain(FieldRule::Absent)) };
         match self {
             Self::Plain(FieldRule::Present) => true,
+            Self::Plain(FieldRule::Absent) => false,
             Self::Plain(FieldRule::Exact(exact)) => exact.as_bytes() == value,
             Self::Plain(FieldRule::Prefix(prefix)) => value.starts_with(prefix.as_bytes()),
             Self::Plain(FieldRule::Regex(_)) => false,
             Self::Regex(_, pattern) => pattern.matches(value),
         }
+    }
+
+    fn is_presence_and_covers(&self, other: &Self) -> bool {
+        matches!(self, Self::Plain(FieldRule::Present)) && !matches!(other, Self::Plain(FieldRule::Absent))
     }
 
     /// Whether both accept the same values, as far as the text tells.
@@ -195,21 +203,11 @@ impl HostMap {
             .map(|(.., paths)| paths)
     }
 
-    fn entry(&mut self, host: &str) -> &mut Paths {
-        let hash = hash_ignoring_case(host);
-        let first = self.0.partition_point(|(other, ..)| *other < hash);
-        let found = self.0[first..]
-            .iter()
-            .take_while(|(other, ..)| *other == hash)
-            .position(|(_, name, _)| **name == *host);
-        let index = match found {
-            Some(offset) => first + offset,
-            None => {
-                self.0.insert(first, (hash, host.into(), Paths::default()));
-                first
-            }
-        };
-        &mut self.0[index].2
+    fn new(hosts: HashMap<&str, Paths>) -> Self {
+        let mut list: Vec<_> =
+            hosts.into_iter().map(|(host, paths)| (hash_ignoring_case(host), host.into(), paths)).collect();
+        list.sort_by_key(|(hash, ..)| *hash);
+        Self(list)
     }
 }
 
@@ -255,24 +253,31 @@ impl Paths {
 }
 
 impl Hosts {
-    fn insert(&mut self, index: u16, route: &Route) {
-        for host in &route.hosts {
-            match host {
-                HostPattern::Exact(host) => self.exact.entry(host).insert(index, route),
-                HostPattern::Wildcard(suffix) => {
-                    self.wildcard_bytes_max = self.wildcard_bytes_max.max(suffix.len());
-                    self.wildcard.entry(suffix).insert(index, route);
-                }
+    /// The routes that serve the listener; `None` stands for one that no route names.
+    fn new(routes: &[Route], listener: Option<u16>) -> Self {
+        let (mut exact, mut wildcard, mut any) = (HashMap::new(), HashMap::new(), Paths::default());
+        for (index, route) in (0..).zip(routes) {
+            if !route.listeners.is_empty() && !listener.is_some_and(|one| route.listeners.contains(&one)) {
+                continue;
+            }
+            for host in &route.hosts {
+                let (map, host): (&mut HashMap<&str, Paths>, _) = match host {
+                    HostPattern::Exact(host) => (&mut exact, host),
+                    HostPattern::Wildcard(suffix) => (&mut wildcard, suffix),
+                };
+                map.entry(host).or_default().insert(index, route);
+            }
+            if route.hosts.is_empty() {
+                any.insert(index, route);
             }
         }
-        if route.hosts.is_empty() {
-            self.any.insert(index, route);
-        }
-    }
-
-    fn paths_mut(&mut self) -> impl Iterator<Item = &mut Paths> {
-        let named = self.exact.0.iter_mut().chain(&mut self.wildcard.0).map(|(.., paths)| paths);
-        named.chain([&mut self.any])
+        exact
+            .values_mut()
+            .chain(wildcard.values_mut())
+            .chain([&mut any])
+            .for_each(|paths| paths.sort(routes));
+        let wildcard_bytes_max = wildcard.keys().map(|suffix| suffix.len()).max().unwrap_or(0);
+        Self { exact: HostMap::new(exact), wildcard: HostMap::new(wildcard), wildcard_bytes_max, any }
     }
 
     fn paths(&self) -> impl Iterator<Item = &Paths> {
@@ -309,23 +314,12 @@ impl Table {
         if !errors.is_empty() {
             return Err(errors);
         }
+        let named =
+            routes.iter().flat_map(|route| &route.listeners).max().map_or(0, |max| u32::from(*max) + 1);
         let listeners =
-            routes.iter().flat_map(|route| &route.listeners).max().map_or(0, |max| usize::from(*max) + 1);
-        let mut table = Self { routes, listeners: Vec::new(), elsewhere: Hosts::default() };
-        table.listeners.resize_with(listeners, Hosts::default);
-        for (index, route) in (0..).zip(&table.routes) {
-            if route.listeners.is_empty() {
-                table.listeners.iter_mut().for_each(|hosts| hosts.insert(index, route));
-                table.elsewhere.insert(index, route);
-            }
-            for listener in &route.listeners {
-                table.listeners[usize::from(*listener)].insert(index, route);
-            }
-        }
-        for hosts in table.listeners.iter_mut().chain([&mut table.elsewhere]) {
-            hosts.paths_mut().for_each(|paths| paths.sort(&table.routes));
-        }
-        Ok(table)
+            (0..named).map(|listener| Hosts::new(&routes, u16::try_from(listener).ok())).collect();
+        let elsewhere = Hosts::new(&routes, None);
+        Ok(Self { routes, listeners, elsewhere })
     }
 
     pub fn routes(&self) -> &[Route] {
@@ -352,7 +346,9 @@ impl Table {
                 let earlier = same_path.entry(&self.routes[usize::from(index)].path).or_default();
                 let (standing, covered, by) = &mut tally[usize::from(index)];
                 *standing += 1;
-                if let Some(first) = earlier.iter().find(|earlier| self.covers(**earlier, index)) {
+                if let Some(first) =
+                    earlier.iter().take(COMPARED_MAX).find(|earlier| self.covers(**earlier, index))
+                {
                     *covered += 1;
                     *by = *first;
                 }
@@ -374,8 +370,7 @@ impl Table {
                 && later.methods.iter().all(|method| earlier.methods.contains(method))))
             && earlier.fields.iter().all(|(name, test)| {
                 later.fields.iter().any(|(other, other_test)| {
-                    name == other
-                        && (test.same(other_test) || matches!(test, FieldTest::Plain(FieldRule::Present)))
+                    name == other && (test.same(other_test) || test.is_presence_and_covers(other_test))
                 })
             })
     }

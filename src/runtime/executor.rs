@@ -83,6 +83,12 @@ impl Executor {
         }
     }
 
+    /// Has every task polled.
+    pub(super) fn wake_all(&self) {
+        let tasks = self.tasks.borrow();
+        READY.with_borrow_mut(|ready| tasks.iter().for_each(|(key, _)| ready.push(key)));
+    }
+
     /// Drops every task.
     pub(super) fn clear(&self) {
         let tasks = self.tasks.take();

@@ -98,6 +98,11 @@ impl Socket {
         self.runtime.0.reactor.borrow_mut().poll_sent(self.key, bytes_max, cx)
     }
 
+    /// Bytes that wait for the kernel to take them.
+    pub fn unsent(&self) -> usize {
+        self.runtime.0.reactor.borrow().unsent(self.key)
+    }
+
     /// Receive in large buffers from now on, or in usual ones again.
     pub fn set_bulk(&self, bulk: bool) {
         self.runtime.0.reactor.borrow_mut().set_bulk(self.key, bulk);

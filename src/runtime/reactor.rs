@@ -458,6 +458,10 @@ impl Reactor {
         Poll::Pending
     }
 
+    pub(super) fn unsent(&self, key: Key) -> usize {
+        self.slots.get(key).map_or(0, |slot| slot.outbox_bytes)
+    }
+
     /// Ready when a connecting socket is connected or has failed to.
     pub(super) fn poll_writable(&mut self, key: Key, cx: &Context<'_>) -> Poll<()> {
         let Some(slot) = self.slots.get_mut(key) else { return Poll::Ready(()) };

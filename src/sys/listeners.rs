@@ -14,7 +14,6 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::holders::{self, Holder};
-use crate::limits::LISTEN_BACKLOG;
 
 /// How long an address in use is tried again. The ring of a process killed a moment ago is torn down
 /// asynchronously and may keep its listeners for some milliseconds.
@@ -34,24 +33,25 @@ pub struct OpenError {
 ///
 /// SO_REUSEPORT would let a second copy of Ringfort started by mistake join in and take half of the connections.
 /// So a socket without it is bound first, which fails while anyone listens there; and a copy that was started in
-/// the same instant is seen by its listeners afterwards. Port 0 takes one free port for all.
-pub fn open(address: SocketAddr, count: usize) -> Result<Vec<TcpListener>, OpenError> {
-    until_free(|| try_open(address, count)).map_err(|cause| {
+/// the same instant is seen by its listeners afterwards. Port 0 takes one free port for all. `backlog` is the accept
+/// queue of each, which the kernel caps at `net.core.somaxconn`.
+pub fn open(address: SocketAddr, count: usize, backlog: u32) -> Result<Vec<TcpListener>, OpenError> {
+    until_free(|| try_open(address, count, backlog)).map_err(|cause| {
         let in_use = cause.kind() == io::ErrorKind::AddrInUse;
         let holders = if in_use { holders::of(&holders::listening_inodes(address)) } else { Vec::new() };
         OpenError { address, cause, holders }
     })
 }
 
-/// Opens one socket that shares its address with nobody: for the admin endpoint.
-pub fn open_exclusive(address: SocketAddr) -> Result<TcpListener, OpenError> {
-    let mut sockets = open(address, 1)?;
+/// Opens a single socket, as for the admin endpoint.
+pub fn open_one(address: SocketAddr, backlog: u32) -> Result<TcpListener, OpenError> {
+    let mut sockets = open(address, 1, backlog)?;
     Ok(sockets.remove(0))
 }
 
 /// Opens a Unix socket at `path` that only this user may connect to. A file left by a process that is gone is
 /// replaced; one that somebody answers on is `AddrInUse`.
-pub fn open_unix(path: &Path) -> io::Result<UnixListener> {
+pub fn open_unix(path: &Path, backlog: u32) -> io::Result<UnixListener> {
     if let Ok(metadata) = fs::symlink_metadata(path) {
         if !metadata.file_type().is_socket() {
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, "a file that is no socket is there"));
@@ -71,7 +71,7 @@ pub fn open_unix(path: &Path) -> io::Result<UnixListener> {
     let socket = Socket::from(OwnedFd::from(file));
     socket.bind(&SockAddr::unix(path)?)?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
-    socket.listen(LISTEN_BACKLOG)?;
+    socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
     socket.set_nonblocking(true)?;
     Ok(OwnedFd::from(socket).into())
 }
@@ -129,7 +129,7 @@ fn until_free<T>(mut attempt: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     }
 }
 
-fn try_open(address: SocketAddr, count: usize) -> io::Result<Vec<TcpListener>> {
+fn try_open(address: SocketAddr, count: usize, backlog: u32) -> io::Result<Vec<TcpListener>> {
     if address.port() != 0 {
         let probe = new_socket(address)?;
         probe.bind(&address.into())?;
@@ -140,7 +140,7 @@ fn try_open(address: SocketAddr, count: usize) -> io::Result<Vec<TcpListener>> {
         let socket = new_socket(address)?;
         socket.set_reuse_port(true)?;
         socket.bind(&address.into())?;
-        socket.listen(LISTEN_BACKLOG)?;
+        socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
         let listener = TcpListener::from(OwnedFd::from(socket));
         address = listener.local_addr()?;
         sockets.push(listener);
@@ -179,23 +179,23 @@ mod tests {
 
     #[test]
     fn every_worker_gets_a_socket_on_the_one_port() {
-        let sockets = open(free(), 3).unwrap();
+        let sockets = open(free(), 3, 8).unwrap();
         let address = sockets[0].local_addr().unwrap();
         assert_ne!(address.port(), 0);
         assert!(sockets.iter().all(|socket| socket.local_addr().unwrap() == address));
         assert!(TcpStream::connect(address).is_ok());
         // Non-blocking: an empty accept queue does not block.
         drop(sockets);
-        let fresh = open(free(), 1).unwrap();
+        let fresh = open(free(), 1, 8).unwrap();
         assert_eq!(fresh[0].accept().unwrap_err().kind(), io::ErrorKind::WouldBlock);
     }
 
     #[test]
     fn a_second_copy_is_refused_and_told_who_is_there() {
-        let first = open(free(), 2).unwrap();
+        let first = open(free(), 2, 8).unwrap();
         let address = first[0].local_addr().unwrap();
         let started = Instant::now();
-        let error = open(address, 2).unwrap_err();
+        let error = open(address, 2, 8).unwrap_err();
         assert!(started.elapsed() >= IN_USE_RETRY);
         assert_eq!(error.cause.kind(), io::ErrorKind::AddrInUse);
         let text = error.to_string();
@@ -235,12 +235,12 @@ mod tests {
         foreign.bind(&free().into()).unwrap();
         foreign.listen(1).unwrap();
         let address = foreign.local_addr().unwrap().as_socket().unwrap();
-        assert_eq!(try_open(address, 1).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        assert_eq!(try_open(address, 1, 8).unwrap_err().kind(), io::ErrorKind::AddrInUse);
     }
 
     #[test]
     fn an_address_of_no_interface_is_explained() {
-        let error = open("192.0.2.1:1".parse().unwrap(), 1).unwrap_err();
+        let error = open("192.0.2.1:1".parse().unwrap(), 1, 8).unwrap_err();
         assert!(error.to_string().contains("no interface"), "{error}");
     }
 
@@ -249,13 +249,13 @@ mod tests {
         let folder = std::env::temp_dir().join(format!("ringfort-unix-{}", std::process::id()));
         fs::create_dir_all(&folder).unwrap();
         let path = folder.join("admin.sock");
-        let first = open_unix(&path).unwrap();
+        let first = open_unix(&path, 8).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
-        assert_eq!(open_unix(&path).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        assert_eq!(open_unix(&path, 8).unwrap_err().kind(), io::ErrorKind::AddrInUse);
         drop(first);
-        assert!(open_unix(&path).is_ok());
+        assert!(open_unix(&path, 8).is_ok());
         fs::write(folder.join("file"), "not ours").unwrap();
-        assert_eq!(open_unix(&folder.join("file")).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(open_unix(&folder.join("file"), 8).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
         assert!(folder.join("file").exists());
         fs::remove_dir_all(folder).unwrap();
     }

@@ -188,8 +188,8 @@ impl Uring {
         let more = slot.outbox.len() > 1;
         let Some(front) = slot.outbox.front_mut() else { return };
         let bytes = front.bytes();
-        // WAITALL: the kernel retries short sends itself. Still not trusted: `sent` takes what was sent.
-        let flags = libc::MSG_NOSIGNAL | libc::MSG_WAITALL | if more { libc::MSG_MORE } else { 0 };
+        // Without MSG_WAITALL: a short send shows that the peer takes something, which its deadline asks.
+        let flags = libc::MSG_NOSIGNAL | if more { libc::MSG_MORE } else { 0 };
         let entry = opcode::Send::new(types::Fd(slot.fd.as_raw_fd()), bytes.as_ptr(), bytes.len() as u32)
             .flags(flags)
             .build();
