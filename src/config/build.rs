@@ -135,7 +135,7 @@ impl<'t> Names<'t> {
 
     /// Adds the name of the next table; also one that is missing or wrong, so that positions stay those of the file.
     fn add(&mut self, node: &Node<'t>, findings: &mut Findings) -> &'t str {
-        let name = node.text("name").unwrap_or(Text { text: "", span: node.span() });
+        let name = node.text("name").unwrap_or_else(|| Text { text: "", span: node.span() });
         let text = name.text;
         if node.has("name") {
             tell(values::name(text), &name.span, findings);
