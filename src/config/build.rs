@@ -12,6 +12,7 @@ use super::values::{self, Fault};
 use super::{AdminSpec, Cpus, Engine, HostSpec, RingSpec, WorkersSpec};
 use crate::proxy::snapshot::{DrainSpec, HttpSpec, Limits, Snapshot};
 
+mod actions;
 mod clusters;
 mod edits;
 mod listeners;
@@ -165,7 +166,7 @@ impl<'t> Names<'t> {
             }
             _ => format!("add a [[{}]] of that name", self.kind),
         };
-        let nearest = nearest(name.text, known);
+        let nearest = if findings.are_many() { None } else { nearest(name.text, known) };
         findings.push(Finding::error(&name.span, what).nearest(nearest).cure(cure).absence());
         None
     }
