@@ -4,7 +4,6 @@ use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 
 use crate::harness::client::Client;
-use crate::harness::gateway::ringfort;
 use crate::harness::origin::Origin;
 use crate::harness::setup::Setup;
 use crate::harness::{Engine, eventually, on_both_engines};
@@ -126,13 +125,6 @@ fn a_drain_can_be_asked_for_on_the_unix_socket(engine: Engine) {
     let mut gateway = Setup::answering(engine).drain(100, 5000).start();
     let reply = gateway.socket_request("POST", "/drain");
     assert!(reply.starts_with("HTTP/1.1 20"), "{reply}");
-    let status = gateway.wait_exit(std::time::Duration::from_secs(10));
-    assert_eq!(status.and_then(|s| s.code()), Some(0));
-
-    // The command does the same.
-    let mut gateway = Setup::answering(engine).drain(100, 5000).start();
-    let output = ringfort().args(["drain", "--socket"]).arg(gateway.socket()).output().unwrap();
-    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
     let status = gateway.wait_exit(std::time::Duration::from_secs(10));
     assert_eq!(status.and_then(|s| s.code()), Some(0));
 }

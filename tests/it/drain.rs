@@ -20,7 +20,7 @@ on_both_engines!(
     nothing_is_left_open_after_traffic,
 );
 
-/// R5: one hundred responses in flight, each two seconds long (one here), all finish; exit 0 within the deadline.
+/// R5: one hundred responses in flight, each two seconds long, all finish; exit 0 within the deadline.
 fn responses_in_flight_finish_and_new_connections_are_refused(engine: Engine) {
     const COUNT: usize = 100;
     let origin = Origin::serving();
@@ -30,7 +30,7 @@ fn responses_in_flight_finish_and_new_connections_are_refused(engine: Engine) {
         .map(|_| {
             std::thread::spawn(move || {
                 let mut client = Client::connect(port);
-                let response = client.get("/late/1000");
+                let response = client.get("/late/2000");
                 client.expect_end();
                 response
             })
