@@ -9,7 +9,7 @@ use crate::harness::client::Client;
 use crate::harness::gateway::free_port;
 use crate::harness::origin::Origin;
 use crate::harness::setup::Setup;
-use crate::harness::{Engine, eventually, on_both_engines};
+use crate::harness::{Engine, eventually, on_both_engines, process};
 
 on_both_engines!(
     requests_spread_over_all_endpoints,
@@ -24,6 +24,7 @@ on_both_engines!(
     a_full_backlog_gives_an_answer_at_the_connect_deadline,
     an_unused_pooled_connection_is_closed_after_its_timeout,
     a_pooled_connection_that_spoke_unasked_is_not_reused,
+    bytes_that_waited_beside_the_next_request_do_not_answer_it,
     a_name_is_resolved,
 );
 
@@ -226,6 +227,39 @@ fn a_pooled_connection_that_spoke_unasked_is_not_reused(engine: Engine) {
             std::hint::spin_loop();
         }
     }
+}
+
+/// The same where both come in one turn of the worker's loop: it was stopped while they arrived.
+fn bytes_that_waited_beside_the_next_request_do_not_answer_it(engine: Engine) {
+    let (speak, spoken) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let (order, done) = (speak.clone(), spoken.clone());
+    let origin = Origin::start(move |peer| {
+        while peer.serve_one() {
+            eventually("the test stopped the gateway", || order.swap(false, Ordering::SeqCst));
+            let _ = peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison");
+            done.store(true, Ordering::SeqCst);
+        }
+    });
+    let gateway = Setup::to(engine, &origin).start();
+    let data = gateway.data_process();
+    let mut client = gateway.client();
+    client.get("/first");
+    for request_first in [true, false] {
+        process::signal(data, libc::SIGSTOP);
+        let mut ask = || client.send("GET /next HTTP/1.1\r\nHost: a.test\r\n\r\n");
+        if request_first {
+            ask();
+        }
+        speak.store(true, Ordering::SeqCst);
+        eventually("the origin spoke", || spoken.swap(false, Ordering::SeqCst));
+        if !request_first {
+            ask();
+        }
+        process::signal(data, libc::SIGCONT);
+        let text = client.read_response().text();
+        assert!(text.starts_with("GET /next "), "request first {request_first}: {text}");
+    }
+    speak.store(true, Ordering::SeqCst);
 }
 
 fn a_name_is_resolved(engine: Engine) {
