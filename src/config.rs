@@ -21,7 +21,7 @@ mod reference;
 mod schema;
 mod values;
 
-pub use check::check;
+pub use check::{check, explain};
 pub use problem::{Problem, Severity};
 pub use reference::reference;
 
@@ -139,7 +139,7 @@ pub fn load(path: &Path) -> Result<(Config, Vec<Problem>), LoadError> {
         return Err(LoadError::Unreadable(text));
     }
     match std::str::from_utf8(&bytes) {
-        Ok(text) => parse(&name, text).map_err(LoadError::Problems),
+        Ok(text) => parse_in(&name, folder(path), text).map_err(LoadError::Problems),
         Err(error) => {
             let before = &bytes[..error.valid_up_to()];
             let mut findings = problem::Findings::default();
@@ -154,15 +154,27 @@ pub fn load(path: &Path) -> Result<(Config, Vec<Problem>), LoadError> {
 /// Parses a text; `name` stands in the problems, and relative paths are taken from its folder. With the warnings, or
 /// with errors and warnings.
 pub fn parse(name: &str, text: &str) -> Result<(Config, Vec<Problem>), Vec<Problem>> {
+    parse_in(name, folder(Path::new(name)), text)
+}
+
+fn folder(file: &Path) -> &Path {
+    file.parent().unwrap_or(Path::new(""))
+}
+
+fn parse_in(name: &str, base: &Path, text: &str) -> Result<(Config, Vec<Problem>), Vec<Problem>> {
     let mut findings = problem::Findings::default();
     let (values, errors) = DeTable::parse_recoverable(text);
     for error in &errors {
         let span = error.span().unwrap_or(0..0);
-        findings.push_syntax(problem::Finding::error(&span, node::shorten(error.message())));
+        let what = error.message().lines().collect::<Vec<_>>().join(", ");
+        let cure = match &*what {
+            "duplicate key" => "keep one; a list of tables has double brackets, [[…]]",
+            _ => "mend the TOML here",
+        };
+        findings.push_syntax(problem::Finding::error(&span, what).cure(cure));
     }
     let root = node::Node::root(values.get_ref(), &keys::ROOT);
     root.check("the file", &mut findings);
-    let base = Path::new(name).parent().unwrap_or(Path::new(""));
     let parts = build::build(&root, base, &mut findings);
     let problems = findings.into_problems(name, text);
     match parts {

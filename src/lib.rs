@@ -8,10 +8,13 @@ pub mod metrics;
 
 // 1 protocols and policies: pure
 pub mod balance;
+pub mod h1;
 pub mod health;
+pub mod http;
 pub mod route;
 
 // 2 runtime
+pub mod runtime;
 pub mod sys;
 
 // 3 proxy

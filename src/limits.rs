@@ -13,12 +13,18 @@ pub const TARGET_BYTES_MAX_DEFAULT: usize = 8 * KIB;
 pub const FIELDS_CEILING: usize = 256;
 /// Default of `limits.fields_max` (HAProxy 101, Envoy 100).
 pub const FIELDS_MAX_DEFAULT: usize = 128;
+/// Longest method token taken. The longest registered one has 17 bytes (`UPDATEREDIRECTREF`).
+pub const METHOD_BYTES_MAX: usize = 64;
+/// Most names one message may list in `Connection` beside the options of RFC 9110: each costs a look at every field.
+pub const CONNECTION_OPTIONS_MAX: usize = 32;
 /// Longest chunk extension tolerated for one chunk, in bytes. They are read and dropped (RFC 9112 §7.1.1).
 pub const CHUNK_EXTENSION_BYTES_MAX: usize = 256;
 /// Chunk-extension bytes tolerated over a whole body (CVE-2023-39326 is unbounded overhead).
 pub const CHUNK_EXTENSION_BYTES_TOTAL_MAX: usize = 16 * KIB;
 /// Longest trailer section, in bytes.
 pub const TRAILER_BYTES_MAX: usize = 8 * KIB;
+/// Most fields of a trailer section.
+pub const TRAILER_FIELDS_MAX: usize = 64;
 /// Interim (1xx) responses accepted from an endpoint before one final response.
 pub const INTERIM_RESPONSES_MAX: u32 = 100;
 

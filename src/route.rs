@@ -21,7 +21,7 @@ mod table;
 pub use action::{Action, Redirect, Respond, WeightedClusters};
 pub use explain::{Candidate, Explanation, Standing};
 pub use pattern::{Pattern, PatternError};
-pub use table::{CompileError, Part, ROUTES_MAX, Route, Table};
+pub use table::{ROUTES_MAX, Route, Table, TooManyRoutes};
 
 /// One route as written. What it names is checked by who builds it: names of fields are lower-case tokens, hosts
 /// lower-case, indices exist.
@@ -59,7 +59,7 @@ pub enum PathMatch {
     /// A plain string prefix: `/v1` also matches `/v10`, `/v1/` does not match `/v1`.
     Prefix(Box<str>),
     /// The whole path must match. Syntax of the `regex` crate, ASCII classes.
-    Regex(Box<str>),
+    Regex(Pattern),
 }
 
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
@@ -77,7 +77,36 @@ pub enum FieldRule {
     Exact(Box<str>),
     Prefix(Box<str>),
     /// The whole value must match.
-    Regex(Box<str>),
+    Regex(Pattern),
+}
+
+impl PathMatch {
+    fn matches(&self, path: &str) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Exact(exact) => **exact == *path,
+            Self::Prefix(prefix) => path.starts_with(&**prefix),
+            Self::Regex(pattern) => pattern.matches(path.as_bytes()),
+        }
+    }
+}
+
+impl FieldRule {
+    fn matches(&self, value: Option<&[u8]>) -> bool {
+        match (self, value) {
+            (Self::Absent, value) => value.is_none(),
+            (_, None) => false,
+            (Self::Present, _) => true,
+            (Self::Exact(exact), Some(value)) => exact.as_bytes() == value,
+            (Self::Prefix(prefix), Some(value)) => value.starts_with(prefix.as_bytes()),
+            (Self::Regex(pattern), Some(value)) => pattern.matches(value),
+        }
+    }
+
+    /// Whether it accepts all that `other` does, as far as the text tells.
+    fn covers(&self, other: &Self) -> bool {
+        self == other || (*self == Self::Present && *other != Self::Absent)
+    }
 }
 
 /// What of a request takes part in the choice, beside its fields.

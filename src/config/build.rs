@@ -2,7 +2,6 @@
 //! that refer to nothing, values that exclude each other, what has no effect.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -160,8 +159,9 @@ impl<'t> Names<'t> {
         let what = format!("there is no {} \"{}\"", self.kind, shorten(name.text));
         let cure = match known.len() {
             1..=8 => {
-                let known = self.list.iter().map(|(known, _)| known.text).filter(|known| !known.is_empty());
-                format!("known: {}", known.collect::<Vec<_>>().join(", "))
+                let mut known = known.clone();
+                known.sort_by_key(|known| self.positions[known]);
+                format!("known: {}", known.join(", "))
             }
             _ => format!("add a [[{}]] of that name", self.kind),
         };
@@ -176,7 +176,11 @@ impl<'t> Names<'t> {
     }
 
     fn warn_unused(&self, findings: &mut Findings) {
-        for (name, _) in self.list.iter().filter(|(name, used)| !used && !name.text.is_empty()) {
+        for (position, (name, used)) in self.list.iter().enumerate() {
+            // Missing names and second ones of a name are told already.
+            if *used || self.positions.get(name.text) != Some(&position) {
+                continue;
+            }
             let what = format!("nothing refers to {} \"{}\"", self.kind, shorten(name.text));
             findings
                 .push(Finding::warning(&name.span, what).cure("remove it, or name it in a route").absence());
@@ -210,9 +214,4 @@ fn millis_or(node: &Node<'_>, all: &Node<'_>, key: &str) -> Duration {
 
 fn path(node: &Node<'_>, key: &str, base: &Path) -> PathBuf {
     base.join(node.text(key).map_or("", |text| text.text))
-}
-
-/// Whether two listening addresses are the same one. Port 0 is another port each time.
-fn same_address(one: SocketAddr, two: SocketAddr) -> bool {
-    one == two && one.port() != 0
 }

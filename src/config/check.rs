@@ -33,21 +33,25 @@ pub fn check(path: Option<&Path>, explain: Option<&str>, fields: &[String], as_j
         _ => Vec::new(),
     };
     let code = if config.is_some() { GOOD } else { FOUND_PROBLEMS };
-    let text = if as_json {
-        let explained: Vec<Value> = explained.iter().map(Explained::to_json).collect();
-        let mut object = json!({ "file": name, "ok": config.is_some(), "problems": problems });
-        if request.is_some() {
-            object["explain"] = explained.into();
-        }
-        format!("{object:#}\n")
-    } else {
-        let mut text = summary(&name, config.as_ref(), &problems);
-        for explained in &explained {
-            explained.write(&mut text);
-        }
-        text
-    };
-    (text, code)
+    if !as_json {
+        return (summary(&name, config.as_ref(), &problems) + &text_of(&explained), code);
+    }
+    let mut object = json!({ "file": name, "ok": config.is_some(), "problems": problems });
+    if request.is_some() {
+        object["explain"] = explained.iter().map(Explained::to_json).collect();
+    }
+    (format!("{object:#}\n"), code)
+}
+
+/// Which route a request would get, in text; an error says what is wrong with the request.
+pub fn explain(snapshot: &Snapshot, request: &str, fields: &[String]) -> Result<String, String> {
+    Ok(text_of(&Asked::parse(request, fields)?.explain(snapshot)))
+}
+
+fn text_of(explained: &[Explained]) -> String {
+    let mut text = String::new();
+    explained.iter().for_each(|explained| explained.write(&mut text));
+    text
 }
 
 fn refuse(text: &str, as_json: bool) -> (String, u8) {

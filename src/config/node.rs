@@ -46,6 +46,10 @@ impl<'t> Node<'t> {
         self.value(key).is_some()
     }
 
+    pub(super) fn is_empty_list(&self, key: &str) -> bool {
+        self.value(key).and_then(|value| value.get_ref().as_array()).is_some_and(|items| items.is_empty())
+    }
+
     /// Where the value stands, else the table.
     pub(super) fn value_span(&self, key: &str) -> Span {
         self.value(key).map_or_else(|| self.span(), Spanned::span)
@@ -156,6 +160,7 @@ impl<'t> Node<'t> {
             "" | "the file" => format!("{open}{}{close}", row.key),
             parent => format!("{open}{parent}.{}{close}", row.key),
         };
+        let entry = format!("an entry of \"{}\"", row.key);
         match (&row.kind, value.get_ref()) {
             // What the parser puts where it found no value: told as a syntax error.
             (_, DeValue::Integer(_)) if value.span().is_empty() => {}
@@ -172,12 +177,12 @@ impl<'t> Node<'t> {
             }
             (Kind::TextList | Kind::TextOrList, DeValue::Array(items)) => {
                 for item in items.iter().filter(|item| !item.get_ref().is_str()) {
-                    findings.push(wrong_type(row.key, &Kind::Text, item));
+                    findings.push(wrong_type(&entry, &Kind::Text.describe(), item));
                 }
             }
             (Kind::Fields, DeValue::Table(fields)) => {
                 for (name, value) in fields.iter().filter(|(_, value)| !value.get_ref().is_str()) {
-                    findings.push(wrong_type(name.get_ref(), &Kind::Text, value));
+                    findings.push(wrong_type(&quoted(name.get_ref()), &Kind::Text.describe(), value));
                 }
             }
             (Kind::Table(_) | Kind::Choice(_), DeValue::Table(_)) => {
@@ -185,7 +190,7 @@ impl<'t> Node<'t> {
             }
             (Kind::Tables(_), DeValue::Array(items)) => {
                 for item in items.iter().filter(|item| !item.get_ref().is_table()) {
-                    findings.push(wrong_type(row.key, &row.kind, item));
+                    findings.push(wrong_type(&entry, "a table", item));
                 }
                 self.tables(row.key).iter().for_each(|node| node.check(&below("[[", "]]"), findings));
             }
@@ -199,7 +204,7 @@ impl<'t> Node<'t> {
                 let cure = format!("write {} with double brackets", below("[[", "]]"));
                 findings.push(Finding::error(&value.span(), what).cure(cure));
             }
-            (kind, _) => findings.push(wrong_type(row.key, kind, value)),
+            (kind, _) => findings.push(wrong_type(&quoted(row.key), &kind.describe(), value)),
         }
     }
 }
@@ -227,14 +232,18 @@ fn unknown(schema: &Table, title: &str, key: &str, span: &Span) -> Finding {
     }
 }
 
-fn wrong_type(key: &str, kind: &Kind, value: &Spanned<DeValue<'_>>) -> Finding {
+fn quoted(key: &str) -> String {
+    format!("\"{}\"", shorten(key))
+}
+
+fn wrong_type(subject: &str, expected: &str, value: &Spanned<DeValue<'_>>) -> Finding {
     let article = match value.get_ref() {
         DeValue::Integer(_) | DeValue::Array(_) => "an",
         _ => "a",
     };
     let found = value.get_ref().type_str();
-    let what = format!("\"{}\" is {article} {found}", shorten(key));
-    Finding::error(&value.span(), what).cure(format!("write {}", kind.describe()))
+    let what = format!("{subject} is {article} {found}");
+    Finding::error(&value.span(), what).cure(format!("write {expected}"))
 }
 
 fn check_word(key: &str, words: &[&str], later: &[&str], found: &str, span: &Span, findings: &mut Findings) {

@@ -1,5 +1,6 @@
 //! What is wrong with a configuration, where, and what to do about it. Collects; never stops at the first.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::ops::Range;
 
@@ -60,6 +61,7 @@ pub(super) struct Finding {
     nearest: Option<String>,
     cure: Option<String>,
     absence: bool,
+    syntax: bool,
 }
 
 impl Finding {
@@ -71,6 +73,7 @@ impl Finding {
             nearest: None,
             cure: None,
             absence: false,
+            syntax: false,
         }
     }
 
@@ -97,7 +100,8 @@ impl Finding {
 #[derive(Debug, Default)]
 pub(super) struct Findings {
     list: Vec<Finding>,
-    syntax_errors: bool,
+    /// Where the text is not TOML.
+    syntax_errors: HashSet<usize>,
 }
 
 impl Findings {
@@ -106,15 +110,19 @@ impl Findings {
     }
 
     pub(super) fn push_syntax(&mut self, finding: Finding) {
-        self.syntax_errors = true;
+        let finding = Finding { syntax: true, ..finding };
+        self.syntax_errors.insert(finding.at);
         self.list.push(finding);
     }
 
     /// With line and column, in the order of the text; each said once.
     pub(super) fn into_problems(self, file: &str, text: &str) -> Vec<Problem> {
-        let syntax_errors = self.syntax_errors;
-        let mut list: Vec<Finding> =
-            self.list.into_iter().filter(|finding| !(finding.absence && syntax_errors)).collect();
+        let Self { mut list, syntax_errors } = self;
+        // What the parser put in place of text that it could not read is no finding of its own.
+        list.retain(|finding| {
+            finding.syntax
+                || !(syntax_errors.contains(&finding.at) || finding.absence && !syntax_errors.is_empty())
+        });
         list.sort_by(|a, b| (a.at, a.severity, &a.what).cmp(&(b.at, b.severity, &b.what)));
         list.dedup_by(|a, b| a.at == b.at && a.what == b.what);
         let mut place = Place { text, at: 0, line: 1, line_start: 0 };

@@ -17,6 +17,7 @@ use super::resolve::{FIRST_LOOKUP_TIMEOUT, Names};
 use super::{Outcome, banner, log};
 use crate::config::{Config, Engine};
 use crate::metrics::{Shard, WorkerFacts};
+use crate::proxy::outcome::Termination;
 use crate::proxy::snapshot::Snapshot;
 use crate::sys::fd_passing::Channel;
 use crate::sys::{affinity, clock, process, random, rlimit};
@@ -117,8 +118,7 @@ async fn control(
         .map_err(|error| format!("cannot serve the admin endpoints: {error}"))?;
 
     let mut endpoints = resolve(&snapshot).await;
-    let ring =
-        RingSizes { entries: config.workers.ring.entries, recv_buffers: config.workers.ring.recv_buffers };
+    let ring = RingSizes::new(config.workers.ring.entries, config.workers.ring.recv_buffers);
     let engine = match config.workers.engine {
         Engine::Auto => EngineChoice::Auto,
         Engine::IoUring => EngineChoice::IoUring,
@@ -135,7 +135,8 @@ async fn control(
             seed: random::seed(),
             ring,
         });
-    let handles: Vec<Handle> = plans.map(worker::spawn).collect();
+    let started: io::Result<Vec<Handle>> = plans.map(worker::spawn).collect();
+    let handles = started.map_err(|error| format!("cannot start a worker thread: {error}"))?;
     let reports = ready(&handles)?;
     while let Ok((cluster, addresses)) = endpoints.try_recv() {
         tell_endpoints(&handles, cluster, &addresses);
@@ -149,7 +150,7 @@ fn shards(snapshot: &Snapshot, workers: usize) -> Vec<Arc<Shard>> {
     let listeners: Vec<String> =
         snapshot.listeners.iter().map(|listener| listener.name.to_string()).collect();
     let clusters: Vec<String> = snapshot.clusters.iter().map(|cluster| cluster.name.to_string()).collect();
-    let shard = |worker| Arc::new(Shard::new(worker, &listeners, &clusters, worker::TERMINATION_REASONS));
+    let shard = |worker| Arc::new(Shard::new(worker, &listeners, &clusters, Termination::WORDS));
     (0..workers as u32).map(shard).collect()
 }
 

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use crate::health::EjectionSpec;
+pub use crate::http::ForwardedPolicy;
 use crate::route;
 
 pub mod cidr;
@@ -60,17 +61,6 @@ pub enum Protocol {
     Tcp {
         cluster: u16,
     },
-}
-
-/// What happens to `X-Forwarded-For`, `-Proto` and `-Host` of a request.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum ForwardedPolicy {
-    /// Set from the connection; what the client sent is dropped.
-    Replace,
-    /// The client's address is appended to the `X-Forwarded-For` received; `-Proto` and `-Host` are kept if present.
-    Append,
-    /// Passed on as received, nothing set.
-    Off,
 }
 
 /// Deadlines towards the downstream side. Every one is finite.

@@ -4,8 +4,8 @@
 use std::cmp::Reverse;
 use std::fmt::{self, Write as _};
 
-use super::table::{FieldTest, Route, Table};
-use super::{FieldLookup, FieldRule, HostPattern, PathMatch, Request};
+use super::table::{Route, Table};
+use super::{FieldLookup, FieldMatch, FieldRule, HostPattern, PathMatch, Request};
 
 /// All routes of a table as one request meets them.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -126,20 +126,20 @@ fn judge(
         PathMatch::Prefix(prefix) => PathRank::Prefix(prefix.len()),
         PathMatch::Regex(_) => PathRank::Regex,
     };
-    if !route.path_matches(request.path) {
+    if !route.path.matches(request.path) {
         lacks.push(match &route.path {
             PathMatch::Any => String::new(),
             PathMatch::Exact(exact) => format!("path is not {exact}"),
             PathMatch::Prefix(prefix) => format!("path does not begin with {prefix}"),
-            PathMatch::Regex(regex) => format!("path does not match {regex}"),
+            PathMatch::Regex(regex) => format!("path does not match {}", regex.text()),
         });
     }
     if !route.method_matches(request.method) {
         lacks.push(format!("method is not {}", route.methods.join(" or ")));
     }
-    for (name, test) in &route.fields {
-        if !test.matches(field(name)) {
-            lacks.push(format!("field {name} is not {}", field_test(test)));
+    for FieldMatch { name, rule } in &route.fields {
+        if !rule.matches(field(name)) {
+            lacks.push(format!("field {name} is not {}", field_rule(rule)));
         }
     }
     match host_rank {
@@ -173,19 +173,17 @@ fn path(route: &Route) -> String {
         PathMatch::Any => "any path".to_owned(),
         PathMatch::Exact(path) => format!("path {path}"),
         PathMatch::Prefix(path) => format!("path prefix {path}"),
-        PathMatch::Regex(path) => format!("path regex {path}"),
+        PathMatch::Regex(path) => format!("path regex {}", path.text()),
     }
 }
 
-fn field_test(test: &FieldTest) -> String {
-    match test {
-        FieldTest::Plain(FieldRule::Present) => "present".to_owned(),
-        FieldTest::Plain(FieldRule::Absent) => "absent".to_owned(),
-        FieldTest::Plain(FieldRule::Exact(value)) => format!("\"{value}\""),
-        FieldTest::Plain(FieldRule::Prefix(value)) => format!("a value beginning with \"{value}\""),
-        FieldTest::Plain(FieldRule::Regex(value)) | FieldTest::Regex(value, _) => {
-            format!("a value matching {value}")
-        }
+fn field_rule(rule: &FieldRule) -> String {
+    match rule {
+        FieldRule::Present => "present".to_owned(),
+        FieldRule::Absent => "absent".to_owned(),
+        FieldRule::Exact(value) => format!("\"{value}\""),
+        FieldRule::Prefix(value) => format!("a value beginning with \"{value}\""),
+        FieldRule::Regex(value) => format!("a value matching {}", value.text()),
     }
 }
 
@@ -196,8 +194,8 @@ fn describe(route: &Route) -> String {
     if !route.methods.is_empty() {
         let _ = write!(text, ", method {}", route.methods.join(" or "));
     }
-    for (name, test) in &route.fields {
-        let _ = write!(text, ", field {name} {}", field_test(test));
+    for FieldMatch { name, rule } in &route.fields {
+        let _ = write!(text, ", field {name} {}", field_rule(rule));
     }
     text
 }

@@ -2,6 +2,7 @@
 //! workers share it without sharing anything that changes. Never backtracks, never allocates to match.
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 
 use regex_automata::dfa::{Automaton, StartKind, dense};
 use regex_automata::nfa::thompson;
@@ -19,6 +20,7 @@ const NEST_MAX: u32 = 64;
 
 #[derive(Clone)]
 pub struct Pattern {
+    text: Box<str>,
     dfa: dense::DFA<Vec<u32>>,
     start: StateID,
 }
@@ -62,7 +64,12 @@ impl Pattern {
         let start = dfa
             .start_state(&start::Config::new().anchored(Anchored::Yes))
             .map_err(|error| PatternError(error.to_string()))?;
-        Ok(Self { dfa, start })
+        Ok(Self { text: text.into(), dfa, start })
+    }
+
+    /// As written.
+    pub fn text(&self) -> &str {
+        &self.text
     }
 
     /// Whether all of `input` matches.
@@ -81,9 +88,23 @@ impl Pattern {
     }
 }
 
+impl PartialEq for Pattern {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
+}
+
+impl Eq for Pattern {}
+
+impl Hash for Pattern {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.text.hash(state);
+    }
+}
+
 impl fmt::Debug for Pattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Pattern({} bytes)", self.dfa.memory_usage())
+        write!(f, "Pattern({:?}, {} bytes)", self.text, self.dfa.memory_usage())
     }
 }
 

@@ -4,8 +4,7 @@
 use std::collections::HashMap;
 
 use super::action::Action;
-use super::pattern::{Pattern, PatternError};
-use super::{FieldLookup, FieldRule, HostPattern, PathMatch, Request, Spec};
+use super::{FieldLookup, FieldMatch, HostPattern, PathMatch, Request, Spec};
 use crate::base::field_edits::FieldEdits;
 
 /// Routes of one table: they are counted in 16 bits.
@@ -25,15 +24,8 @@ pub struct Route {
     pub(super) hosts: Vec<HostPattern>,
     pub(super) path: PathMatch,
     pub(super) methods: Vec<Box<str>>,
-    pub(super) fields: Vec<(Box<str>, FieldTest)>,
+    pub(super) fields: Vec<FieldMatch>,
     prefix_rewrite: Option<Box<str>>,
-    path_pattern: Option<Pattern>,
-}
-
-#[derive(Debug)]
-pub(super) enum FieldTest {
-    Plain(FieldRule),
-    Regex(Box<str>, Pattern),
 }
 
 impl Route {
@@ -54,105 +46,38 @@ impl Route {
         usize::from(!self.methods.is_empty()) + self.fields.len()
     }
 
-    pub(super) fn path_matches(&self, path: &str) -> bool {
-        match (&self.path, &self.path_pattern) {
-            (PathMatch::Any, _) => true,
-            (PathMatch::Exact(exact), _) => **exact == *path,
-            (PathMatch::Prefix(prefix), _) => path.starts_with(&**prefix),
-            (PathMatch::Regex(_), pattern) => {
-                pattern.as_ref().is_some_and(|pattern| pattern.matches(path.as_bytes()))
-            }
-        }
-    }
-
     pub(super) fn method_matches(&self, method: &str) -> bool {
         self.methods.is_empty() || self.methods.iter().any(|allowed| **allowed == *method)
     }
 
-    pub(super) fn conditions_match(&self, method: &str, field: FieldLookup<'_, '_>) -> bool {
-        self.method_matches(method) && self.fields.iter().all(|(name, test)| test.matches(field(name)))
+    fn conditions_match(&self, request: &Request<'_>, field: FieldLookup<'_, '_>) -> bool {
+        self.method_matches(request.method)
+            && self.fields.iter().all(|FieldMatch { name, rule }| rule.matches(field(name)))
     }
+}
 
-    fn new(index: usize, spec: Spec, errors: &mut Vec<CompileError>) -> Self {
-        let mut compile = |part: Part, text: &str| {
-            Pattern::new(text)
-                .map_err(|PatternError(text)| errors.push(CompileError { route: index, part, text }))
-                .ok()
-        };
-        let path_pattern = match &spec.path {
-            PathMatch::Regex(text) => compile(Part::Path, text),
-            _ => None,
-        };
-        let mut fields = Vec::with_capacity(spec.fields.len());
-        for (position, field) in spec.fields.into_iter().enumerate() {
-            let test = match field.rule {
-                FieldRule::Regex(text) => {
-                    compile(Part::Field(position), &text).map(|pattern| FieldTest::Regex(text, pattern))
-                }
-                rule => Some(FieldTest::Plain(rule)),
-            };
-            fields.extend(test.map(|test| (field.name, test)));
-        }
+impl From<Spec> for Route {
+    fn from(spec: Spec) -> Self {
+        let Spec { name, listeners, hosts, path, methods, fields, action, prefix_rewrite, .. } = spec;
+        let (request_edits, response_edits) = (spec.request_edits, spec.response_edits);
         Self {
-            name: spec.name,
-            action: spec.action,
-            request_edits: spec.request_edits,
-            response_edits: spec.response_edits,
-            listeners: spec.listeners,
-            hosts: spec.hosts,
-            path: spec.path,
-            methods: spec.methods,
+            name,
+            action,
+            request_edits,
+            response_edits,
+            listeners,
+            hosts,
+            path,
+            methods,
             fields,
-            prefix_rewrite: spec.prefix_rewrite,
-            path_pattern,
+            prefix_rewrite,
         }
     }
 }
 
-impl FieldTest {
-    pub(super) fn matches(&self, value: Option<&[u8]>) -> bool {
-        let Some(value) = value else { return matches!(self, Self::Plain(FieldRule::Absent)) };
-        match self {
-            Self::Plain(FieldRule::Present) => true,
-            Self::Plain(FieldRule::Absent) => false,
-            Self::Plain(FieldRule::Exact(exact)) => exact.as_bytes() == value,
-            Self::Plain(FieldRule::Prefix(prefix)) => value.starts_with(prefix.as_bytes()),
-            Self::Plain(FieldRule::Regex(_)) => false,
-            Self::Regex(_, pattern) => pattern.matches(value),
-        }
-    }
-
-    fn is_presence_and_covers(&self, other: &Self) -> bool {
-        matches!(self, Self::Plain(FieldRule::Present)) && !matches!(other, Self::Plain(FieldRule::Absent))
-    }
-
-    /// Whether both accept the same values, as far as the text tells.
-    fn same(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Plain(one), Self::Plain(two)) => one == two,
-            (Self::Regex(one, _), Self::Regex(two, _)) => one == two,
-            _ => false,
-        }
-    }
-}
-
-/// Why a table cannot be compiled.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct CompileError {
-    /// Index of the route.
-    pub route: usize,
-    pub part: Part,
-    pub text: String,
-}
-
+/// A table of more than `ROUTES_MAX` routes was asked for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Part {
-    Path,
-    /// By position among the route's fields.
-    Field(usize),
-    /// The table has more than `ROUTES_MAX` routes.
-    Count,
-}
+pub struct TooManyRoutes;
 
 /// All routes of a snapshot, indexed for `find`.
 #[derive(Debug)]
@@ -241,7 +166,7 @@ impl Paths {
         let first = self.exact.partition_point(|(exact, _)| **exact < *path);
         let exact = self.exact[first..].iter().take_while(move |(exact, _)| **exact == *path);
         let prefix = self.prefix.iter().filter(move |(prefix, _)| path.starts_with(&**prefix));
-        let regex = self.regex.iter().filter(move |index| routes[usize::from(**index)].path_matches(path));
+        let regex = self.regex.iter().filter(move |index| routes[usize::from(**index)].path.matches(path));
         exact.chain(prefix).map(|(_, index)| index).chain(regex).chain(&self.any).copied()
     }
 
@@ -298,22 +223,11 @@ impl Hosts {
 }
 
 impl Table {
-    /// Reports every fault of every route, not only the first.
-    pub fn compile(specs: Vec<Spec>) -> Result<Self, Vec<CompileError>> {
-        let mut errors = Vec::new();
+    pub fn compile(specs: Vec<Spec>) -> Result<Self, TooManyRoutes> {
         if specs.len() > ROUTES_MAX {
-            let text = format!("{} routes; at most {ROUTES_MAX} are supported", specs.len());
-            errors.push(CompileError { route: ROUTES_MAX, part: Part::Count, text });
+            return Err(TooManyRoutes);
         }
-        let routes: Vec<Route> = specs
-            .into_iter()
-            .take(ROUTES_MAX)
-            .enumerate()
-            .map(|(index, spec)| Route::new(index, spec, &mut errors))
-            .collect();
-        if !errors.is_empty() {
-            return Err(errors);
-        }
+        let routes: Vec<Route> = specs.into_iter().map(Route::from).collect();
         let named =
             routes.iter().flat_map(|route| &route.listeners).max().map_or(0, |max| u32::from(*max) + 1);
         let listeners =
@@ -333,7 +247,7 @@ impl Table {
             .matching(host)
             .flat_map(|paths| paths.matching(&self.routes, request.path))
             .map(|index| (index, &self.routes[usize::from(index)]))
-            .find(|(_, route)| route.conditions_match(request.method, field))
+            .find(|(_, route)| route.conditions_match(request, field))
     }
 
     /// Routes that can never be chosen, each with a route that always comes before it.
@@ -368,10 +282,8 @@ impl Table {
         (earlier.methods.is_empty()
             || (!later.methods.is_empty()
                 && later.methods.iter().all(|method| earlier.methods.contains(method))))
-            && earlier.fields.iter().all(|(name, test)| {
-                later.fields.iter().any(|(other, other_test)| {
-                    name == other && (test.same(other_test) || test.is_presence_and_covers(other_test))
-                })
+            && earlier.fields.iter().all(|field| {
+                later.fields.iter().any(|other| field.name == other.name && field.rule.covers(&other.rule))
             })
     }
 

@@ -27,7 +27,7 @@ pub(super) fn fields(node: &Node<'_>, key: &str, findings: &mut Findings) -> Vec
         let Some(lower) = own_name(&name, findings) else { continue };
         if !seen.insert(lower.clone()) {
             let what = format!("field \"{lower}\" is there twice");
-            findings.push(Finding::error(&name.span, what).cure("names differ by more than case"));
+            findings.push(Finding::error(&name.span, what).cure("keep one: case does not set names apart"));
             continue;
         }
         fields.push((lower, value.text.into()));

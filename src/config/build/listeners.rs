@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use super::{Names, millis_or, same_address, tell};
+use super::{Names, millis_or, tell};
 use crate::config::node::{Node, Text, shorten};
 use crate::config::problem::{Finding, Findings};
 use crate::config::values;
@@ -34,21 +34,18 @@ pub(super) fn build<'t>(
 ) -> Listeners<'t> {
     let mut listeners = Listeners { list: Vec::new(), names: Names::new("listener"), kinds: Vec::new() };
     let nodes = root.tables("listener");
-    if nodes.is_empty() {
-        let finding =
-            Finding::error(&root.value_span("listener"), "there is no listener, so nothing is served");
+    if !root.has("listener") || root.is_empty_list("listener") {
+        let finding = Finding::error(&root.span(), "there is no listener, so nothing is served");
         findings.push(finding.cure("add [[listener]] with name, listen and protocol").absence());
     }
     if let Some(node) = nodes.get(LISTENERS_MAX) {
         let what = format!("more than {LISTENERS_MAX} listeners");
         findings.push(Finding::error(&node.span(), what).cure("use fewer"));
     }
-    let mut taken: Vec<(SocketAddr, String)> =
-        admin.into_iter().map(|address| (address, "admin.listen".to_owned())).collect();
+    let mut taken = Taken { admin, listeners: Vec::new() };
     for node in nodes.iter().take(LISTENERS_MAX) {
         let name = listeners.names.add(node, findings);
-        let address = address(node, &taken, findings);
-        taken.extend(address.map(|address| (address, format!("listener \"{}\"", shorten(name)))));
+        let address = taken.take(node, name, findings);
         let kind = match node.text("protocol").map(|text| text.text) {
             Some("http") => Kind::Http,
             Some("tcp") => Kind::Tcp,
@@ -73,14 +70,33 @@ pub(super) fn build<'t>(
     listeners
 }
 
-fn address(node: &Node<'_>, taken: &[(SocketAddr, String)], findings: &mut Findings) -> Option<SocketAddr> {
-    let text = node.text("listen")?;
-    let address = tell(values::listen(text.text), &text.span, findings)?;
-    if let Some((_, by)) = taken.iter().find(|(other, _)| same_address(*other, address)) {
-        let what = format!("{address} is taken by {by}");
-        findings.push(Finding::error(&text.span, what).cure("choose another port or address"));
+/// Addresses that are listened on already.
+struct Taken<'t> {
+    admin: Option<SocketAddr>,
+    listeners: Vec<(SocketAddr, &'t str)>,
+}
+
+impl<'t> Taken<'t> {
+    fn take(&mut self, node: &Node<'t>, name: &'t str, findings: &mut Findings) -> Option<SocketAddr> {
+        let text = node.text("listen")?;
+        let address = tell(values::listen(text.text), &text.span, findings)?;
+        // Port 0 is another port each time. Workers share a port with SO_REUSEPORT; the admin socket does not.
+        let admin = self.admin.is_some_and(|admin| {
+            admin.port() == address.port() && (admin.ip() == address.ip() || address.ip().is_unspecified())
+        });
+        let by = match self.listeners.iter().find(|(other, _)| *other == address) {
+            _ if address.port() == 0 => None,
+            Some((_, other)) => Some(format!("listener \"{}\"", shorten(other))),
+            None if admin => Some("admin.listen".to_owned()),
+            None => None,
+        };
+        if let Some(by) = by {
+            let what = format!("{address} is taken by {by}");
+            findings.push(Finding::error(&text.span, what).cure("choose another port or address"));
+        }
+        self.listeners.push((address, name));
+        Some(address)
     }
-    Some(address)
 }
 
 /// Where a TCP listener relays to.

@@ -6,12 +6,12 @@ use super::edits::{edits, fields};
 use super::listeners::{Kind, Listeners};
 use super::{Names, number, tell};
 use crate::config::nearest::nearest;
-use crate::config::node::{Node, shorten};
+use crate::config::node::{Node, Text, shorten};
 use crate::config::problem::{Finding, Findings, Span};
 use crate::config::values;
 use crate::route::{
-    Action, FieldMatch, FieldRule, HostPattern, Part, PathMatch, Pattern, ROUTES_MAX, Redirect, Respond,
-    Spec, Table, WeightedClusters,
+    Action, FieldMatch, FieldRule, HostPattern, PathMatch, Pattern, PatternError, ROUTES_MAX, Redirect,
+    Respond, Spec, Table, WeightedClusters,
 };
 
 /// Longest body of an answer held in the configuration, in bytes: it is sent in one piece.
@@ -42,32 +42,23 @@ pub(super) fn build<'t>(
     if !complete {
         return None;
     }
-    match Table::compile(specs) {
-        Ok(table) => {
-            for (route, by) in table.unreachable() {
-                let (route, by) = (usize::from(route), usize::from(by));
-                let what = format!(
-                    "route \"{}\" is never chosen: \"{}\" takes every request that it would",
-                    table.routes()[route].name,
-                    table.routes()[by].name
-                );
-                let cure = "give it a condition that the other lacks, or remove it";
-                findings.push(Finding::warning(&nodes[route].span(), what).cure(cure));
-            }
-            Some(table)
-        }
-        Err(errors) => {
-            for error in errors {
-                let node = nodes.get(error.route);
-                let span = node.map_or(0..0, |node| match error.part {
-                    Part::Path => node.value_span("path_regex"),
-                    Part::Field(_) | Part::Count => node.span(),
-                });
-                findings.push(Finding::error(&span, error.text));
-            }
-            None
-        }
+    let Ok(table) = Table::compile(specs) else {
+        let span = nodes.get(ROUTES_MAX).map_or(0..0, Node::span);
+        let finding = Finding::error(&span, format!("more than {ROUTES_MAX} routes"));
+        findings.push(finding.cure("merge some: a route can have several hosts"));
+        return None;
+    };
+    for (route, by) in table.unreachable() {
+        let (route, by) = (usize::from(route), usize::from(by));
+        let what = format!(
+            "route \"{}\" is never chosen: \"{}\" takes every request that it would",
+            table.routes()[route].name,
+            table.routes()[by].name
+        );
+        let cure = "give it a condition that the other lacks, or remove it";
+        findings.push(Finding::warning(&nodes[route].span(), what).cure(cure));
     }
+    Some(table)
 }
 
 /// An HTTP listener that no route names answers 404 to everything.
@@ -206,12 +197,7 @@ impl<'t> Reader<'_, 't> {
             return None;
         }
         if let Some(text) = node.text("path_regex") {
-            let error = Pattern::new(text.text).err();
-            if let Some(error) = &error {
-                let what = format!("\"path_regex\" is not a regular expression: {}", error.0);
-                self.error(&text.span, what, "mend it; single quotes keep backslashes, '/v\\d+/.*'");
-            }
-            return error.is_none().then(|| PathMatch::Regex(text.text.into()));
+            return self.pattern("path_regex", &text).map(PathMatch::Regex);
         }
         if let Some(text) = node.text("path").filter(|text| text.text == "*") {
             // The asterisk-form, RFC 9112 §3.2.4.
@@ -225,6 +211,14 @@ impl<'t> Reader<'_, 't> {
         }
         // A path of the wrong type was told; the route is not for any path because of that.
         (!PATHS.iter().any(|key| node.has(key))).then_some(PathMatch::Any)
+    }
+
+    fn pattern(&mut self, key: &str, text: &Text<'_>) -> Option<Pattern> {
+        let told = |PatternError(error)| {
+            let what = format!("\"{key}\" is not a regular expression: {error}");
+            self.error(&text.span, what, "mend it; single quotes keep backslashes, '/v\\d+/.*'");
+        };
+        Pattern::new(text.text).map_err(told).ok()
     }
 
     /// Whether no two of the keys are there.
@@ -256,7 +250,9 @@ impl<'t> Reader<'_, 't> {
                 && let Some(meant) = nearest(text.text, METHODS)
             {
                 let what = format!("\"{}\" is no method that clients send; case counts", text.text);
-                self.findings.push(Finding::warning(&text.span, what).nearest(Some(meant)));
+                self.findings.push(
+                    Finding::warning(&text.span, what).nearest(Some(meant)).cure("write it in upper case"),
+                );
             }
         }
         complete.then(|| texts.iter().map(|text| text.text.into()).collect())
@@ -287,14 +283,7 @@ impl<'t> Reader<'_, 't> {
                 match key {
                     "exact" => FieldRule::Exact(text.text.into()),
                     "prefix" => FieldRule::Prefix(text.text.into()),
-                    _ => {
-                        if let Err(error) = Pattern::new(text.text) {
-                            let what = format!("\"regex\" is not a regular expression: {}", error.0);
-                            self.error(&text.span, what, "mend it; single quotes keep backslashes, 'v\\d+'");
-                            return None;
-                        }
-                        FieldRule::Regex(text.text.into())
-                    }
+                    _ => FieldRule::Regex(self.pattern("regex", &text)?),
                 }
             }
         };

@@ -1,0 +1,176 @@
+//! The per-core runtime: one thread, one executor, one reactor, one set of buffers and timers. Nothing in it is
+//! shared with another thread except the eventfd of its mailbox.
+//!
+//! A turn: run the tasks that are ready, fire timers, enter the kernel once (submit and wait), reap what it
+//! reports, wake the tasks concerned.
+
+mod buffers;
+mod executor;
+mod net;
+mod reactor;
+mod recycle;
+mod syscalls;
+mod timer;
+
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::io;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use crate::base::time::Instant;
+use crate::base::timer_wheel::TimerWheel;
+use crate::sys::clock;
+
+pub use buffers::{BufferStats, RecvBuf};
+use executor::Executor;
+pub use net::{Incoming, Listener, Mailbox, MailboxWaker, Socket};
+use reactor::Reactor;
+pub use reactor::{Engine, EngineChoice, EngineReport, ReactorStats, RingSizes, probe};
+pub use recycle::Recycler;
+pub use timer::{Deadline, TimedOut};
+
+/// Longest wait of a reactor with no timer set. Only a bound: every event interrupts it.
+const WAIT_MAX: Duration = Duration::from_secs(1);
+
+/// Handle to the runtime of this thread. Cheap to clone, never leaves its thread.
+#[derive(Clone)]
+pub struct Runtime(Rc<Inner>);
+
+struct Inner {
+    executor: Executor,
+    reactor: RefCell<Reactor>,
+    timers: RefCell<TimerWheel<Option<std::task::Waker>>>,
+    now: Cell<Instant>,
+    turns: Cell<u64>,
+    /// Longest time between two entries into the kernel since it was last asked for.
+    gap_max: Cell<Duration>,
+}
+
+impl Runtime {
+    /// Sets up the reactor on the calling thread, which from then on is the only one that may use it.
+    ///
+    /// # Errors
+    /// Where the engine asked for cannot be had; `EngineChoice::Auto` falls back to epoll instead.
+    pub fn new(choice: EngineChoice, sizes: RingSizes) -> io::Result<(Self, EngineReport)> {
+        let (reactor, report) = Reactor::new(choice, sizes)?;
+        let now = clock::now();
+        let inner = Inner {
+            executor: Executor::default(),
+            reactor: RefCell::new(reactor),
+            timers: RefCell::new(TimerWheel::new(now)),
+            now: Cell::new(now),
+            turns: Cell::new(0),
+            gap_max: Cell::new(Duration::ZERO),
+        };
+        Ok((Self(Rc::new(inner)), report))
+    }
+
+    /// The time at the start of this turn.
+    pub fn now(&self) -> Instant {
+        self.0.now.get()
+    }
+
+    /// Starts a task. It runs when this one waits.
+    pub fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        self.0.executor.spawn(Box::pin(task));
+    }
+
+    /// Has every task polled once more, to look at what changed for all of them.
+    pub fn wake_tasks(&self) {
+        self.0.executor.wake_all();
+    }
+
+    /// Tasks alive, not counting the one that `block_on` runs.
+    pub fn tasks(&self) -> usize {
+        self.0.executor.len()
+    }
+
+    /// Runs `main`, and with it every spawned task, until `main` ends. Tasks still alive then are dropped.
+    pub fn block_on<T>(&self, main: impl Future<Output = T>) -> io::Result<T> {
+        let mut main = pin!(main);
+        let waker = executor::main_waker();
+        executor::wake_main();
+        let output = loop {
+            if executor::take_main() {
+                if let Poll::Ready(output) = main.as_mut().poll(&mut Context::from_waker(&waker)) {
+                    break output;
+                }
+            }
+            self.0.executor.run_ready();
+            self.turn()?;
+        };
+        self.0.executor.clear();
+        Ok(output)
+    }
+
+    /// Lets every other ready task and the reactor have a turn.
+    pub async fn yield_now(&self) {
+        let mut yielded = false;
+        std::future::poll_fn(|cx| {
+            if yielded {
+                return Poll::Ready(());
+            }
+            yielded = true;
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        })
+        .await;
+    }
+
+    fn turn(&self) -> io::Result<()> {
+        let inner = &*self.0;
+        let before = clock::now();
+        let gap = before.since(inner.now.get());
+        if gap > inner.gap_max.get() {
+            inner.gap_max.set(gap);
+        }
+        let wait = if executor::anything_ready() {
+            Duration::ZERO
+        } else {
+            let deadline = inner.timers.borrow().next_deadline();
+            deadline.map_or(WAIT_MAX, |deadline| deadline.since(before).min(WAIT_MAX))
+        };
+        inner.reactor.borrow_mut().turn(wait)?;
+        let now = clock::now();
+        inner.now.set(now);
+        inner.turns.set(inner.turns.get() + 1);
+        inner.timers.borrow_mut().advance(now, |waker| {
+            if let Some(waker) = waker {
+                waker.wake_by_ref();
+            }
+        });
+        Ok(())
+    }
+
+    pub fn engine(&self) -> Engine {
+        self.0.reactor.borrow().engine()
+    }
+
+    /// Turns since the start, and the longest time spent in one (tasks, not waiting) since this was last called.
+    pub fn take_loop_facts(&self) -> (u64, Duration) {
+        (self.0.turns.get(), self.0.gap_max.replace(Duration::ZERO))
+    }
+
+    pub fn reactor_stats(&self) -> ReactorStats {
+        self.0.reactor.borrow().stats()
+    }
+
+    pub fn buffer_stats(&self) -> BufferStats {
+        self.0.reactor.borrow().buffer_stats()
+    }
+
+    /// An empty buffer to write into, recycled; give it back with `put_block`.
+    pub fn take_block(&self) -> Vec<u8> {
+        self.0.reactor.borrow_mut().take_block()
+    }
+
+    pub fn put_block(&self, block: Vec<u8>) {
+        self.0.reactor.borrow_mut().put_block(block);
+    }
+}
+
+#[cfg(test)]
+mod tests;

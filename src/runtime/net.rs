@@ -1,0 +1,261 @@
+//! Sockets as sessions see them. A receive lends a buffer of the pool, a send takes one; nothing here allocates
+//! for an idle connection.
+
+use std::io;
+use std::net::{Shutdown, SocketAddr};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use socket2::{Domain, Protocol, SockRef, Type};
+
+use crate::base::slab::Key;
+
+use super::syscalls;
+use super::{RecvBuf, Runtime};
+
+/// A connected stream. Dropping it closes it, with FIN; what is unsent is lost.
+pub struct Socket {
+    runtime: Runtime,
+    key: Key,
+}
+
+impl Socket {
+    /// Takes over a connected stream socket.
+    ///
+    /// # Errors
+    /// When the reactor cannot watch it.
+    pub fn new(runtime: &Runtime, fd: OwnedFd) -> io::Result<Self> {
+        SockRef::from(&fd).set_nonblocking(true)?;
+        Self::register(runtime, fd)
+    }
+
+    fn register(runtime: &Runtime, fd: OwnedFd) -> io::Result<Self> {
+        let key = runtime.0.reactor.borrow_mut().register(fd)?;
+        Ok(Self { runtime: runtime.clone(), key })
+    }
+
+    /// Connects to `address`. The caller sets the deadline.
+    ///
+    /// # Errors
+    /// What connect(2) reports, at once or later.
+    pub async fn connect(runtime: &Runtime, address: SocketAddr) -> io::Result<Self> {
+        let domain = Domain::for_address(address);
+        let socket = socket2::Socket::new(domain, Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))?;
+        socket.set_tcp_nodelay(true)?;
+        let pending = match socket.connect(&address.into()) {
+            Ok(()) => false,
+            Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => true,
+            Err(error) => return Err(error),
+        };
+        let this = Self::register(runtime, socket.into())?;
+        if pending {
+            std::future::poll_fn(|cx| this.runtime.0.reactor.borrow_mut().poll_writable(this.key, cx)).await;
+            if let Some(error) = this.with_fd(|socket| socket.take_error())? {
+                return Err(error);
+            }
+        }
+        Ok(this)
+    }
+
+    /// The next received bytes; an empty buffer is the end of the stream.
+    ///
+    /// # Errors
+    /// What recv(2) reports, again on every later call.
+    pub async fn recv(&self) -> io::Result<RecvBuf> {
+        std::future::poll_fn(|cx| self.poll_recv(cx)).await
+    }
+
+    pub fn poll_recv(&self, cx: &mut Context<'_>) -> Poll<io::Result<RecvBuf>> {
+        self.runtime.0.reactor.borrow_mut().poll_recv(self.key, cx)
+    }
+
+    /// Ready when the peer has ended its stream or broken the connection, even behind bytes not yet received.
+    pub fn poll_hung_up(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.runtime.0.reactor.borrow_mut().poll_hung_up(self.key, cx)
+    }
+
+    /// Sends a copy of what the socket does not take at once. `more`: further bytes follow immediately.
+    /// A failure shows in `sent` and in the next receive.
+    pub fn send(&self, bytes: &[u8], more: bool) {
+        self.runtime.0.reactor.borrow_mut().send_slice(self.key, bytes, more);
+    }
+
+    /// Sends a received buffer without copying it.
+    pub fn send_buf(&self, buf: RecvBuf, more: bool) {
+        self.runtime.0.reactor.borrow_mut().send_buf(self.key, buf, more);
+    }
+
+    /// Waits until at most `bytes_max` bytes wait for the kernel to take them.
+    ///
+    /// # Errors
+    /// What send(2) reported; the connection sends nothing any more.
+    pub async fn sent(&self, bytes_max: usize) -> io::Result<()> {
+        std::future::poll_fn(|cx| self.poll_sent(bytes_max, cx)).await
+    }
+
+    pub fn poll_sent(&self, bytes_max: usize, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.runtime.0.reactor.borrow_mut().poll_sent(self.key, bytes_max, cx)
+    }
+
+    /// Bytes that wait for the kernel to take them.
+    pub fn unsent(&self) -> usize {
+        self.runtime.0.reactor.borrow().unsent(self.key)
+    }
+
+    /// Receive in large buffers from now on, or in usual ones again.
+    pub fn set_bulk(&self, bulk: bool) {
+        self.runtime.0.reactor.borrow_mut().set_bulk(self.key, bulk);
+    }
+
+    /// Has what arrives unasked on an idle connection noticed, for `is_quiet`.
+    pub fn watch(&self) {
+        self.runtime.0.reactor.borrow_mut().watch(self.key);
+    }
+
+    /// Whether nothing came that nobody asked for.
+    pub fn is_quiet(&self) -> bool {
+        self.runtime.0.reactor.borrow().is_quiet(self.key)
+    }
+
+    /// Ends our direction; the other goes on.
+    pub fn shutdown_write(&self) {
+        self.runtime.0.reactor.borrow_mut().shutdown(self.key, Shutdown::Write);
+    }
+
+    /// Closes with RST: the peer learns that the stream did not end well.
+    pub fn abort(self) {
+        self.runtime.0.reactor.borrow_mut().reset_on_close(self.key);
+    }
+
+    /// # Errors
+    /// What getpeername(2) reports: the peer may be gone.
+    pub fn peer_address(&self) -> io::Result<SocketAddr> {
+        self.with_fd(|socket| socket.peer_addr())?.as_socket().ok_or_else(not_inet)
+    }
+
+    /// # Errors
+    /// What getsockname(2) reports.
+    pub fn local_address(&self) -> io::Result<SocketAddr> {
+        self.with_fd(|socket| socket.local_addr())?.as_socket().ok_or_else(not_inet)
+    }
+
+    fn with_fd<T>(&self, call: impl FnOnce(SockRef<'_>) -> io::Result<T>) -> io::Result<T> {
+        let reactor = self.runtime.0.reactor.borrow();
+        let fd = reactor.fd(self.key).ok_or_else(|| io::Error::from_raw_os_error(libc::EBADF))?;
+        call(SockRef::from(&fd))
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        self.runtime.0.reactor.borrow_mut().close(self.key);
+    }
+}
+
+fn not_inet() -> io::Error {
+    io::Error::from_raw_os_error(libc::EAFNOSUPPORT)
+}
+
+/// A connection a listener accepted: not yet part of any session.
+pub struct Incoming(OwnedFd);
+
+impl Incoming {
+    /// # Errors
+    /// When the reactor cannot watch it.
+    pub fn open(self, runtime: &Runtime) -> io::Result<Socket> {
+        Socket::register(runtime, self.0)
+    }
+
+    /// Closes it with RST.
+    pub fn refuse(self) {
+        syscalls::reset_on_close(self.0.as_fd());
+    }
+}
+
+/// A listening socket of this worker.
+pub struct Listener {
+    runtime: Runtime,
+    key: Key,
+}
+
+impl Listener {
+    /// Takes over a listening socket. Accepted connections inherit its TCP_NODELAY.
+    ///
+    /// # Errors
+    /// When the reactor cannot watch it.
+    pub fn new(runtime: &Runtime, listener: std::net::TcpListener) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        let _ = SockRef::from(&listener).set_tcp_nodelay(true);
+        let key = runtime.0.reactor.borrow_mut().register(listener.into())?;
+        Ok(Self { runtime: runtime.clone(), key })
+    }
+
+    /// The next connection.
+    ///
+    /// # Errors
+    /// What accept(2) reports. After EMFILE or ENFILE the caller waits before it asks again.
+    pub async fn accept(&self) -> io::Result<Incoming> {
+        std::future::poll_fn(|cx| self.poll_accept(cx)).await
+    }
+
+    pub fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<Incoming>> {
+        self.runtime.0.reactor.borrow_mut().poll_accept(self.key, cx).map_ok(Incoming)
+    }
+
+    /// Accepts no more from the ring; `accept_rest` hands out what was accepted or waits in the queue.
+    pub fn stop(&self) {
+        self.runtime.0.reactor.borrow_mut().stop_accept(self.key);
+    }
+
+    /// After `stop`: the connections that were made before it, then `None`.
+    pub async fn accept_rest(&self) -> Option<Incoming> {
+        std::future::poll_fn(|cx| self.runtime.0.reactor.borrow_mut().poll_accept_rest(self.key, cx))
+            .await
+            .map(Incoming)
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.runtime.0.reactor.borrow_mut().close(self.key);
+    }
+}
+
+/// Where other threads tell this worker that there is something to read in its inbox.
+pub struct Mailbox {
+    runtime: Runtime,
+    key: Key,
+}
+
+/// Wakes the worker that owns the mailbox, from any thread.
+#[derive(Clone)]
+pub struct MailboxWaker(Arc<OwnedFd>);
+
+impl Mailbox {
+    /// # Errors
+    /// When no descriptor is left.
+    pub fn new(runtime: &Runtime) -> io::Result<(Self, MailboxWaker)> {
+        let fd = syscalls::eventfd()?;
+        let waker = MailboxWaker(Arc::new(fd.try_clone()?));
+        let key = runtime.0.reactor.borrow_mut().register(fd)?;
+        Ok((Self { runtime: runtime.clone(), key }, waker))
+    }
+
+    /// Waits until some thread called `MailboxWaker::wake` since the last time.
+    pub async fn notified(&self) {
+        std::future::poll_fn(|cx| self.runtime.0.reactor.borrow_mut().poll_notified(self.key, cx)).await;
+    }
+}
+
+impl Drop for Mailbox {
+    fn drop(&mut self) {
+        self.runtime.0.reactor.borrow_mut().close(self.key);
+    }
+}
+
+impl MailboxWaker {
+    pub fn wake(&self) {
+        syscalls::eventfd_signal(self.0.as_fd());
+    }
+}

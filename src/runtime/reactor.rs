@@ -1,0 +1,606 @@
+//! Sockets of one worker and what the kernel reported about them. The seam: everything above speaks of keys,
+//! buffers and wakers; the backends below (`uring`, `epoll`) only arm what is wanted and report events.
+//!
+//! A slot lives until the kernel has given back every operation on it: only then is its descriptor closed, so a
+//! number is never reused while an operation on the old file is in flight.
+
+mod epoll;
+mod queue;
+mod setup;
+mod uring;
+
+use std::io;
+use std::net::Shutdown;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use crate::base::slab::{Key, Slab};
+
+use super::buffers::{Blocks, BufferStats, Buffers, RecvBuf, Size};
+use super::syscalls;
+use epoll::Epoll;
+use queue::Queue;
+pub use setup::{Engine, EngineChoice, EngineReport, RingSizes, probe};
+use uring::Uring;
+
+/// Received buffers that may wait in one socket before its receive is stopped.
+pub(super) const INBOX_MAX: usize = 4;
+
+/// Counters of one reactor since its start.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ReactorStats {
+    /// Receives that found the buffer ring empty (ENOBUFS).
+    pub recv_starved: u64,
+    /// Times the completion queue overflowed into the kernel's list.
+    pub completion_overflows: u64,
+    /// Multishot operations that the kernel ended by itself and that were armed again.
+    pub rearmed: u64,
+    /// Completions that named a socket which was gone.
+    pub stale: u64,
+}
+
+enum Received {
+    Accepted(OwnedFd),
+    Bytes(RecvBuf),
+    End,
+    Failed(i32),
+}
+
+enum Outgoing {
+    Buf(RecvBuf),
+    Block { bytes: Vec<u8>, start: usize },
+}
+
+impl Outgoing {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Buf(buf) => buf,
+            Self::Block { bytes, start } => &bytes[*start..],
+        }
+    }
+
+    fn advance(&mut self, count: usize) {
+        match self {
+            Self::Buf(buf) => buf.advance(count),
+            Self::Block { start, .. } => *start += count,
+        }
+    }
+}
+
+/// What the kernel holds of ours for the receiving side.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Receiving {
+    Idle,
+    /// An accept that completes once for each connection.
+    Accepting,
+    /// A receive that may complete many times.
+    Multishot,
+    /// A receive that completes once. For kernels whose multishot starves other sockets.
+    Single,
+    /// Waits until the socket is readable; we receive then.
+    Readiness,
+}
+
+/// What the kernel holds of ours for the sending side.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Sending {
+    Idle,
+    /// The front of the outbox belongs to the kernel.
+    InFlight,
+    /// Waits until the socket is writable.
+    Readiness,
+}
+
+struct Slot {
+    fd: OwnedFd,
+    reader: Option<Waker>,
+    writer: Option<Waker>,
+    inbox: Queue<Received>,
+    outbox: Queue<Outgoing>,
+    outbox_bytes: usize,
+    /// errno of the failed send; nothing is sent any more.
+    send_error: i32,
+    receiving: Receiving,
+    sending: Sending,
+    /// The kernel was asked to stop the receive.
+    cancelling: bool,
+    /// Nobody wants this socket any more; it goes when both sides are idle.
+    closing: bool,
+    /// Receive long runs of bytes in large buffers.
+    bulk: bool,
+    /// Something can be received, as far as is known. Only for receives of our own.
+    readable: bool,
+    /// The peer's end of stream or an error has arrived, perhaps behind bytes that wait.
+    hung_up: bool,
+    writable: bool,
+}
+
+impl Slot {
+    const fn new(fd: OwnedFd) -> Self {
+        Self {
+            fd,
+            reader: None,
+            writer: None,
+            inbox: Queue::new(),
+            outbox: Queue::new(),
+            outbox_bytes: 0,
+            send_error: 0,
+            receiving: Receiving::Idle,
+            sending: Sending::Idle,
+            cancelling: false,
+            closing: false,
+            bulk: false,
+            readable: false,
+            hung_up: false,
+            writable: false,
+        }
+    }
+
+    fn deliver(&mut self, received: Received) {
+        if matches!(received, Received::End | Received::Failed(_)) {
+            self.hung_up = true;
+        }
+        self.inbox.push(received);
+        self.wake_reader();
+    }
+
+    fn wake_reader(&mut self) {
+        if let Some(waker) = self.reader.take() {
+            waker.wake();
+        }
+    }
+
+    fn wake_writer(&mut self) {
+        if let Some(waker) = self.writer.take() {
+            waker.wake();
+        }
+    }
+
+    /// Sends from the outbox until it is empty or the socket is full.
+    fn flush(&mut self) {
+        while let Some(front) = self.outbox.front_mut() {
+            match syscalls::send(self.fd.as_fd(), front.bytes(), false) {
+                Ok(sent) => self.sent(sent),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.writable = false;
+                    break;
+                }
+                Err(error) => self.fail_send(&error),
+            }
+        }
+    }
+
+    /// Accounts for `count` bytes of the front of the outbox.
+    fn sent(&mut self, count: usize) {
+        self.outbox_bytes -= count;
+        let Some(front) = self.outbox.front_mut() else { return };
+        front.advance(count);
+        if front.bytes().is_empty() {
+            self.outbox.pop();
+        }
+    }
+
+    fn fail_send(&mut self, error: &io::Error) {
+        self.send_error = error.raw_os_error().unwrap_or(libc::EIO);
+        self.outbox = Queue::new();
+        self.outbox_bytes = 0;
+    }
+
+    /// One receive of our own. `None` when nothing is there.
+    fn recv_now(&mut self, buffers: &Rc<Buffers>) -> Option<Received> {
+        let mut buf = buffers.take(if self.bulk { Size::Bulk } else { Size::Usual });
+        let (address, len) = buf.spare();
+        loop {
+            // SAFETY: `spare` names `len` writable bytes of `buf`, which is ours alone.
+            match unsafe { syscalls::recv(self.fd.as_fd(), address, len) } {
+                Ok(0) => return Some(Received::End),
+                Ok(count) => {
+                    // A short receive emptied the socket; after a hang-up the end is still to be read.
+                    if count < len && !self.hung_up {
+                        self.readable = false;
+                    }
+                    // SAFETY: the kernel wrote `count` bytes at `spare`.
+                    unsafe { buf.set_received(count) };
+                    return Some(Received::Bytes(buf));
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.readable = false;
+                    return None;
+                }
+                Err(error) => return Some(Received::Failed(error.raw_os_error().unwrap_or(libc::EIO))),
+            }
+        }
+    }
+
+    fn set_reader(&mut self, cx: &Context<'_>) {
+        set_waker(&mut self.reader, cx);
+    }
+}
+
+fn set_waker(slot: &mut Option<Waker>, cx: &Context<'_>) {
+    match slot {
+        Some(known) if known.will_wake(cx.waker()) => {}
+        _ => *slot = Some(cx.waker().clone()),
+    }
+}
+
+enum Backend {
+    Epoll(Epoll),
+    Uring(Box<Uring>),
+}
+
+pub(super) struct Reactor {
+    slots: Slab<Slot>,
+    // Before `buffers`: the ring must be gone before the memory it receives into is.
+    backend: Backend,
+    buffers: Rc<Buffers>,
+    blocks: Blocks,
+    stats: ReactorStats,
+}
+
+impl Reactor {
+    pub(super) fn new(choice: EngineChoice, sizes: RingSizes) -> io::Result<(Self, EngineReport)> {
+        setup::choose(choice, sizes)
+    }
+
+    fn with_backend(backend: Backend, buffers: Rc<Buffers>) -> Self {
+        Self {
+            slots: Slab::default(),
+            backend,
+            buffers,
+            blocks: Blocks::default(),
+            stats: ReactorStats::default(),
+        }
+    }
+
+    pub(super) const fn engine(&self) -> Engine {
+        match self.backend {
+            Backend::Epoll(_) => Engine::Epoll,
+            Backend::Uring(_) => Engine::IoUring,
+        }
+    }
+
+    pub(super) const fn stats(&self) -> ReactorStats {
+        self.stats
+    }
+
+    pub(super) fn buffer_stats(&self) -> BufferStats {
+        self.buffers.stats()
+    }
+
+    pub(super) fn take_block(&mut self) -> Vec<u8> {
+        self.blocks.take()
+    }
+
+    pub(super) fn put_block(&mut self, block: Vec<u8>) {
+        self.blocks.put(block);
+    }
+
+    /// Takes over a connected, connecting or listening socket, or an eventfd.
+    pub(super) fn register(&mut self, fd: OwnedFd) -> io::Result<Key> {
+        let key = self.slots.insert(Slot::new(fd));
+        if let (Backend::Epoll(epoll), Some(slot)) = (&self.backend, self.slots.get_mut(key)) {
+            if let Err(error) = epoll.add(slot.fd.as_fd(), key) {
+                self.slots.remove(key);
+                return Err(error);
+            }
+            // The first receive finds out; bytes are often there already.
+            slot.readable = true;
+        }
+        Ok(key)
+    }
+
+    /// Enters the kernel once: submits what is armed, waits up to `wait`, and wakes whom the events concern.
+    pub(super) fn turn(&mut self, wait: Duration) -> io::Result<()> {
+        let Self { slots, backend, buffers, stats, .. } = self;
+        match backend {
+            Backend::Epoll(epoll) => epoll.turn(slots, wait),
+            Backend::Uring(uring) => uring.turn(slots, buffers, stats, wait),
+        }
+    }
+
+    pub(super) fn fd(&self, key: Key) -> Option<BorrowedFd<'_>> {
+        self.slots.get(key).map(|slot| slot.fd.as_fd())
+    }
+
+    /// The next received bytes; an empty buffer is the end of the stream, again and again.
+    pub(super) fn poll_recv(&mut self, key: Key, cx: &Context<'_>) -> Poll<io::Result<RecvBuf>> {
+        let received = match self.poll_received(key, cx) {
+            Poll::Ready(received) => received?,
+            Poll::Pending => return Poll::Pending,
+        };
+        Poll::Ready(match received {
+            Received::Bytes(buf) => Ok(buf),
+            Received::Accepted(_) => Err(io::Error::from_raw_os_error(libc::EINVAL)),
+            Received::Failed(errno) => {
+                self.stand(key, Received::Failed(errno));
+                Err(io::Error::from_raw_os_error(errno))
+            }
+            Received::End => {
+                self.stand(key, Received::End);
+                Ok(self.buffers.take(Size::Usual))
+            }
+        })
+    }
+
+    /// The next accepted connection.
+    pub(super) fn poll_accept(&mut self, key: Key, cx: &Context<'_>) -> Poll<io::Result<OwnedFd>> {
+        let Some(slot) = self.slots.get_mut(key) else { return Poll::Ready(Err(gone())) };
+        loop {
+            match slot.inbox.pop() {
+                Some(Received::Accepted(fd)) => return Poll::Ready(Ok(fd)),
+                Some(Received::Failed(errno)) => {
+                    return Poll::Ready(Err(io::Error::from_raw_os_error(errno)));
+                }
+                Some(Received::Bytes(_) | Received::End) => {}
+                None => break,
+            }
+        }
+        slot.set_reader(cx);
+        match &mut self.backend {
+            Backend::Uring(uring) => {
+                if slot.receiving == Receiving::Idle && !slot.closing {
+                    uring.arm_accept(slot, key);
+                }
+                Poll::Pending
+            }
+            Backend::Epoll(_) if !slot.readable => Poll::Pending,
+            Backend::Epoll(_) => match accept_now(slot) {
+                Some(result) => Poll::Ready(result),
+                None => Poll::Pending,
+            },
+        }
+    }
+
+    /// Stops a multishot accept. What it accepted already is still handed out; `accept_stopped` tells when the
+    /// kernel will report no more.
+    pub(super) fn stop_accept(&mut self, key: Key) {
+        if let (Backend::Uring(uring), Some(slot)) = (&mut self.backend, self.slots.get_mut(key)) {
+            uring.cancel_receive(slot, key);
+        }
+    }
+
+    /// A connection that was accepted, or waits in the kernel's queue, after `stop_accept`.
+    pub(super) fn poll_accept_rest(&mut self, key: Key, cx: &Context<'_>) -> Poll<Option<OwnedFd>> {
+        let Some(slot) = self.slots.get_mut(key) else { return Poll::Ready(None) };
+        while let Some(received) = slot.inbox.pop() {
+            if let Received::Accepted(fd) = received {
+                return Poll::Ready(Some(fd));
+            }
+        }
+        if slot.receiving != Receiving::Idle {
+            slot.set_reader(cx);
+            return Poll::Pending;
+        }
+        Poll::Ready(accept_now(slot).and_then(Result::ok))
+    }
+
+    /// Ready when the peer has ended its stream or the connection broke, even behind bytes not yet received.
+    pub(super) fn poll_hung_up(&mut self, key: Key, cx: &Context<'_>) -> Poll<()> {
+        let Some(slot) = self.slots.get_mut(key) else { return Poll::Ready(()) };
+        if slot.hung_up {
+            return Poll::Ready(());
+        }
+        slot.set_reader(cx);
+        if let Backend::Uring(uring) = &mut self.backend {
+            if slot.receiving == Receiving::Idle && slot.inbox.len() < INBOX_MAX {
+                uring.arm_receive(slot, key);
+            }
+        }
+        Poll::Pending
+    }
+
+    /// Keeps an eye on a socket that nobody reads: `is_quiet` is only true of a watched one.
+    pub(super) fn watch(&mut self, key: Key) {
+        if let (Backend::Uring(uring), Some(slot)) = (&mut self.backend, self.slots.get_mut(key)) {
+            slot.bulk = false;
+            if slot.receiving == Receiving::Idle && slot.inbox.is_empty() {
+                uring.arm_receive(slot, key);
+            }
+        }
+    }
+
+    /// Whether nothing has arrived that nobody asked for: no bytes, no end, no error, and nothing left to send.
+    pub(super) fn is_quiet(&self, key: Key) -> bool {
+        self.slots.get(key).is_some_and(|slot| {
+            slot.inbox.is_empty()
+                && !slot.readable
+                && !slot.hung_up
+                && slot.send_error == 0
+                && slot.outbox.is_empty()
+        })
+    }
+
+    /// Receives the coming bytes in large buffers, or in usual ones again.
+    pub(super) fn set_bulk(&mut self, key: Key, bulk: bool) {
+        let Some(slot) = self.slots.get_mut(key) else { return };
+        slot.bulk = bulk;
+        if let (true, Backend::Uring(uring)) = (bulk, &mut self.backend) {
+            uring.cancel_receive(slot, key);
+        }
+    }
+
+    /// Sends `bytes`, as many as the socket takes now; keeps a copy of the rest and sends it when it can.
+    pub(super) fn send_slice(&mut self, key: Key, bytes: &[u8], more: bool) {
+        let Some(slot) = self.slots.get_mut(key) else { return };
+        let sent = send_at_once(slot, bytes, more);
+        if sent < bytes.len() && slot.send_error == 0 {
+            let mut rest = self.blocks.take();
+            rest.extend_from_slice(&bytes[sent..]);
+            self.enqueue(key, Outgoing::Block { bytes: rest, start: 0 });
+        }
+    }
+
+    /// Sends a buffer and gives it back to the pool.
+    pub(super) fn send_buf(&mut self, key: Key, mut buf: RecvBuf, more: bool) {
+        let Some(slot) = self.slots.get_mut(key) else { return };
+        let sent = send_at_once(slot, &buf, more);
+        if sent < buf.len() && slot.send_error == 0 {
+            buf.advance(sent);
+            self.enqueue(key, Outgoing::Buf(buf));
+        }
+    }
+
+    /// Ready when at most `bytes_max` bytes wait to be sent, or sending failed.
+    pub(super) fn poll_sent(&mut self, key: Key, bytes_max: usize, cx: &Context<'_>) -> Poll<io::Result<()>> {
+        let Some(slot) = self.slots.get_mut(key) else { return Poll::Ready(Err(gone())) };
+        if slot.send_error != 0 {
+            return Poll::Ready(Err(io::Error::from_raw_os_error(slot.send_error)));
+        }
+        if slot.outbox_bytes <= bytes_max {
+            return Poll::Ready(Ok(()));
+        }
+        set_waker(&mut slot.writer, cx);
+        Poll::Pending
+    }
+
+    pub(super) fn unsent(&self, key: Key) -> usize {
+        self.slots.get(key).map_or(0, |slot| slot.outbox_bytes)
+    }
+
+    /// Ready when a connecting socket is connected or has failed to.
+    pub(super) fn poll_writable(&mut self, key: Key, cx: &Context<'_>) -> Poll<()> {
+        let Some(slot) = self.slots.get_mut(key) else { return Poll::Ready(()) };
+        if slot.writable {
+            return Poll::Ready(());
+        }
+        set_waker(&mut slot.writer, cx);
+        if let Backend::Uring(uring) = &mut self.backend {
+            if slot.sending == Sending::Idle {
+                uring.arm_writable(slot, key);
+            }
+        }
+        Poll::Pending
+    }
+
+    /// Ready when an eventfd was signalled; sets it back to zero.
+    pub(super) fn poll_notified(&mut self, key: Key, cx: &Context<'_>) -> Poll<()> {
+        let Some(slot) = self.slots.get_mut(key) else { return Poll::Pending };
+        if slot.readable {
+            slot.readable = false;
+            syscalls::eventfd_clear(slot.fd.as_fd());
+            return Poll::Ready(());
+        }
+        slot.set_reader(cx);
+        if let Backend::Uring(uring) = &mut self.backend {
+            if slot.receiving == Receiving::Idle {
+                uring.arm_readable(slot, key);
+            }
+        }
+        Poll::Pending
+    }
+
+    pub(super) fn shutdown(&mut self, key: Key, how: Shutdown) {
+        if let Some(fd) = self.fd(key) {
+            syscalls::shutdown(fd, how);
+        }
+    }
+
+    pub(super) fn reset_on_close(&mut self, key: Key) {
+        if let Some(fd) = self.fd(key) {
+            syscalls::reset_on_close(fd);
+        }
+    }
+
+    /// Lets go of a socket. Its descriptor is closed as soon as the kernel holds nothing of ours on it: close(2)
+    /// alone would neither end a pending receive nor send FIN (liburing issues 568, 932).
+    pub(super) fn close(&mut self, key: Key) {
+        let Some(slot) = self.slots.get_mut(key) else { return };
+        slot.reader = None;
+        slot.writer = None;
+        slot.inbox = Queue::new();
+        if let Backend::Uring(uring) = &mut self.backend {
+            if slot.receiving != Receiving::Idle || slot.sending != Sending::Idle {
+                slot.closing = true;
+                uring.cancel_all(slot, key);
+                return;
+            }
+        }
+        self.slots.remove(key);
+    }
+
+    /// Sockets that exist, those included whose close waits for the kernel.
+    #[cfg(test)]
+    pub(super) fn sockets(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Has the end of the stream (or its failure) found again by the next receive.
+    fn stand(&mut self, key: Key, received: Received) {
+        if let Some(slot) = self.slots.get_mut(key) {
+            slot.hung_up = true;
+            slot.inbox.push(received);
+        }
+    }
+
+    fn poll_received(&mut self, key: Key, cx: &Context<'_>) -> Poll<io::Result<Received>> {
+        let Some(slot) = self.slots.get_mut(key) else { return Poll::Ready(Err(gone())) };
+        if let Some(received) = slot.inbox.pop() {
+            return Poll::Ready(Ok(received));
+        }
+        let received = match &mut self.backend {
+            Backend::Epoll(_) if !slot.readable => None,
+            Backend::Epoll(_) => slot.recv_now(&self.buffers),
+            Backend::Uring(uring) => {
+                if slot.receiving == Receiving::Idle {
+                    uring.receive(slot, key, &self.buffers)
+                } else {
+                    None
+                }
+            }
+        };
+        match received {
+            Some(received) => Poll::Ready(Ok(received)),
+            None => {
+                slot.set_reader(cx);
+                Poll::Pending
+            }
+        }
+    }
+
+    fn enqueue(&mut self, key: Key, outgoing: Outgoing) {
+        let Some(slot) = self.slots.get_mut(key) else { return };
+        slot.outbox_bytes += outgoing.bytes().len();
+        slot.outbox.push(outgoing);
+        if let Backend::Uring(uring) = &mut self.backend {
+            if slot.sending == Sending::Idle {
+                uring.arm_send(slot, key);
+            }
+        }
+    }
+}
+
+/// What of `bytes` the socket takes now, unless older bytes wait before them.
+fn send_at_once(slot: &mut Slot, bytes: &[u8], more: bool) -> usize {
+    let mut sent = 0;
+    while slot.outbox.is_empty() && slot.send_error == 0 && sent < bytes.len() {
+        match syscalls::send(slot.fd.as_fd(), &bytes[sent..], more) {
+            Ok(count) => sent += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+            Err(error) => slot.fail_send(&error),
+        }
+    }
+    sent
+}
+
+fn accept_now(slot: &mut Slot) -> Option<io::Result<OwnedFd>> {
+    loop {
+        match syscalls::accept(slot.fd.as_fd()) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                slot.readable = false;
+                return None;
+            }
+            result => return Some(result),
+        }
+    }
+}
+
+fn gone() -> io::Error {
+    io::Error::from_raw_os_error(libc::EBADF)
+}
