@@ -52,6 +52,8 @@ pub struct Body {
     chunked_out: bool,
     /// Payload bytes moved.
     pub moved: u64,
+    /// Whether anything, the head included, went to the receiver.
+    pub begun: bool,
 }
 
 /// How the sender's framing is followed.
@@ -77,7 +79,7 @@ impl Body {
             BodyFraming::Chunked => Reader::Chunked(Decoder::new()),
             BodyFraming::UntilClose => Reader::UntilClose,
         };
-        Self { reader, chunked_out: to == BodyFraming::Chunked, moved: 0 }
+        Self { reader, chunked_out: to == BodyFraming::Chunked, moved: 0, begun: false }
     }
 
     /// Moves the body: what of it is in `first`, then what `source` brings. `head` goes before it, in one piece with
@@ -169,6 +171,7 @@ impl Body {
     fn forward(&mut self, head: &[u8], mut buf: RecvBuf, sink: &Stream) -> Result<Step, BodyError> {
         let step = self.decode(&mut buf)?;
         self.moved += buf.len() as u64;
+        self.begun = true;
         let payload = buf.len();
         let mut last_chunk_due = self.chunked_out && step.done;
         if self.chunked_out && payload > 0 {

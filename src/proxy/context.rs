@@ -73,6 +73,9 @@ pub struct Context {
     drained_since: Cell<Option<Instant>>,
     sessions: Cell<usize>,
     date: RefCell<(Instant, String)>,
+    /// Has a certain request panic, so that tests see what becomes of a worker that does. Not in release builds.
+    #[cfg(debug_assertions)]
+    pub panics_on_request: bool,
 }
 
 impl Context {
@@ -88,6 +91,8 @@ impl Context {
             drained_since: Cell::new(None),
             sessions: Cell::new(0),
             date: RefCell::new((Instant::ZERO, String::new())),
+            #[cfg(debug_assertions)]
+            panics_on_request: std::env::var_os("RINGFORT_TEST_PANIC").is_some(),
         })
     }
 

@@ -5,7 +5,6 @@ use std::cell::Cell;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
-use std::time::Duration;
 
 use crate::base::time::Instant;
 use crate::limits;
@@ -74,7 +73,8 @@ pub async fn relay(
             if up_done && down_done {
                 return Poll::Ready(None);
             }
-            deadline.set(idle_deadline(&context, activity.get(), timeouts.tcp_idle));
+            // Also while the worker drains: a relay has no moment at which its client could be told to leave.
+            deadline.set(activity.get() + timeouts.tcp_idle);
             deadline.poll_past(cx).map(|()| Some(Termination::IdleTimeout))
         })
         .await
@@ -90,21 +90,8 @@ pub async fn relay(
         Some(termination) => {
             downstream.abort();
             connection.abort();
-            if context.is_draining() && termination == Termination::IdleTimeout {
-                Termination::Drained
-            } else {
-                termination
-            }
+            termination
         }
-    }
-}
-
-/// When a relay with no byte since `activity` is cut.
-fn idle_deadline(context: &Context, activity: Instant, idle: Duration) -> Instant {
-    match context.drained_since() {
-        // Draining: what still moves may finish; what stands goes after the grace.
-        Some(since) => since.max(activity) + context.serving().snapshot.drain.idle_grace,
-        None => activity + idle,
     }
 }
 

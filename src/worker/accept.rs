@@ -18,7 +18,7 @@ use crate::proxy::stream::Stream;
 use crate::proxy::tcp;
 use crate::runtime::{Incoming, Listener};
 
-/// Pause after an error that will not go away at once (EMFILE and its kind), and between looks at a full house.
+/// Pause after an error that will not go away at once (EMFILE and its kind).
 const PAUSE: Duration = Duration::from_millis(50);
 /// Connections taken in a row before the sessions get a turn.
 const ACCEPTS_A_TURN: u32 = 64;
@@ -31,11 +31,6 @@ pub(super) async fn run(context: Rc<Context>, index: u16, listener: TcpListener)
     };
     let mut in_a_row = 0;
     while !context.is_draining() {
-        if is_full(&context, index) {
-            listener.stop();
-            context.runtime.sleep_until(context.runtime.now() + PAUSE).await;
-            continue;
-        }
         match unless_draining(&context, listener.accept()).await {
             None => break,
             Some(Ok(incoming)) => admit(&context, index, incoming),
@@ -56,20 +51,26 @@ pub(super) async fn run(context: Rc<Context>, index: u16, listener: TcpListener)
     }
 }
 
-/// Whether the count of connections is at its limit: then the others wait in the kernel's queue.
-fn is_full(context: &Context, index: u16) -> bool {
+/// Which limit a new connection would exceed. Refusing it at once lets its client go elsewhere; left in the kernel's
+/// queue it would wait for nothing.
+fn exceeded(context: &Context, index: u16) -> Option<Shed> {
     let serving = context.serving();
+    let limits = &serving.snapshot.limits;
     let active = context.shard.listener(usize::from(index)).gauge(ListenerGauge::ConnectionsActive);
     let listener_max = serving.listener(index).and_then(|listener| listener.connections_max);
-    context.sessions() >= serving.snapshot.limits.connections_max as usize
+    if context.sessions() >= limits.connections_max as usize
         || listener_max.is_some_and(|connections_max| active >= u64::from(connections_max))
+    {
+        return Some(Shed::Connections);
+    }
+    (super::memory_bytes(context) >= limits.memory_bytes_max).then_some(Shed::Memory)
 }
 
 fn admit(context: &Rc<Context>, index: u16, incoming: Incoming) {
     let shard = context.shard.listener(usize::from(index));
     shard.add(ListenerCounter::ConnectionsAccepted, 1);
-    if super::memory_bytes(context) >= context.serving().snapshot.limits.memory_bytes_max {
-        context.shard.shed(Shed::Memory);
+    if let Some(cause) = exceeded(context, index) {
+        context.shard.shed(cause);
         shard.session_ended(Termination::Shed as usize);
         incoming.refuse();
         return;

@@ -214,7 +214,7 @@ impl Exchange<'_> {
             }
             BodyFraming::Chunked | BodyFraming::UntilClose => false,
         };
-        let refused = matches!(answer, Answer::Own { upgrade_refused: true, .. });
+        let refused = matches!(answer, Answer::Own { tunnel: true, .. });
         self.keep_alive.set(self.keep_alive.get() && drainable && !refused);
         let keep_alive = self.keep_alive.get();
         let mut out = self.context.runtime.take_block();
@@ -635,6 +635,14 @@ impl Exchange<'_> {
         let shard = self.context.shard.cluster(usize::from(cluster));
         shard.add(ClusterCounter::ReceivedBytes, body.moved.saturating_sub(already));
         runtime.put_block(out);
+        if let (Err(error), false) = (&moved, body.begun) {
+            // Not even the head went down: the client can still be told.
+            self.status.set(None);
+            return Responded::Failed(match error {
+                BodyError::Malformed(reject) => invalid(reject.by_upstream()),
+                _ => UNANSWERED,
+            });
+        }
         match moved {
             Ok(following) => Responded::Complete { reusable: reusable && following.is_none() },
             Err(BodyError::SinkBroken) => Responded::Broken(Termination::ClientAborted),

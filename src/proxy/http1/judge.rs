@@ -32,13 +32,8 @@ pub(super) enum Answer {
     Prepared { route: u16 },
     /// Elsewhere.
     Redirect { status: u16, location: String, route: u16 },
-    /// An answer of our own, with fields, and whether the connection may go on.
-    Own {
-        status: u16,
-        text: &'static str,
-        fields: &'static [(&'static str, &'static str)],
-        upgrade_refused: bool,
-    },
+    /// An answer of our own. After one to `tunnel` the client may go on in another protocol: what follows is not HTTP.
+    Own { status: u16, text: &'static str, fields: &'static [(&'static str, &'static str)], tunnel: bool },
 }
 
 pub(super) fn judge(
@@ -67,7 +62,7 @@ pub(super) fn judge(
 }
 
 const fn own(status: u16) -> Answer {
-    Answer::Own { status, text: "", fields: &[], upgrade_refused: false }
+    Answer::Own { status, text: "", fields: &[], tunnel: false }
 }
 
 fn answer(
@@ -90,13 +85,17 @@ fn answer(
                 status: 405,
                 text,
                 fields: &[("Allow", "GET, HEAD, POST")],
-                upgrade_refused: false,
+                tunnel: true,
             });
         }
     };
+    #[cfg(debug_assertions)]
+    if context.panics_on_request && path == "/__panic_worker" {
+        panic!("asked to by the request");
+    }
     if head.upgrade {
         let text = "Other protocols (WebSocket) are not served on this connection yet.";
-        return Ok(Answer::Own { status: 501, text, fields: &[], upgrade_refused: true });
+        return Ok(Answer::Own { status: 501, text, fields: &[], tunnel: true });
     }
     // RFC 9110 §7.6.2: the last hop allowed answers itself.
     if head.max_forwards == Some(0) {
