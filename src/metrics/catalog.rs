@@ -156,6 +156,7 @@ macro_rules! causes {
 causes! {
     /// Why new work was refused at the door.
     Shed, SHED {
+        Connections: "connections", "The count of connections reached its limit.";
         Memory: "memory", "The worker's byte budget is spent.";
         Descriptors: "descriptors", "The process has no file descriptor left.";
     }
