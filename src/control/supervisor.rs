@@ -97,7 +97,8 @@ impl Supervisor {
             match after_exit(exit, stop, self.facts.restarts) {
                 Next::Finish(outcome) => {
                     if outcome != Outcome::Good {
-                        tracing::error!(died = %exit, ran_ms = millis(ran), "the data process ended; so does the gateway");
+                        let ran_ms = millis(ran);
+                        tracing::error!(died = %exit, ran_ms, "the data process ended; so does the gateway");
                     }
                     return Ok(outcome);
                 }
