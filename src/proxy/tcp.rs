@@ -3,7 +3,6 @@
 
 use std::cell::Cell;
 use std::pin::pin;
-use std::rc::Rc;
 use std::task::Poll;
 
 use crate::base::time::Instant;
@@ -11,10 +10,8 @@ use crate::limits;
 use crate::metrics::{ClusterCounter, ListenerCounter};
 use crate::runtime::Runtime;
 
-use super::context::Context;
-use super::facts::Facts;
+use super::context::SessionGuard;
 use super::outcome::Termination;
-use super::snapshot::Timeouts;
 use super::stream::Stream;
 use super::upstream::{AcquireError, Tried};
 
@@ -28,13 +25,13 @@ enum Broken {
 }
 
 /// Relays until both directions have ended.
-pub async fn relay(
-    context: Rc<Context>,
-    downstream: Stream,
-    facts: Facts,
-    cluster: u16,
-    timeouts: Timeouts,
-) -> Termination {
+pub async fn relay(guard: SessionGuard, downstream: Stream, cluster: u16) {
+    let termination = run(&guard, downstream, cluster).await;
+    guard.ended(termination);
+}
+
+async fn run(guard: &SessionGuard, downstream: Stream, cluster: u16) -> Termination {
+    let (context, timeouts) = (guard.context(), guard.timeouts());
     let acquired = context.upstreams.acquire(cluster, true, &mut Tried::default()).await;
     let connection = match acquired {
         Ok(connection) => connection,
@@ -79,7 +76,7 @@ pub async fn relay(
         })
         .await
     };
-    let listener = context.shard.listener(usize::from(facts.listener));
+    let listener = context.shard.listener(usize::from(guard.listener()));
     listener.add(ListenerCounter::ReceivedBytes, sent_up.get());
     listener.add(ListenerCounter::SentBytes, sent_down.get());
     let shard = context.shard.cluster(usize::from(cluster));

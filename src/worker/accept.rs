@@ -9,8 +9,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use crate::metrics::{AcceptError, ListenerCounter, ListenerGauge, Shed};
-use crate::proxy::context::{Context, SessionGuard};
-use crate::proxy::facts::Facts;
+use crate::proxy::context::Context;
 use crate::proxy::http1::Http1;
 use crate::proxy::outcome::Termination;
 use crate::proxy::snapshot::Protocol;
@@ -76,11 +75,7 @@ fn admit(context: &Rc<Context>, index: u16, incoming: Incoming) {
         return;
     }
     match incoming.open(&context.runtime) {
-        Ok(socket) => {
-            shard.gauge_add(ListenerGauge::ConnectionsActive, 1);
-            let active = Active { guard: context.enter_session(), context: context.clone(), index };
-            context.runtime.spawn(session(active, Stream::Socket(socket)));
-        }
+        Ok(socket) => start(context, index, Stream::Socket(socket)),
         Err(_) => {
             context.shard.shed(Shed::Descriptors);
             shard.session_ended(Termination::Shed as usize);
@@ -88,35 +83,14 @@ fn admit(context: &Rc<Context>, index: u16, incoming: Incoming) {
     }
 }
 
-/// Counts one session as active until it is dropped, however it ends.
-struct Active {
-    guard: SessionGuard,
-    context: Rc<Context>,
-    index: u16,
-}
-
-impl Drop for Active {
-    fn drop(&mut self) {
-        let shard = self.context.shard.listener(usize::from(self.index));
-        shard.gauge_add(ListenerGauge::ConnectionsActive, -1);
-        let _ = &self.guard;
-    }
-}
-
-async fn session(active: Active, stream: Stream) {
-    let (context, index) = (active.context.clone(), active.index);
+fn start(context: &Rc<Context>, index: u16, stream: Stream) {
     let serving = context.serving();
     let Some(listener) = serving.listener(index) else { return };
-    let (facts, timeouts, protocol) = (Facts::new(index), listener.timeouts, listener.protocol);
-    drop(serving);
-    let termination = match protocol {
-        Protocol::Http => Http1::new(context.clone(), stream, facts, timeouts).serve().await,
-        Protocol::Tcp { cluster } => {
-            // A relay's state is large; an idle HTTP connection shares this future and must not pay for it.
-            Box::pin(tcp::relay(context.clone(), stream, facts, cluster, timeouts)).await
-        }
-    };
-    context.shard.listener(usize::from(index)).session_ended(termination as usize);
+    let guard = context.enter_session(index);
+    match listener.protocol {
+        Protocol::Http => context.runtime.spawn(Http1::new(guard, stream).serve()),
+        Protocol::Tcp { cluster } => context.runtime.spawn(tcp::relay(guard, stream, cluster)),
+    }
 }
 
 /// Counts an error of accept. How long to wait before the next try, if it would only fail again.
@@ -141,4 +115,30 @@ async fn unless_draining<T>(context: &Context, future: impl Future<Output = T>) 
         future.as_mut().poll(cx).map(Some)
     })
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::config;
+    use crate::metrics::Shard;
+    use crate::runtime::{EngineChoice, RingSizes, Runtime, Socket};
+
+    /// What an idle connection costs beside its socket's slot and its timer. An `async` block hides its size, so a
+    /// line added to a session can double it unseen.
+    #[test]
+    fn an_idle_session_is_small() {
+        const SESSION_BYTES_MAX: usize = 320;
+        let (runtime, _) = Runtime::new(EngineChoice::Epoll, RingSizes::default()).expect("epoll");
+        let snapshot = Arc::new(config::embedded_default().snapshot);
+        let shard = Arc::new(Shard::new(0, &["web".into()], &[], Termination::WORDS));
+        let context = Context::new(runtime.clone(), shard, snapshot, 1);
+        let (near, _far) = std::os::unix::net::UnixStream::pair().expect("a pair");
+        let stream = Stream::Socket(Socket::new(&runtime, near.into()).expect("a socket"));
+        let session = Http1::new(context.enter_session(0), stream).serve();
+        println!("session {} http1 {}", size_of_val(&session), size_of::<Http1>());
+        assert!(size_of_val(&session) <= SESSION_BYTES_MAX, "{} bytes", size_of_val(&session));
+    }
 }

@@ -9,8 +9,7 @@ use crate::http::{BodyFraming, Forwarded, Reject, Version, normalize_path};
 use crate::route::{self, Action, Redirect, Route};
 
 use super::super::context::{Context, Serving};
-use super::super::facts::Facts;
-use super::super::stream::Stream;
+use super::Http1;
 
 /// What a head asks for, once it is whole and valid.
 pub(super) struct Request {
@@ -39,8 +38,7 @@ pub(super) enum Answer {
 pub(super) fn judge(
     context: &Context,
     serving: &Rc<Serving>,
-    facts: &mut Facts,
-    stream: &Stream,
+    session: &mut Http1,
     bytes: &[u8],
 ) -> Result<Parsed<Request>, Reject> {
     let mut slots = FieldSlots::new();
@@ -48,7 +46,7 @@ pub(super) fn judge(
         Parsed::Complete(head) => head,
         Parsed::Partial => return Ok(Parsed::Partial),
     };
-    let answer = answer(context, serving, facts, stream, &mut head)?;
+    let answer = answer(context, serving, session, &mut head)?;
     Ok(Parsed::Complete(Request {
         head_len: head.head_len,
         version: head.version,
@@ -68,8 +66,7 @@ const fn own(status: u16) -> Answer {
 fn answer(
     context: &Context,
     serving: &Rc<Serving>,
-    facts: &mut Facts,
-    stream: &Stream,
+    session: &mut Http1,
     head: &mut RequestHead<'_, '_>,
 ) -> Result<Answer, Reject> {
     let mut normalized = String::new();
@@ -101,7 +98,8 @@ fn answer(
     if head.max_forwards == Some(0) {
         return Ok(if head.method == "OPTIONS" { own(200) } else { own(405) });
     }
-    let asked = route::Request { listener: facts.listener, method: head.method, host: head.host, path };
+    let listener = session.guard.listener();
+    let asked = route::Request { listener, method: head.method, host: head.host, path };
     let lookup = |name: &str| head.field(name);
     let Some((index, route)) = serving.snapshot.routes.find(&asked, &lookup) else {
         return Ok(if path == "*" { own(200) } else { own(404) });
@@ -115,9 +113,8 @@ fn answer(
         Action::Cluster(cluster) => *cluster,
         weighted => weighted.cluster(context.random_u32()).unwrap_or(u16::MAX),
     };
-    let client_ip = peer(facts, stream);
-    let upstream_head =
-        forwarded_head(context, serving, facts.listener, client_ip, head, route, (path, query));
+    let client_ip = peer(session);
+    let upstream_head = forwarded_head(context, serving, listener, client_ip, head, route, (path, query));
     Ok(Answer::Forward { cluster, route: index, head: upstream_head })
 }
 
@@ -144,7 +141,8 @@ fn forwarded_head(
 }
 
 /// The client's address, asked of the kernel once a connection.
-fn peer(facts: &mut Facts, stream: &Stream) -> IpAddr {
+fn peer(session: &mut Http1) -> IpAddr {
+    let Http1 { facts, stream, .. } = session;
     *facts.peer.get_or_insert_with(|| {
         // A client that is gone already gets no answer either; its address no longer matters.
         stream.peer_ip().unwrap_or(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED))
