@@ -45,10 +45,13 @@ class Tally:
         sys.exit(1 if self.failed else 0)
 
 
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+def free_ports(count):
+    """Ports of 127.0.0.1 that nobody listens on, all different."""
+    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [s.getsockname()[1] for s in held]
+    for s in held:
+        s.close()
+    return ports
 
 
 def config(engine, origin_port, web, admin, extra="", workers=""):
@@ -80,7 +83,7 @@ class Gateway:
     """`ringfort run` on a configuration of its own, under a wrapper such as strace where one is given."""
 
     def __init__(self, engine, origin_port, extra="", workers="", wrapper=(), preexec=None, ready_within=10.0):
-        self.web, self.admin_port = free_port(), free_port()
+        self.web, self.admin_port = free_ports(2)
         self.dir = tempfile.mkdtemp(prefix="ringfort-conformance-")
         path = os.path.join(self.dir, "ringfort.toml")
         with open(path, "w") as f:
