@@ -13,12 +13,18 @@ pub const TARGET_BYTES_MAX_DEFAULT: usize = 8 * KIB;
 pub const FIELDS_CEILING: usize = 256;
 /// Default of `limits.fields_max` (HAProxy 101, Envoy 100).
 pub const FIELDS_MAX_DEFAULT: usize = 128;
+/// Longest method token taken. The longest registered one has 17 bytes (`UPDATEREDIRECTREF`).
+pub const METHOD_BYTES_MAX: usize = 64;
+/// Most names one message may list in `Connection` beside the options of RFC 9110: each costs a look at every field.
+pub const CONNECTION_OPTIONS_MAX: usize = 32;
 /// Longest chunk extension tolerated for one chunk, in bytes. They are read and dropped (RFC 9112 §7.1.1).
 pub const CHUNK_EXTENSION_BYTES_MAX: usize = 256;
 /// Chunk-extension bytes tolerated over a whole body (CVE-2023-39326 is unbounded overhead).
 pub const CHUNK_EXTENSION_BYTES_TOTAL_MAX: usize = 16 * KIB;
 /// Longest trailer section, in bytes.
 pub const TRAILER_BYTES_MAX: usize = 8 * KIB;
+/// Most fields of a trailer section.
+pub const TRAILER_FIELDS_MAX: usize = 64;
 /// Interim (1xx) responses accepted from an endpoint before one final response.
 pub const INTERIM_RESPONSES_MAX: u32 = 100;
 
@@ -34,6 +40,11 @@ pub const DRAIN_BODY_BYTES_MAX: u64 = 64 * KIB as u64;
 
 /// Default of `limits.memory_bytes_max`, the byte budget of one worker.
 pub const WORKER_MEMORY_BYTES_MAX_DEFAULT: usize = 512 * MIB;
+
+/// Log lines waiting for the log's writer. A line more is dropped and counted.
+pub const LOG_LINES_MAX: usize = 4096;
+/// Connections to the admin endpoints served at once; as many more wait in the kernel.
+pub const ADMIN_CONNECTIONS_MAX: usize = 64;
 
 const _: () = assert!(HEAD_BYTES_MAX_DEFAULT <= HEAD_BYTES_CEILING);
 const _: () = assert!(TARGET_BYTES_MAX_DEFAULT < HEAD_BYTES_MAX_DEFAULT);

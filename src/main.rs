@@ -1,2 +1,10 @@
 //! Entry point. Only turns the outcome of a command into an exit code.
-fn main() {}
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use ringfort::cli::Cli;
+
+fn main() -> ExitCode {
+    ExitCode::from(Cli::parse().run())
+}

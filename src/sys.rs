@@ -1,3 +1,11 @@
-//! What the operating system is asked for directly. The only other place with `unsafe` is `runtime/`.
+//! What the kernel is asked outside the data path: clock, CPUs, limits, listeners, descriptors between processes.
+//! With `runtime/`, the only place of `unsafe`. Holds no policy: it answers questions and carries out orders.
 
+pub mod affinity;
 pub mod clock;
+pub mod fd_passing;
+pub mod holders;
+pub mod listeners;
+pub mod process;
+pub mod random;
+pub mod rlimit;

@@ -1,6 +1,7 @@
 //! Deadlines of a task, on the worker's wheel. One `Deadline` serves a session for its whole life: moving it
 //! later costs one store.
 
+use std::cell::Cell;
 use std::future::Future;
 use std::pin::pin;
 use std::task::{Context, Poll};
@@ -18,37 +19,36 @@ pub struct TimedOut;
 pub struct Deadline {
     runtime: Runtime,
     key: Key,
-    due: Instant,
+    due: Cell<Instant>,
 }
 
 impl Runtime {
     pub fn deadline(&self) -> Deadline {
         let key = self.0.timers.borrow_mut().add(None);
-        Deadline { runtime: self.clone(), key, due: Instant::FAR }
+        Deadline { runtime: self.clone(), key, due: Cell::new(Instant::FAR) }
     }
 
     /// Waits until `due`.
     pub async fn sleep_until(&self, due: Instant) {
-        let mut deadline = self.deadline();
+        let deadline = self.deadline();
         deadline.set(due);
         let _: Result<(), TimedOut> = deadline.within(std::future::pending()).await;
     }
 }
 
 impl Deadline {
-    pub fn set(&mut self, due: Instant) {
-        if due != self.due {
-            self.due = due;
+    pub fn set(&self, due: Instant) {
+        if self.due.replace(due) != due {
             self.runtime.0.timers.borrow_mut().set(self.key, due);
         }
     }
 
-    pub fn off(&mut self) {
+    pub fn off(&self) {
         self.set(Instant::FAR);
     }
 
     pub fn is_past(&self) -> bool {
-        self.runtime.now() >= self.due
+        self.runtime.now() >= self.due.get()
     }
 
     /// `Ready` once the deadline has passed; else has the task woken when it does.
@@ -58,8 +58,8 @@ impl Deadline {
         }
         let mut timers = self.runtime.0.timers.borrow_mut();
         // Another wait on this timer may have fired and turned the wheel's entry off before it was due again.
-        if timers.due(self.key) != self.due {
-            timers.set(self.key, self.due);
+        if timers.due(self.key) != self.due.get() {
+            timers.set(self.key, self.due.get());
         }
         if let Some(waker) = timers.value_mut(self.key) {
             match waker {

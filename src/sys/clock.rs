@@ -1,11 +1,36 @@
-//! The clocks of this machine.
+//! The clocks of this machine. The only place, with the reactors, that reads them for the data path.
+
+use std::mem::MaybeUninit;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::base::time::Instant;
 
-/// The monotonic clock. Does not move while the machine is suspended.
+/// Now on `CLOCK_MONOTONIC`.
 pub fn now() -> Instant {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: `time` is ours and lives through the call. CLOCK_MONOTONIC cannot fail.
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
-    Instant::from_nanos(time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64)
+    let mut time = MaybeUninit::<libc::timespec>::uninit();
+    // SAFETY: the pointer is to a local of the right type; CLOCK_MONOTONIC exists on every Linux, so the call
+    // cannot fail and always fills it.
+    let time = unsafe {
+        libc::clock_gettime(libc::CLOCK_MONOTONIC, time.as_mut_ptr());
+        time.assume_init()
+    };
+    Instant::from_nanos(time.tv_sec.cast_unsigned() * 1_000_000_000 + time.tv_nsec.cast_unsigned())
+}
+
+/// Seconds since 1970. Zero on a machine whose clock stands before that.
+pub fn unix_seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_monotonic_clock_does_not_go_back() {
+        let first = now();
+        assert!(now() >= first);
+        assert!(first > Instant::ZERO);
+        assert!(unix_seconds() > 1_600_000_000);
+    }
 }

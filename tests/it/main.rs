@@ -1,1 +1,19 @@
 //! Integration tests: the real binary, real sockets, ports from the kernel. One file a feature.
+#![allow(unreachable_pub, reason = "a test binary exports nothing; `pub` marks what the harness offers")]
+
+mod harness;
+
+mod admin;
+mod bad_inputs;
+mod bad_responses;
+mod check;
+mod clusters;
+mod drain;
+mod faults;
+mod first_minute;
+mod http1_basic;
+mod routing;
+mod slow;
+mod supervisor;
+mod tcp;
+mod tidy;

@@ -56,9 +56,16 @@ pub struct RingSizes {
     pub recv_buffers: u16,
 }
 
+impl RingSizes {
+    /// The completion queue holds sixteen times the submission queue: multishot operations complete many times.
+    pub const fn new(entries: u32, recv_buffers: u16) -> Self {
+        Self { entries, completions: entries * 16, recv_buffers }
+    }
+}
+
 impl Default for RingSizes {
     fn default() -> Self {
-        Self { entries: 256, completions: 4_096, recv_buffers: 128 }
+        Self::new(256, 128)
     }
 }
 

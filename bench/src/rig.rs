@@ -1,0 +1,190 @@
+//! One origin, one proxy in front of it, everything on loopback, and a folder that goes when the rig goes.
+//! Never runs two proxies at once.
+
+use std::fs;
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::child::Child;
+use crate::procfs;
+use crate::proxies::{Programs, Proxy, Site, nginx_stream_module};
+use crate::wire;
+use crate::workload::Protocol;
+
+/// A proxy or origin that does not answer within this is given up.
+const START_MAX: Duration = Duration::from_secs(10);
+const RETRY_EVERY: Duration = Duration::from_millis(10);
+
+/// The CPUs of the two sides.
+#[derive(Clone, Copy, Debug)]
+pub struct Cpus {
+    pub proxy: usize,
+    pub load: usize,
+}
+
+pub struct Rig {
+    pub cpus: Cpus,
+    pub programs: Programs,
+    origin: SocketAddr,
+    nginx_stream_module: Option<PathBuf>,
+    // Fields drop in order: processes before the folder that they write to.
+    _origin_process: Child,
+    folder: Folder,
+}
+
+/// A proxy that answers.
+pub struct Running {
+    pub address: SocketAddr,
+    process: Child,
+    pids: Vec<u32>,
+}
+
+struct Folder(PathBuf);
+
+impl Rig {
+    /// Starts the origin: `program` with the arguments `origin --listen ADDRESS`.
+    pub fn start(program: &Path, programs: Programs, cpus: Cpus) -> io::Result<Self> {
+        let folder = Folder::create()?;
+        let origin = free_address()?;
+        let arguments = ["origin".to_owned(), "--listen".to_owned(), origin.to_string()];
+        let log = folder.0.join("origin.log");
+        let mut process = Child::spawn("origin", program, &arguments, cpus.load, cpus.load, log)?;
+        wait_until_answering(origin, &mut process)?;
+        let nginx_stream_module = nginx_stream_module();
+        Ok(Self { cpus, programs, origin, nginx_stream_module, _origin_process: process, folder })
+    }
+
+    pub fn origin(&self) -> SocketAddr {
+        self.origin
+    }
+
+    /// Where logs of other children may go.
+    pub fn folder(&self) -> &Path {
+        &self.folder.0
+    }
+
+    pub fn site(&self, protocol: Protocol) -> io::Result<Site<'_>> {
+        Ok(Site {
+            protocol,
+            listen: free_address()?,
+            admin: free_address()?,
+            origin: self.origin,
+            cpu: self.cpus.proxy,
+            folder: &self.folder.0,
+            nginx_stream_module: self.nginx_stream_module.as_deref(),
+        })
+    }
+
+    /// Starts a proxy afresh and waits until a request goes through it.
+    pub fn proxy(&self, proxy: Proxy, protocol: Protocol) -> io::Result<Running> {
+        let site = self.site(protocol)?;
+        let config = self.folder.0.join(proxy.config_name());
+        fs::write(&config, proxy.config(&site))?;
+        let program = proxy.program(&self.programs);
+        let arguments = proxy.arguments(&config, &self.folder.0);
+        let log = self.folder.0.join(format!("{}.log", proxy.name()));
+        let started = self.launch(proxy.name(), program, &arguments, site.listen, log);
+        if (proxy, protocol) == (Proxy::Nginx, Protocol::Tcp) && site.nginx_stream_module.is_none() {
+            let cure = "nginx relays TCP by its stream module only: install the package libnginx-mod-stream";
+            return started.map_err(|error| io::Error::other(format!("{error}; {cure}")));
+        }
+        started
+    }
+
+    /// Starts any program that is to answer at `address`.
+    pub fn launch(
+        &self,
+        name: &str,
+        program: &Path,
+        arguments: &[String],
+        address: SocketAddr,
+        log: PathBuf,
+    ) -> io::Result<Running> {
+        let mut process = Child::spawn(name, program, arguments, self.cpus.proxy, self.cpus.load, log)?;
+        wait_until_answering(address, &mut process)?;
+        let pids = procfs::tree(process.pid())?;
+        Ok(Running { address, process, pids })
+    }
+}
+
+impl Running {
+    /// CPU time of the whole tree so far.
+    pub fn usage(&mut self) -> io::Result<procfs::Usage> {
+        procfs::usage(&self.pids).map_err(|error| self.explain(error))
+    }
+
+    pub fn memory(&mut self) -> io::Result<procfs::Memory> {
+        procfs::memory(&self.pids).map_err(|error| self.explain(error))
+    }
+
+    /// `error`, unless the proxy has ended: then that.
+    pub fn explain(&mut self, error: io::Error) -> io::Error {
+        match self.process.alive() {
+            Err(ended) => ended,
+            Ok(()) => error,
+        }
+    }
+}
+
+impl Folder {
+    fn create() -> io::Result<Self> {
+        let path = std::env::temp_dir().join(format!("ringfort-bench-{}", std::process::id()));
+        fs::create_dir_all(&path)?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // Only litter in the temporary folder is at stake.
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A loopback port that was free a moment ago.
+pub fn free_address() -> io::Result<SocketAddr> {
+    TcpListener::bind("127.0.0.1:0")?.local_addr()
+}
+
+fn wait_until_answering(address: SocketAddr, process: &mut Child) -> io::Result<()> {
+    let deadline = Instant::now() + START_MAX;
+    loop {
+        process.alive()?;
+        let error = match answers(address) {
+            Ok(()) => return Ok(()),
+            Err(error) => error,
+        };
+        if Instant::now() > deadline {
+            return Err(io::Error::other(format!(
+                "no answer at {address} within {} s ({error}); log: {}",
+                START_MAX.as_secs(),
+                process.log_end()
+            )));
+        }
+        thread::sleep(RETRY_EVERY);
+    }
+}
+
+fn answers(address: SocketAddr) -> io::Result<()> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(Duration::from_secs(1)))?;
+    stream.write_all(&wire::request("bench.test", "/small", true))?;
+    let mut buffer = [0; 4096];
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match stream.read(&mut buffer[filled..])? {
+            0 => break,
+            count => filled += count,
+        }
+        if let Some(head) = wire::response_head(&buffer[..filled]).map_err(io::Error::other)? {
+            if head.status == 200 {
+                return Ok(());
+            }
+            return Err(io::Error::other(format!("status {}", head.status)));
+        }
+    }
+    Err(io::Error::other("no whole response head"))
+}

@@ -1,0 +1,113 @@
+//! The command line: what can be asked of `ringfort`, and what each command calls. Decides nothing itself.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+use crate::config;
+use crate::control::supervisor::DATA_COMMAND;
+use crate::control::{Outcome, data, supervisor};
+
+/// Thread-per-core proxy appliance.
+///
+/// Exit codes: 0 good, 1 found problems, 2 could not run.
+#[derive(Debug, Parser)]
+#[command(name = "ringfort", version)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the gateway until SIGTERM or Ctrl-C, which drain it.
+    Run {
+        /// The configuration, TOML. Without it: HTTP on 127.0.0.1:8080 with a built-in answer, admin on 127.0.0.1:9901.
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
+    /// Tell every problem of a configuration, and which route a request would take.
+    Check {
+        /// The configuration, TOML. Without it: the embedded default.
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// A request to explain, such as 'GET http://api.test/v1/x'.
+        #[arg(long, value_name = "REQUEST")]
+        explain: Option<String>,
+        /// A field of the request to explain, such as 'x-canary: yes'. May be repeated.
+        #[arg(short = 'H', long = "header", value_name = "FIELD", requires = "explain")]
+        fields: Vec<String>,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print the version.
+    Version {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// The data process, which "run" starts.
+    #[command(name = DATA_COMMAND, hide = true)]
+    Data,
+}
+
+impl Cli {
+    /// Carries the command out and returns the exit code.
+    pub fn run(self) -> u8 {
+        match self.command {
+            Command::Run { config } => supervisor::run(config.as_deref()).exit_code(),
+            Command::Check { config, explain, fields, json } => {
+                let (text, code) = config::check(config.as_deref(), explain.as_deref(), &fields, json);
+                print(&text);
+                code
+            }
+            Command::Version { json } => {
+                let version = env!("CARGO_PKG_VERSION");
+                let json_text = || serde_json::json!({ "name": "ringfort", "version": version }).to_string();
+                print(&format!("{}\n", if json { json_text() } else { format!("ringfort {version}") }));
+                Outcome::Good.exit_code()
+            }
+            Command::Data => data::run().exit_code(),
+        }
+    }
+}
+
+/// To standard output. A reader that is gone, as in `ringfort check | head -1`, is no error of ours.
+fn print(text: &str) {
+    use std::io::Write;
+    let _ = std::io::stdout().write_all(text.as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_sound_and_hides_the_data_process() {
+        Cli::command().debug_assert();
+        let help = Cli::command().render_long_help().to_string();
+        assert!(help.contains("check") && help.contains("Exit codes"), "{help}");
+        assert!(!help.contains(DATA_COMMAND), "{help}");
+    }
+
+    #[test]
+    fn commands_are_read_as_documented() {
+        let parse = |line: &str| Cli::try_parse_from(line.split(' '));
+        for line in [
+            "ringfort run",
+            "ringfort run --config a.toml",
+            "ringfort check --config a.toml",
+            "ringfort check --config a.toml --explain / -H a:b -H c:d --json",
+            "ringfort version --json",
+            "ringfort __data",
+        ] {
+            assert!(parse(line).is_ok(), "{line}");
+        }
+        for line in ["ringfort", "ringfort walk", "ringfort check -H a:b", "ringfort run a.toml"] {
+            let error = parse(line).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{line}");
+        }
+    }
+}

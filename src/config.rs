@@ -1,0 +1,210 @@
+//! The configuration file: TOML text in, what the process runs on out, with every problem of the file told at once.
+//! Never opens a socket, never starts anything. Nothing below this layer knows its types: policies own their specs.
+
+use std::fmt;
+use std::io::Read;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use toml::de::DeTable;
+
+use crate::proxy::snapshot::Snapshot;
+
+mod build;
+mod check;
+mod effective;
+mod keys;
+mod nearest;
+mod node;
+mod problem;
+mod reference;
+mod schema;
+mod values;
+
+pub use check::{check, explain};
+pub use problem::{Problem, Severity};
+pub use reference::reference;
+
+/// Largest file read, in bytes.
+const FILE_BYTES_MAX: usize = 8 << 20;
+
+/// Where the packages install the file.
+pub const INSTALLED_PATH: &str = "/etc/ringfort/ringfort.toml";
+
+/// What `embedded_default` parses: the reference file, which is also what the packages install.
+const EMBEDDED: &str = include_str!("../packaging/ringfort.toml");
+
+/// A configuration without errors.
+#[derive(Debug)]
+pub struct Config {
+    pub workers: WorkersSpec,
+    pub admin: AdminSpec,
+    pub host: HostSpec,
+    /// What workers serve from.
+    pub snapshot: Snapshot,
+    /// Every key with its value, defaults filled in, as JSON.
+    pub effective: serde_json::Value,
+}
+
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct WorkersSpec {
+    pub cpus: Cpus,
+    pub engine: Engine,
+    pub ring: RingSpec,
+}
+
+/// CPUs that get a worker. Not yet intersected with what affinity and cgroup allow.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Cpus {
+    All,
+    /// Ascending, each once, at least one.
+    List(Vec<u16>),
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Engine {
+    Auto,
+    IoUring,
+    Epoll,
+}
+
+/// Sizes of one worker's ring; tests make them tiny.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct RingSpec {
+    /// Submission entries.
+    pub entries: u32,
+    /// Receive buffers provided to the kernel. A power of two.
+    pub recv_buffers: u16,
+}
+
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct AdminSpec {
+    /// A loopback address.
+    pub listen: SocketAddr,
+    /// `None`: `/run/ringfort/admin.sock` where that folder can be written, else under `$XDG_RUNTIME_DIR`.
+    pub socket: Option<PathBuf>,
+}
+
+/// Roots of the kernel's file systems.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct HostSpec {
+    pub procfs: PathBuf,
+    pub sysfs: PathBuf,
+    pub cgroupfs: PathBuf,
+}
+
+/// Why there is no configuration.
+#[derive(Debug)]
+pub enum LoadError {
+    /// The file cannot be read. Says why and what to do.
+    Unreadable(String),
+    /// At least one error, and the warnings beside it, in the order of the text.
+    Problems(Vec<Problem>),
+}
+
+impl fmt::Display for LoadError {
+    /// A line each, without a newline at the end.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unreadable(text) => f.write_str(text),
+            Self::Problems(problems) => {
+                for (index, problem) in problems.iter().enumerate() {
+                    let newline = if index == 0 { "" } else { "\n" };
+                    write!(f, "{newline}{problem}")?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+impl std::error::Error for LoadError {}
+
+/// Reads and parses a file. With the warnings, if any.
+pub fn load(path: &Path) -> Result<(Config, Vec<Problem>), LoadError> {
+    let name = path.display().to_string();
+    let unreadable = |error: std::io::Error| {
+        let cure = match error.kind() {
+            std::io::ErrorKind::NotFound => "name an existing file with --config",
+            std::io::ErrorKind::PermissionDenied => "make it readable for this user",
+            _ => "name a readable file with --config",
+        };
+        LoadError::Unreadable(format!("{name}: {error}; {cure}"))
+    };
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(path).map_err(unreadable)?;
+    file.take(FILE_BYTES_MAX as u64 + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+    if bytes.len() > FILE_BYTES_MAX {
+        let text = format!("{name}: longer than {FILE_BYTES_MAX} bytes; name a configuration with --config");
+        return Err(LoadError::Unreadable(text));
+    }
+    match std::str::from_utf8(&bytes) {
+        Ok(text) => parse_in(&name, folder(path), text).map_err(LoadError::Problems),
+        Err(error) => {
+            let before = &bytes[..error.valid_up_to()];
+            let mut findings = problem::Findings::default();
+            let at = error.valid_up_to();
+            let finding = problem::Finding::error(&(at..at), "the file is not text in UTF-8 from here on");
+            findings.push(finding.cure("save it as UTF-8"));
+            Err(LoadError::Problems(findings.into_problems(&name, &String::from_utf8_lossy(before))))
+        }
+    }
+}
+
+/// Parses a text; `name` stands in the problems, and relative paths are taken from its folder. With the warnings, or
+/// with errors and warnings.
+pub fn parse(name: &str, text: &str) -> Result<(Config, Vec<Problem>), Vec<Problem>> {
+    parse_in(name, folder(Path::new(name)), text)
+}
+
+fn folder(file: &Path) -> &Path {
+    file.parent().unwrap_or(Path::new(""))
+}
+
+fn parse_in(name: &str, base: &Path, text: &str) -> Result<(Config, Vec<Problem>), Vec<Problem>> {
+    let mut findings = problem::Findings::default();
+    let (values, errors) = DeTable::parse_recoverable(text);
+    for error in &errors {
+        let span = error.span().unwrap_or(0..0);
+        let what = error.message().lines().collect::<Vec<_>>().join(", ");
+        let cure = match &*what {
+            "duplicate key" => "keep one; a list of tables has double brackets, [[…]]",
+            _ => "mend the TOML here",
+        };
+        findings.push_syntax(problem::Finding::error(&span, what).cure(cure));
+    }
+    let root = node::Node::root(values.get_ref(), &keys::ROOT);
+    root.check("the file", &mut findings);
+    let parts = build::build(&root, base, &mut findings);
+    let problems = findings.into_problems(name, text);
+    match parts {
+        Some(build::Parts { workers, admin, host, snapshot })
+            if problems.iter().all(|problem| problem.severity == Severity::Warning) =>
+        {
+            let effective = effective::effective(Some(values.get_ref()), &keys::ROOT);
+            Ok((Config { workers, admin, host, snapshot, effective }, problems))
+        }
+        _ => Err(problems),
+    }
+}
+
+/// What runs without a file: HTTP on 127.0.0.1:8080 answered from here, admin on 127.0.0.1:9901.
+pub fn embedded_default() -> Config {
+    match parse("embedded default", EMBEDDED) {
+        Ok((config, _)) => config,
+        Err(problems) => unreachable!("a test holds the embedded default free of errors: {problems:?}"),
+    }
+}
+
+/// For the fuzzer: any text is parsed or refused, and a refusal says why.
+pub fn fuzz_parse(text: &str) {
+    if let Err(problems) = parse("fuzz.toml", text) {
+        assert!(
+            problems.iter().any(|problem| problem.severity == Severity::Error),
+            "refused without a reason"
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,80 @@
+//! `[[cluster]]`.
+
+use super::{Names, millis, millis_or, number, number_u32, tell};
+use crate::config::node::{Node, shorten};
+use crate::config::problem::{Finding, Findings};
+use crate::config::values;
+use crate::health::EjectionSpec;
+use crate::proxy::snapshot::{Cluster, EndpointAddress};
+
+/// Clusters are counted in 16 bits.
+const CLUSTERS_MAX: usize = u16::MAX as usize;
+/// Endpoints of one cluster.
+const ENDPOINTS_MAX: usize = 4_096;
+
+pub(super) fn build<'t>(root: &Node<'t>, findings: &mut Findings) -> (Vec<Cluster>, Names<'t>) {
+    let all = root.table("timeouts");
+    let mut names = Names::new("cluster");
+    let nodes = root.tables("cluster");
+    if let Some(node) = nodes.get(CLUSTERS_MAX) {
+        let what = format!("more than {CLUSTERS_MAX} clusters");
+        findings.push(Finding::error(&node.span(), what).cure("merge some of them"));
+    }
+    let mut clusters = Vec::new();
+    for node in nodes.iter().take(CLUSTERS_MAX) {
+        let name = names.add(node, findings);
+        clusters.push(Cluster {
+            name: name.into(),
+            endpoints: endpoints(node, findings),
+            connect_timeout: millis_or(node, &all, "connect_timeout_ms"),
+            request_timeout: millis_or(node, &all, "request_timeout_ms"),
+            idle_timeout: millis_or(node, &all, "pool_idle_timeout_ms"),
+            idle_per_worker_max: number_u32(node, "pool_idle_per_worker_max"),
+            connections_max: number_u32(node, "connections_max"),
+            retries_max: number_u32(node, "retries_max"),
+            resolve_interval: millis(node, "resolve_interval_ms"),
+            ejection: ejection(&node.table("ejection"), findings),
+        });
+    }
+    (clusters, names)
+}
+
+fn endpoints(node: &Node<'_>, findings: &mut Findings) -> Vec<EndpointAddress> {
+    let texts = node.texts("endpoints");
+    if texts.is_empty() && node.has("endpoints") {
+        let finding =
+            Finding::error(&node.value_span("endpoints"), "a cluster without endpoints serves nothing");
+        findings.push(finding.cure("name at least one, such as \"127.0.0.1:9000\"").absence());
+    }
+    if let Some(text) = texts.get(ENDPOINTS_MAX) {
+        let what = format!("more than {ENDPOINTS_MAX} endpoints in one cluster");
+        findings.push(Finding::error(&text.span, what).cure("split the cluster"));
+    }
+    let mut endpoints: Vec<EndpointAddress> = Vec::new();
+    for text in texts.iter().take(ENDPOINTS_MAX) {
+        let Some(endpoint) = tell(values::endpoint(text.text), &text.span, findings) else { continue };
+        if endpoints.contains(&endpoint) {
+            let what = format!("endpoint \"{}\" is there twice", shorten(text.text));
+            findings
+                .push(Finding::warning(&text.span, what).cure("remove one: it does not get a double share"));
+            continue;
+        }
+        endpoints.push(endpoint);
+    }
+    endpoints
+}
+
+fn ejection(node: &Node<'_>, findings: &mut Findings) -> EjectionSpec {
+    let spec = EjectionSpec {
+        consecutive_failures: number_u32(node, "consecutive_failures"),
+        base: millis(node, "base_ms"),
+        max: millis(node, "max_ms"),
+        max_ejected_percent: number(node, "max_ejected_percent") as u8,
+    };
+    if spec.base > spec.max {
+        let key = if node.has("base_ms") { "base_ms" } else { "max_ms" };
+        let what = "the first ejection is longer than the longest";
+        findings.push(Finding::error(&node.value_span(key), what).cure("make max_ms at least base_ms"));
+    }
+    spec
+}

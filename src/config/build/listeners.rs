@@ -1,0 +1,183 @@
+//! `[[listener]]`.
+
+use std::net::SocketAddr;
+
+use super::{Names, millis_or, tell};
+use crate::config::node::{Node, Text, shorten};
+use crate::config::problem::{Finding, Findings};
+use crate::config::values;
+use crate::proxy::snapshot::{Cidr, ForwardedPolicy, Listener, Protocol, Timeouts};
+
+/// Listeners of one configuration; each takes a socket a worker.
+const LISTENERS_MAX: usize = 1_024;
+
+/// The listeners and what routes need to know of them, by position in the file.
+pub(super) struct Listeners<'t> {
+    pub list: Vec<Listener>,
+    pub names: Names<'t>,
+    pub kinds: Vec<Kind>,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Kind {
+    Http,
+    Tcp,
+    /// Of a later release, or wrong: told already, so that routes to it are not.
+    Unknown,
+}
+
+pub(super) fn build<'t>(
+    root: &Node<'t>,
+    admin: Option<SocketAddr>,
+    clusters: &mut Names<'_>,
+    findings: &mut Findings,
+) -> Listeners<'t> {
+    let mut listeners = Listeners { list: Vec::new(), names: Names::new("listener"), kinds: Vec::new() };
+    let nodes = root.tables("listener");
+    if !root.has("listener") || root.is_empty_list("listener") {
+        let finding = Finding::error(&root.span(), "there is no listener, so nothing is served");
+        findings.push(finding.cure("add [[listener]] with name, listen and protocol").absence());
+    }
+    if let Some(node) = nodes.get(LISTENERS_MAX) {
+        let what = format!("more than {LISTENERS_MAX} listeners");
+        findings.push(Finding::error(&node.span(), what).cure("use fewer"));
+    }
+    let mut taken = Taken { admin, listeners: Vec::new() };
+    for node in nodes.iter().take(LISTENERS_MAX) {
+        let name = listeners.names.add(node, findings);
+        let address = taken.take(node, name, findings);
+        let kind = match node.text("protocol").map(|text| text.text) {
+            Some("http") => Kind::Http,
+            Some("tcp") => Kind::Tcp,
+            _ => Kind::Unknown,
+        };
+        let cluster = cluster(node, kind, name, clusters, findings);
+        let (forwarded, trusted_proxies) = forwarded(node, kind, findings);
+        listeners.kinds.push(kind);
+        listeners.list.push(Listener {
+            name: name.into(),
+            address: address.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0))),
+            protocol: cluster.map_or(Protocol::Http, |cluster| Protocol::Tcp { cluster }),
+            backlog: super::number_u32(node, "backlog"),
+            connections_max: node
+                .integer("connections_max")
+                .map(|max| u32::try_from(max).unwrap_or(u32::MAX)),
+            forwarded,
+            trusted_proxies,
+            timeouts: timeouts(&node.table("timeouts"), &root.table("timeouts")),
+        });
+    }
+    listeners
+}
+
+/// Addresses that are listened on already.
+struct Taken<'t> {
+    admin: Option<SocketAddr>,
+    listeners: Vec<(SocketAddr, &'t str)>,
+}
+
+impl<'t> Taken<'t> {
+    fn take(&mut self, node: &Node<'t>, name: &'t str, findings: &mut Findings) -> Option<SocketAddr> {
+        let text = node.text("listen")?;
+        let address = tell(values::listen(text.text), &text.span, findings)?;
+        // Port 0 is another port each time. Workers share a port with SO_REUSEPORT; the admin socket does not.
+        let admin = self.admin.is_some_and(|admin| {
+            admin.port() == address.port() && (admin.ip() == address.ip() || address.ip().is_unspecified())
+        });
+        let by = match self.listeners.iter().find(|(other, _)| *other == address) {
+            _ if address.port() == 0 => None,
+            Some((_, other)) => Some(format!("listener \"{}\"", shorten(other))),
+            None if admin => Some("admin.listen".to_owned()),
+            None => None,
+        };
+        if let Some(by) = by {
+            let what = format!("{address} is taken by {by}");
+            findings.push(Finding::error(&text.span, what).cure("choose another port or address"));
+        }
+        self.listeners.push((address, name));
+        Some(address)
+    }
+}
+
+/// Where a TCP listener relays to.
+fn cluster(
+    node: &Node<'_>,
+    kind: Kind,
+    name: &str,
+    clusters: &mut Names<'_>,
+    findings: &mut Findings,
+) -> Option<u16> {
+    let cluster = node.text("cluster");
+    match (kind, cluster) {
+        (Kind::Tcp, Some(cluster)) => clusters.find(&cluster, findings),
+        (Kind::Tcp, None) => {
+            if !node.has("cluster") {
+                let what = format!("listener \"{}\" of protocol \"tcp\" has no cluster", shorten(name));
+                let finding = Finding::error(&node.span(), what).cure("add cluster = \"NAME\"");
+                findings.push(finding.absence());
+            }
+            None
+        }
+        (Kind::Http, Some(cluster)) => {
+            let what = "\"cluster\" is for listeners of protocol \"tcp\"";
+            let cure = format!(
+                "move it to a [[route]] with listener = \"{}\", or set protocol = \"tcp\"",
+                shorten(name)
+            );
+            findings.push(
+                Finding::error(&node.key_span("cluster").unwrap_or_else(|| node.span()), what).cure(cure),
+            );
+            clusters.find(&cluster, findings);
+            None
+        }
+        _ => None,
+    }
+}
+
+fn forwarded(node: &Node<'_>, kind: Kind, findings: &mut Findings) -> (ForwardedPolicy, Vec<Cidr>) {
+    let policy = match node.text("forwarded").map(|text| text.text) {
+        Some("append") => ForwardedPolicy::Append,
+        Some("off") => ForwardedPolicy::Off,
+        _ => ForwardedPolicy::Replace,
+    };
+    let cidr = |text: &Text<'_>| {
+        let parsed: Result<Cidr, &str> = text.text.parse();
+        parsed
+            .map_err(|error| {
+                let what = format!("\"{}\": {error}", shorten(text.text));
+                let cure = "write blocks such as \"10.0.0.0/8\" or \"fd00::/8\", or single addresses";
+                findings.push(Finding::error(&text.span, what).cure(cure));
+            })
+            .ok()
+    };
+    let trusted: Vec<Cidr> = node.texts("trusted_proxies").iter().filter_map(cidr).collect();
+    if kind == Kind::Tcp {
+        for key in ["forwarded", "trusted_proxies"] {
+            if let Some(span) = node.key_span(key) {
+                let what = format!("\"{key}\" has no effect on a listener of protocol \"tcp\"");
+                findings.push(Finding::warning(&span, what).cure("remove it"));
+            }
+        }
+    } else if policy != ForwardedPolicy::Replace
+        && let Some(span) = node.key_span("trusted_proxies")
+    {
+        let what = "\"trusted_proxies\" has no effect: \"forwarded\" treats every peer alike";
+        findings.push(
+            Finding::warning(&span, what).cure("set forwarded = \"replace\", or remove trusted_proxies"),
+        );
+    }
+    (policy, trusted)
+}
+
+fn timeouts(own: &Node<'_>, all: &Node<'_>) -> Timeouts {
+    let millis = |key| millis_or(own, all, key);
+    let rate = "body_rate_min_bytes_per_s";
+    Timeouts {
+        header: millis("header_timeout_ms"),
+        idle: millis("idle_timeout_ms"),
+        body_idle: millis("body_idle_timeout_ms"),
+        body_rate_min_bytes_per_s: own.integer(rate).unwrap_or_else(|| super::number(all, rate)),
+        write_stall: millis("write_stall_timeout_ms"),
+        tcp_idle: millis("tcp_idle_timeout_ms"),
+    }
+}

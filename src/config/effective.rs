@@ -1,0 +1,49 @@
+//! The configuration as it takes effect: every key with its value, defaults filled in. What has neither is left out.
+
+use serde_json::{Map, Value};
+use toml::de::{DeTable, DeValue};
+
+use super::schema::{Kind, Preset, Table};
+
+/// Of a text that had no errors.
+pub(super) fn effective(values: Option<&DeTable<'_>>, schema: &Table) -> Value {
+    let mut object = Map::new();
+    for row in schema.rows {
+        let found = values.and_then(|values| values.get(row.key)).map(|value| value.get_ref());
+        let value = match (&row.kind, found) {
+            (Kind::Table(below), found) => Some(effective(found.and_then(DeValue::as_table), below)),
+            (Kind::Choice(below), found) => {
+                found.and_then(DeValue::as_table).map(|table| effective(Some(table), below))
+            }
+            (Kind::Tables(below), found) => {
+                let items = found.and_then(DeValue::as_array).into_iter().flat_map(|items| items.iter());
+                let items: Vec<Value> =
+                    items.map(|item| effective(item.get_ref().as_table(), below)).collect();
+                if items.is_empty() { None } else { Some(Value::Array(items)) }
+            }
+            (_, Some(found)) => Some(plain(found)),
+            (_, None) => match row.preset {
+                Preset::Integer(default) => Some(default.into()),
+                Preset::Text(default) => Some(default.into()),
+                _ => None,
+            },
+        };
+        object.extend(value.map(|value| (row.key.to_owned(), value)));
+    }
+    Value::Object(object)
+}
+
+fn plain(value: &DeValue<'_>) -> Value {
+    match value {
+        DeValue::String(text) => Value::from(&**text),
+        DeValue::Integer(number) => u64::from_str_radix(number.as_str(), number.radix()).ok().into(),
+        DeValue::Float(number) => number.as_str().parse::<f64>().ok().into(),
+        DeValue::Boolean(boolean) => Value::from(*boolean),
+        DeValue::Datetime(time) => Value::from(time.to_string()),
+        DeValue::Array(items) => items.iter().map(|item| plain(item.get_ref())).collect(),
+        DeValue::Table(table) => {
+            let pairs = table.iter().map(|(key, value)| (key.get_ref().to_string(), plain(value.get_ref())));
+            Value::Object(pairs.collect())
+        }
+    }
+}

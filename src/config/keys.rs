@@ -1,0 +1,489 @@
+//! Every key of the configuration file, declared once. This file is one table.
+
+use super::schema::Kind::{Boolean, Fields, Integer, Later, Text, TextList, TextOrList, Word};
+use super::schema::Preset::{Absent, Required, Shown};
+use super::schema::{Kind, Preset, Row, Table};
+use crate::limits::{
+    FIELDS_CEILING, FIELDS_MAX_DEFAULT, HEAD_BYTES_CEILING, HEAD_BYTES_MAX_DEFAULT, TARGET_BYTES_MAX_DEFAULT,
+    WORKER_MEMORY_BYTES_MAX_DEFAULT,
+};
+
+const DAY_MS: u64 = 86_400_000;
+/// A deadline: never 0, never without end.
+const DEADLINE: Kind = Integer { min: 1, max: DAY_MS };
+
+const fn row(key: &'static str, kind: Kind, preset: Preset, help: &'static str) -> Row {
+    Row { key, kind, preset, unit: "", help }
+}
+
+const fn number(key: &'static str, kind: Kind, default: u64, unit: &'static str, help: &'static str) -> Row {
+    Row { key, kind, preset: Preset::Integer(default), unit, help }
+}
+
+const fn table(key: &'static str, of: &'static Table) -> Row {
+    row(key, Kind::Table(of), Absent(""), "")
+}
+
+const fn choice(key: &'static str, of: &'static Table) -> Row {
+    row(key, Kind::Choice(of), Absent(""), "")
+}
+
+const fn tables(key: &'static str, of: &'static Table) -> Row {
+    row(key, Kind::Tables(of), Absent(""), "")
+}
+
+pub(super) static ROOT: Table = Table {
+    help: "",
+    shown: true,
+    rows: &[
+        table("workers", &WORKERS),
+        table("admin", &ADMIN),
+        table("host", &HOST),
+        table("limits", &LIMITS),
+        table("timeouts", &TIMEOUTS),
+        table("drain", &DRAIN),
+        tables("listener", &LISTENER),
+        tables("route", &ROUTE),
+        tables("cluster", &CLUSTER),
+        row("steal", Later, Absent(""), ""),
+    ],
+};
+
+static WORKERS: Table = Table {
+    help: "Threads that serve, one pinned to each CPU.",
+    shown: true,
+    rows: &[
+        row(
+            "cpus",
+            Text,
+            Preset::Text("all"),
+            "\"all\": every CPU that affinity and cgroup allow; or a list with ranges, such as \"0-3,6\".",
+        ),
+        row(
+            "engine",
+            Word(&["auto", "io_uring", "epoll"], &[]),
+            Preset::Text("auto"),
+            "\"auto\": io_uring where the kernel allows it and a self-test passes, else epoll.",
+        ),
+        table("ring", &RING),
+    ],
+};
+
+static RING: Table = Table {
+    help: "Advanced: sizes of one worker's ring. The defaults suit all but tests, which make them tiny.",
+    shown: true,
+    rows: &[
+        number("entries", Integer { min: 8, max: 32_768 }, 1_024, "", "Submission queue entries."),
+        number(
+            "recv_buffers",
+            Integer { min: 2, max: 32_768 },
+            256,
+            "",
+            "Receive buffers of 16 KiB provided to the kernel; a power of two.",
+        ),
+    ],
+};
+
+static ADMIN: Table = Table {
+    help: "Health, metrics and pages. Over TCP it only reads; what changes state needs the Unix socket.",
+    shown: true,
+    rows: &[
+        row(
+            "listen",
+            Text,
+            Preset::Text("127.0.0.1:9901"),
+            "A loopback address and port; port 0 lets the kernel choose.",
+        ),
+        row(
+            "socket",
+            Text,
+            Absent("\"/run/ringfort/admin.sock\""),
+            "Unix socket. Absent: /run/ringfort/admin.sock, else under $XDG_RUNTIME_DIR.",
+        ),
+    ],
+};
+
+static HOST: Table = Table {
+    help: "Roots of the kernel's file systems, for containers that see them elsewhere.",
+    shown: true,
+    rows: &[
+        row("procfs", Text, Preset::Text("/proc"), "Where procfs is mounted."),
+        row("sysfs", Text, Preset::Text("/sys"), "Where sysfs is mounted."),
+        row("cgroupfs", Text, Preset::Text("/sys/fs/cgroup"), "Where the cgroup hierarchy is mounted."),
+    ],
+};
+
+static LIMITS: Table = Table {
+    help: "Bounds. What goes beyond one is refused early and cheaply.",
+    shown: true,
+    rows: &[
+        number(
+            "head_bytes_max",
+            Integer { min: 1_024, max: HEAD_BYTES_CEILING as u64 },
+            HEAD_BYTES_MAX_DEFAULT as u64,
+            "bytes",
+            "Request line and fields of one head together; beyond it 431.",
+        ),
+        number(
+            "target_bytes_max",
+            Integer { min: 256, max: HEAD_BYTES_CEILING as u64 - 1 },
+            TARGET_BYTES_MAX_DEFAULT as u64,
+            "bytes",
+            "Request target; beyond it 414. Less than head_bytes_max.",
+        ),
+        number(
+            "fields_max",
+            Integer { min: 8, max: FIELDS_CEILING as u64 },
+            FIELDS_MAX_DEFAULT as u64,
+            "",
+            "Fields (headers) of one head; beyond it 431.",
+        ),
+        number(
+            "requests_per_connection_max",
+            Integer { min: 1, max: u32::MAX as u64 },
+            10_000,
+            "",
+            "The connection is closed with the response to this many requests.",
+        ),
+        number(
+            "connections_max",
+            Integer { min: 1, max: 4_000_000 },
+            32_768,
+            "",
+            "Open downstream connections of one worker.",
+        ),
+        number(
+            "memory_bytes_max",
+            Integer { min: 1 << 20, max: 1 << 40 },
+            WORKER_MEMORY_BYTES_MAX_DEFAULT as u64,
+            "bytes",
+            "Sessions, buffers and pools of one worker.",
+        ),
+    ],
+};
+
+const HEADER_TIMEOUT: Row = number(
+    "header_timeout_ms",
+    DEADLINE,
+    10_000,
+    "ms",
+    "Until a request's head is complete: a total, from its first byte or from accept.",
+);
+const IDLE_TIMEOUT: Row =
+    number("idle_timeout_ms", DEADLINE, 60_000, "ms", "A keep-alive connection between requests.");
+const BODY_IDLE_TIMEOUT: Row =
+    number("body_idle_timeout_ms", DEADLINE, 30_000, "ms", "Between two reads of a request's body.");
+const BODY_RATE_MIN: Row = number(
+    "body_rate_min_bytes_per_s",
+    Integer { min: 0, max: 1 << 30 },
+    240,
+    "bytes/s",
+    "Least average rate of a request's body; 0 turns it off.",
+);
+const WRITE_STALL_TIMEOUT: Row = number(
+    "write_stall_timeout_ms",
+    DEADLINE,
+    30_000,
+    "ms",
+    "No progress while bytes wait to be written to a peer.",
+);
+const TCP_IDLE_TIMEOUT: Row =
+    number("tcp_idle_timeout_ms", DEADLINE, 600_000, "ms", "A TCP relay with no byte in either direction.");
+const CONNECT_TIMEOUT: Row =
+    number("connect_timeout_ms", DEADLINE, 5_000, "ms", "Connecting to an endpoint.");
+const REQUEST_TIMEOUT: Row = number(
+    "request_timeout_ms",
+    DEADLINE,
+    60_000,
+    "ms",
+    "From the end of a request to the end of the response's head; beyond it 504.",
+);
+const POOL_IDLE_TIMEOUT: Row =
+    number("pool_idle_timeout_ms", DEADLINE, 30_000, "ms", "A pooled upstream connection without a request.");
+
+static TIMEOUTS: Table = Table {
+    help: "Deadlines. Listeners and clusters may set their own.",
+    shown: true,
+    rows: &[
+        HEADER_TIMEOUT,
+        IDLE_TIMEOUT,
+        BODY_IDLE_TIMEOUT,
+        BODY_RATE_MIN,
+        WRITE_STALL_TIMEOUT,
+        TCP_IDLE_TIMEOUT,
+        CONNECT_TIMEOUT,
+        REQUEST_TIMEOUT,
+        POOL_IDLE_TIMEOUT,
+    ],
+};
+
+static DRAIN: Table = Table {
+    help: "Ending without breaking a request: on SIGTERM, reload and upgrade.",
+    shown: true,
+    rows: &[
+        number(
+            "idle_grace_ms",
+            Integer { min: 0, max: DAY_MS },
+            1_000,
+            "ms",
+            "How long an idle connection may still bring a request.",
+        ),
+        number(
+            "deadline_ms",
+            DEADLINE,
+            30_000,
+            "ms",
+            "Everything ends by then. Not less than idle_grace_ms.",
+        ),
+    ],
+};
+
+/// The row of `[timeouts]` as a listener or cluster may have it too.
+const fn own(all: Row) -> Row {
+    let preset = match all.preset {
+        Preset::Integer(default) => Preset::Inherited(default),
+        other => other,
+    };
+    Row { preset, ..all }
+}
+
+static LISTENER: Table = Table {
+    help: "An address that is accepted on. At least one.",
+    shown: true,
+    rows: &[
+        row("name", Text, Required("\"web\""), "Unique; letters, digits, dot, dash and underscore."),
+        row(
+            "listen",
+            Text,
+            Required("\"127.0.0.1:8080\""),
+            "IP address and port; port 0 lets the kernel choose.",
+        ),
+        row(
+            "protocol",
+            Word(&["http", "tcp"], &["tls-passthrough"]),
+            Preset::Text("http"),
+            "\"http\": HTTP/1.1, by routes. \"tcp\": relayed to `cluster`.",
+        ),
+        row("cluster", Text, Absent("\"site\""), "Where a \"tcp\" listener relays to."),
+        number(
+            "backlog",
+            Integer { min: 1, max: 65_535 },
+            4_096,
+            "",
+            "Accept queue of one worker's socket; the kernel caps it at net.core.somaxconn.",
+        ),
+        row(
+            "connections_max",
+            Integer { min: 1, max: 4_000_000 },
+            Absent("10000"),
+            "Open connections of one worker here. Absent: only limits.connections_max counts.",
+        ),
+        row(
+            "forwarded",
+            Word(&["replace", "append", "off"], &[]),
+            Preset::Text("replace"),
+            "X-Forwarded-For, -Proto and -Host: set from the connection, appended to, or passed on as received.",
+        ),
+        row(
+            "trusted_proxies",
+            TextList,
+            Absent("[\"10.0.0.0/8\", \"fd00::/8\"]"),
+            "Peers whose forwarded fields are appended to rather than replaced.",
+        ),
+        choice("timeouts", &LISTENER_TIMEOUTS),
+        row("tls", Later, Absent(""), ""),
+    ],
+};
+
+static LISTENER_TIMEOUTS: Table = Table {
+    help: "Deadlines of this listener.",
+    shown: false,
+    rows: &[
+        own(HEADER_TIMEOUT),
+        own(IDLE_TIMEOUT),
+        own(BODY_IDLE_TIMEOUT),
+        own(BODY_RATE_MIN),
+        own(WRITE_STALL_TIMEOUT),
+        own(TCP_IDLE_TIMEOUT),
+    ],
+};
+
+static ROUTE: Table = Table {
+    help: "Which requests go where. The most specific route wins: exact host, then longest wildcard, then any; exact \
+           path, then longest prefix, then regex, then any; then the number of conditions; then the order here. One \
+           action each: cluster, clusters, respond or redirect. Paths are compared as received, without the query.",
+    shown: true,
+    rows: &[
+        row("name", Text, Absent("\"api\""), "Unique. Absent: route-1 for the first, and so on."),
+        row("listener", TextOrList, Absent("\"web\""), "One name or several. Absent: every HTTP listener."),
+        row(
+            "hosts",
+            TextList,
+            Absent("[\"api.test\", \"*.api.test\"]"),
+            "Names without port; \"*.\" stands for one or more labels. Absent: any host.",
+        ),
+        row("path", Text, Absent("\"/v1/users\""), "The whole path."),
+        row("path_prefix", Text, Absent("\"/v1/\""), "The beginning of the path, as a plain string."),
+        row("path_regex", Text, Absent("\"/v[0-9]+/.*\""), "A regular expression for the whole path."),
+        row("methods", TextList, Absent("[\"GET\", \"HEAD\"]"), "Absent: any method."),
+        row("cluster", Text, Absent("\"site\""), "Forwards to this cluster."),
+        row(
+            "rewrite_prefix",
+            Text,
+            Absent("\"/\""),
+            "Replaces the part of the path that path_prefix matched.",
+        ),
+        tables("headers", &HEADER_MATCH),
+        tables("clusters", &WEIGHTED),
+        choice("respond", &RESPOND),
+        choice("redirect", &REDIRECT),
+        choice("request_headers", &REQUEST_EDITS),
+        choice("response_headers", &RESPONSE_EDITS),
+    ],
+};
+
+static HEADER_MATCH: Table = Table {
+    help: "Conditions on the request's fields; all must hold. The first field of the name counts. One test each.",
+    shown: false,
+    rows: &[
+        row("name", Text, Required("\"x-canary\""), "Field name, in any case."),
+        row("exact", Text, Absent("\"yes\""), "The whole value."),
+        row("prefix", Text, Absent("\"v2\""), "The beginning of the value."),
+        row("regex", Text, Absent("\"v[0-9]+\""), "A regular expression for the whole value."),
+        row("present", Boolean, Absent("true"), "true: it must be there; false: it must not."),
+    ],
+};
+
+static WEIGHTED: Table = Table {
+    help: "Forwards to one of several clusters, at random by weight.",
+    shown: false,
+    rows: &[
+        row("name", Text, Required("\"site\""), "A cluster."),
+        number("weight", Integer { min: 0, max: 1_000_000 }, 1, "", "Its share of the sum of weights."),
+    ],
+};
+
+static RESPOND: Table = Table {
+    help: "Answers from here. Content-Length follows from the body.",
+    shown: true,
+    rows: &[
+        number("status", Integer { min: 200, max: 599 }, 200, "", "Status code."),
+        row("body", Text, Shown("\"ok\\n\""), "Absent: empty."),
+        row(
+            "headers",
+            Fields,
+            Shown("{ \"content-type\" = \"text/plain\" }"),
+            "Further fields of the answer.",
+        ),
+    ],
+};
+
+static REDIRECT: Table = Table {
+    help: "Sends the client elsewhere. What is absent is taken from the request.",
+    shown: false,
+    rows: &[
+        number("status", Integer { min: 301, max: 308 }, 308, "", "301, 302, 303, 307 or 308."),
+        row(
+            "scheme",
+            Word(&["http", "https"], &[]),
+            Absent("\"https\""),
+            "With it the request's port is left out.",
+        ),
+        row("host", Text, Absent("\"www.api.test\""), "Host, or host:port."),
+        row("path", Text, Absent("\"/moved\""), "The query is kept unless this has one."),
+    ],
+};
+
+const SET: &str = "Replaces fields of these names, or adds them.";
+const ADD: &str = "Adds fields, beside those of the same name.";
+const REMOVE: &str = "Removes fields of these names.";
+
+static REQUEST_EDITS: Table = Table {
+    help: "Changes to the fields sent to the endpoint, after those of the connection are taken away.",
+    shown: false,
+    rows: &[
+        row("set", Fields, Absent("{ \"x-edge\" = \"ringfort\" }"), SET),
+        row("add", Fields, Absent("{ \"x-via\" = \"edge\" }"), ADD),
+        row("remove", TextList, Absent("[\"x-debug\"]"), REMOVE),
+    ],
+};
+
+static RESPONSE_EDITS: Table = Table {
+    help: "Changes to the fields sent to the client.",
+    shown: false,
+    rows: &[
+        row("set", Fields, Absent("{ \"x-frame-options\" = \"DENY\" }"), SET),
+        row("add", Fields, Absent("{ \"x-served-by\" = \"edge\" }"), ADD),
+        row("remove", TextList, Absent("[\"server\"]"), REMOVE),
+    ],
+};
+
+static CLUSTER: Table = Table {
+    help: "A named set of endpoints. The less loaded of two drawn at random gets the request.",
+    shown: false,
+    rows: &[
+        row("name", Text, Required("\"site\""), "Unique; letters, digits, dot, dash and underscore."),
+        row(
+            "endpoints",
+            TextList,
+            Required("[\"127.0.0.1:9000\", \"origin.internal:9000\"]"),
+            "Address or name, with port. Names are looked up again in the background.",
+        ),
+        own(CONNECT_TIMEOUT),
+        own(REQUEST_TIMEOUT),
+        own(POOL_IDLE_TIMEOUT),
+        number(
+            "pool_idle_per_worker_max",
+            Integer { min: 0, max: 65_535 },
+            256,
+            "",
+            "Connections without a request that one worker keeps; 0 turns pooling off.",
+        ),
+        number(
+            "connections_max",
+            Integer { min: 1, max: 4_000_000 },
+            16_384,
+            "",
+            "Connections of one worker to the cluster, busy and idle; beyond it 503.",
+        ),
+        number(
+            "retries_max",
+            Integer { min: 0, max: 8 },
+            1,
+            "",
+            "Further endpoints tried where that is safe: connecting failed, or a reused connection died unanswered.",
+        ),
+        number(
+            "resolve_interval_ms",
+            Integer { min: 100, max: DAY_MS },
+            10_000,
+            "ms",
+            "How often the names among the endpoints are looked up.",
+        ),
+        table("ejection", &EJECTION),
+        row("tls", Later, Absent(""), ""),
+    ],
+};
+
+static EJECTION: Table = Table {
+    help: "An endpoint that fails again and again gets no requests for a while, as each worker sees it.",
+    shown: false,
+    rows: &[
+        number(
+            "consecutive_failures",
+            Integer { min: 0, max: 10_000 },
+            5,
+            "",
+            "Failures in a row that eject; 0 turns ejection off.",
+        ),
+        number("base_ms", DEADLINE, 1_000, "ms", "First ejection; each further one lasts twice as long."),
+        number("max_ms", DEADLINE, 30_000, "ms", "Longest ejection. Not less than base_ms."),
+        number(
+            "max_ejected_percent",
+            Integer { min: 0, max: 100 },
+            50,
+            "%",
+            "Share of the cluster ejected at once; one of several always may be, the only one never.",
+        ),
+    ],
+};

@@ -1,0 +1,391 @@
+//! Whole texts in, configuration or problems out.
+
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::proxy::snapshot::{EndpointAddress, ForwardedPolicy, Protocol};
+use crate::route::{Action, Request};
+
+const HTTP: &str = include_str!("../../tests/data/config/http.toml");
+const TCP: &str = include_str!("../../tests/data/config/tcp.toml");
+
+fn config(text: &str) -> Config {
+    match parse("t.toml", text) {
+        Ok((config, warnings)) => {
+            assert_eq!(warnings, [], "warnings");
+            config
+        }
+        Err(problems) => panic!("{}", LoadError::Problems(problems)),
+    }
+}
+
+fn told(text: &str) -> Vec<String> {
+    let problems = match parse("t.toml", text) {
+        Ok((_, warnings)) => warnings,
+        Err(problems) => problems,
+    };
+    problems.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn the_reference_file_is_the_printed_one() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/ringfort.toml");
+    if std::env::var_os("RINGFORT_WRITE_REFERENCE").is_some() {
+        std::fs::write(path, reference()).expect("written");
+    }
+    let file = std::fs::read_to_string(path).expect("readable");
+    assert!(file == reference(), "run this test with RINGFORT_WRITE_REFERENCE=1 to write the file anew");
+}
+
+#[test]
+fn the_embedded_default_answers_on_8080_with_admin_on_9901() {
+    let config = embedded_default();
+    assert_eq!(config.admin.listen.to_string(), "127.0.0.1:9901");
+    assert_eq!(config.snapshot.listeners[0].address.to_string(), "127.0.0.1:8080");
+    let request = Request { listener: 0, method: "GET", host: "localhost", path: "/" };
+    let (_, route) = config.snapshot.routes.find(&request, &|_| None).expect("a route");
+    let Action::Respond(respond) = &route.action else { panic!("{:?}", route.action) };
+    assert_eq!((respond.status, &*respond.body), (200, b"ok\n".as_slice()));
+    assert_eq!(told(EMBEDDED), [""; 0]);
+}
+
+#[test]
+fn the_http_sample_is_read_in_full() {
+    let config = config(HTTP);
+    assert_eq!(config.workers.cpus, Cpus::List(vec![0]));
+    assert_eq!(config.workers.engine, Engine::Auto);
+    assert_eq!(config.admin.listen.to_string(), "127.0.0.1:9901");
+    let snapshot = &config.snapshot;
+    assert_eq!((&*snapshot.listeners[0].name, snapshot.listeners[0].protocol), ("web", Protocol::Http));
+    let names: Vec<&str> = snapshot.clusters.iter().map(|cluster| &*cluster.name).collect();
+    assert_eq!(names, ["api", "site"]);
+    assert_eq!(snapshot.clusters[0].endpoints.len(), 2);
+    let to = |host, path| {
+        let request = Request { listener: 0, method: "GET", host, path };
+        snapshot.routes.find(&request, &|_| None).map(|(index, _)| index)
+    };
+    assert_eq!(to("x.api.test", "/v1/x"), Some(0));
+    assert_eq!(to("x.api.test", "/target"), Some(1));
+    assert_eq!(to("api.test", "/v2"), Some(2));
+}
+
+#[test]
+fn the_tcp_sample_is_read_in_full() {
+    let snapshot = config(TCP).snapshot;
+    assert_eq!(snapshot.listeners[0].protocol, Protocol::Tcp { cluster: 0 });
+    let endpoint = EndpointAddress::Socket("127.0.0.1:9000".parse().expect("an address"));
+    assert_eq!(snapshot.clusters[0].endpoints, [endpoint]);
+}
+
+/// One text of `problems.txt` with what is told of it, and the lines as they should stand in that file.
+fn golden_case(case: &str) -> String {
+    let (title, body) = case.split_once('\n').expect("a title");
+    let lines = || body.split_inclusive('\n');
+    // Blank lines set the cases apart.
+    let text: String = lines().filter(|line| !line.starts_with("#>")).collect();
+    let text = format!("{}\n", text.trim_end_matches('\n'));
+    let text = if text == "\n" { "" } else { &text };
+    let told = told(text).into_iter().map(|problem| problem.replacen("t.toml:", "#> ", 1) + "\n");
+    format!("{title}\n{text}{}", told.collect::<String>())
+}
+
+#[test]
+fn each_kind_of_problem_is_told_with_place_and_cure() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/config/problems.txt");
+    let file = std::fs::read_to_string(path).expect("readable");
+    let (heading, cases) = file.split_once("\n## ").expect("cases");
+    let cases: Vec<&str> = cases.split("\n## ").collect();
+    assert!(cases.len() > 60);
+    let now: Vec<String> = cases.iter().map(|case| golden_case(case)).collect();
+    if std::env::var_os("RINGFORT_WRITE_PROBLEMS").is_some() {
+        let text: String = now.iter().map(|case| format!("\n## {case}")).collect();
+        std::fs::write(path, format!("{heading}{text}")).expect("written");
+    }
+    for (was, now) in cases.iter().zip(&now) {
+        assert_eq!(was.trim_end(), now.trim_end());
+        let told: Vec<&str> = now.lines().filter(|line| line.starts_with("#> ")).collect();
+        assert!(
+            !told.is_empty() && told.iter().all(|problem| problem.contains("; ")),
+            "no problem or no cure: {now}"
+        );
+    }
+}
+
+#[test]
+fn every_key_of_the_reference_file_is_known_and_its_value_good() {
+    let is_key = |line: &str| {
+        (line.starts_with('[') && line.ends_with(']'))
+            || line
+                .split_once(" = ")
+                .is_some_and(|(key, _)| key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'))
+    };
+    let uncomment = |line| match str::strip_prefix(line, "# ") {
+        Some(rest) if is_key(rest) => rest,
+        _ => line,
+    };
+    let text: String = reference().lines().map(|line| uncomment(line).to_owned() + "\n").collect();
+    // Keys that exclude each other cannot all be good at once.
+    let expected = |problem: &String| {
+        [" beside ", "is for listeners of", "a condition on a field has", "has no effect", "becomes"]
+            .iter()
+            .any(|part| problem.contains(part))
+    };
+    let unexpected: Vec<String> = told(&text).into_iter().filter(|problem| !expected(problem)).collect();
+    assert_eq!(unexpected, [""; 0]);
+}
+
+const ALL_KEYS: &str = r#"
+[workers]
+cpus = "0-2, 7,5"
+engine = "epoll"
+ring = { entries = 8, recv_buffers = 2 }
+[admin]
+listen = "[::1]:0"
+socket = "run/admin.sock"
+[host]
+procfs = "proc"
+cgroupfs = "/cg"
+[limits]
+head_bytes_max = 2_048
+target_bytes_max = 0x400
+fields_max = 16
+requests_per_connection_max = 5
+connections_max = 6
+memory_bytes_max = 1048576
+[timeouts]
+header_timeout_ms = 1
+request_timeout_ms = 2
+connect_timeout_ms = 3
+body_rate_min_bytes_per_s = 0
+[drain]
+idle_grace_ms = 0
+deadline_ms = 10
+[[listener]]
+name = "web"
+listen = "[::]:8080"
+backlog = 16
+connections_max = 100
+trusted_proxies = ["10.0.0.0/8", "::1"]
+[listener.timeouts]
+idle_timeout_ms = 9
+[[listener]]
+name = "relay"
+listen = "127.0.0.1:0"
+protocol = "tcp"
+cluster = "b"
+timeouts = { tcp_idle_timeout_ms = 77 }
+[[listener]]
+name = "other"
+listen = "127.0.0.1:0"
+forwarded = "off"
+[[route]]
+name = "split"
+listener = ["web"]
+path_prefix = "/s/"
+rewrite_prefix = "/t/"
+clusters = [{ name = "a", weight = 9 }, { name = "b" }]
+request_headers = { set = { "X-Edge" = "1" }, add = { "x-b" = "2", "x-a" = "3" }, remove = ["X-Debug"] }
+response_headers.remove = ["server"]
+[[route]]
+hosts = ["A.test", "*.B.test", "[::1]"]
+methods = ["GET"]
+headers = [{ name = "X-A", prefix = "1" }, { name = "x-b", present = false }]
+redirect = { scheme = "https" }
+[[cluster]]
+name = "a"
+endpoints = ["Origin.test:80", "[::1]:81"]
+request_timeout_ms = 4
+pool_idle_timeout_ms = 5
+pool_idle_per_worker_max = 0
+connections_max = 7
+retries_max = 0
+resolve_interval_ms = 100
+ejection = { consecutive_failures = 1, base_ms = 2, max_ms = 3, max_ejected_percent = 100 }
+[[cluster]]
+name = "b"
+endpoints = ["10.0.0.1:1"]
+"#;
+
+#[test]
+fn every_value_arrives_where_it_is_used() {
+    let (config, warnings) = parse("dir/t.toml", ALL_KEYS).map_err(LoadError::Problems).expect("good");
+    assert_eq!(warnings, []);
+    assert_eq!(config.workers.cpus, Cpus::List(vec![0, 1, 2, 5, 7]));
+    assert_eq!(config.workers.engine, Engine::Epoll);
+    assert_eq!(config.workers.ring, RingSpec { entries: 8, recv_buffers: 2 });
+    assert_eq!(config.admin.socket.as_deref(), Some(Path::new("dir/run/admin.sock")));
+    assert_eq!(config.host.procfs, Path::new("dir/proc"));
+    assert_eq!((config.host.sysfs, config.host.cgroupfs), ("/sys".into(), "/cg".into()));
+    let Snapshot { listeners, clusters, http, limits, drain, .. } = config.snapshot;
+    assert_eq!((http.head_bytes_max, http.target_bytes_max, http.fields_max), (2_048, 1_024, 16));
+    assert_eq!((http.requests_per_connection_max, limits.connections_max), (5, 6));
+    assert_eq!(limits.memory_bytes_max, 1 << 20);
+    assert_eq!((drain.idle_grace, drain.deadline), (Duration::ZERO, Duration::from_millis(10)));
+
+    let [web, relay, other] = &listeners[..] else { panic!("{listeners:?}") };
+    assert_eq!((web.backlog, web.connections_max), (16, Some(100)));
+    assert_eq!(
+        (web.timeouts.header, web.timeouts.idle),
+        (Duration::from_millis(1), Duration::from_millis(9))
+    );
+    assert_eq!(web.timeouts.body_rate_min_bytes_per_s, 0);
+    assert_eq!(
+        (relay.protocol, relay.timeouts.tcp_idle),
+        (Protocol::Tcp { cluster: 1 }, Duration::from_millis(77))
+    );
+    assert_eq!(relay.connections_max, None);
+    let policy = |listener: &crate::proxy::snapshot::Listener, peer: &str| {
+        listener.forwarded_for(peer.parse().expect("an address"))
+    };
+    assert_eq!(policy(web, "::ffff:10.1.1.1"), ForwardedPolicy::Append);
+    assert_eq!(policy(web, "11.1.1.1"), ForwardedPolicy::Replace);
+    assert_eq!(policy(other, "10.1.1.1"), ForwardedPolicy::Off);
+
+    let [a, b] = &clusters[..] else { panic!("{clusters:?}") };
+    assert_eq!(a.endpoints[0], EndpointAddress::Name { host: "origin.test".into(), port: 80 });
+    let millis = |duration: Duration| duration.as_millis();
+    assert_eq!([a.connect_timeout, a.request_timeout, a.idle_timeout].map(millis), [3, 4, 5]);
+    assert_eq!([b.connect_timeout, b.request_timeout, b.idle_timeout].map(millis), [3, 2, 30_000]);
+    assert_eq!((a.idle_per_worker_max, a.connections_max, a.retries_max), (0, 7, 0));
+    assert_eq!(millis(a.resolve_interval), 100);
+    assert_eq!((a.ejection.consecutive_failures, a.ejection.max_ejected_percent), (1, 100));
+    assert_eq!(
+        [a.ejection.base, a.ejection.max, b.ejection.base, b.ejection.max].map(millis),
+        [2, 3, 1_000, 30_000]
+    );
+}
+
+#[test]
+fn routes_carry_their_changes_and_choices() {
+    let table = parse("t.toml", ALL_KEYS).expect("good").0.snapshot.routes;
+    let request = Request { listener: 0, method: "GET", host: "", path: "/s/x" };
+    let (_, split) = table.find(&request, &|_| None).expect("a route");
+    assert_eq!(split.rewrite_path("/s/x", &mut String::new()), "/t/x");
+    assert_eq!([0, u32::MAX].map(|random| split.action.cluster(random)), [Some(0), Some(1)]);
+    assert_eq!((&*split.request_edits.remove[0], &*split.request_edits.set[0].0), ("x-debug", "x-edge"));
+    let added: Vec<&str> = split.request_edits.add.iter().map(|(name, _)| &**name).collect();
+    assert_eq!(added, ["x-b", "x-a"], "in the order of the file");
+    assert_eq!(&*split.response_edits.remove[0], "server");
+    assert!(table.find(&Request { listener: 2, ..request }, &|_| None).is_none());
+
+    let request = Request { listener: 2, method: "GET", host: "x.b.TEST", path: "/" };
+    let with = |name: &'static str| move |asked: &str| (asked == name).then_some(b"12".as_slice());
+    assert!(matches!(table.find(&request, &with("x-a")), Some((1, _))));
+    assert!(table.find(&request, &with("x-b")).is_none());
+}
+
+#[test]
+fn the_effective_configuration_has_every_default() {
+    let effective = config(HTTP).effective;
+    assert_eq!(effective["workers"]["cpus"], "0");
+    assert_eq!(effective["workers"]["ring"]["entries"], 1_024);
+    assert_eq!(effective["timeouts"]["header_timeout_ms"], 10_000);
+    assert_eq!(effective["route"][1]["respond"]["body"], "ok\n");
+    assert_eq!(effective["route"][0].get("redirect"), None);
+    assert_eq!(effective["cluster"][0]["ejection"]["consecutive_failures"], 5);
+}
+
+fn data(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/config").join(name)
+}
+
+#[test]
+fn check_tells_good_from_bad_from_unreadable_by_its_exit_code() {
+    let (text, code) = check(Some(&data("http.toml")), None, &[], false);
+    assert!(text.ends_with("http.toml: good: 1 listener, 3 routes, 2 clusters\n"), "{text}");
+    assert_eq!(code, 0);
+    let (text, code) = check(Some(&data("latin-1.toml")), None, &[], false);
+    assert!(text.contains("latin-1.toml:2:4: error: the file is not text in UTF-8 from here on"), "{text}");
+    assert!(text.ends_with("latin-1.toml: 1 error\n"), "{text}");
+    assert_eq!(code, 1);
+    let (text, code) = check(Some(&data("none.toml")), None, &[], false);
+    assert!(text.contains("none.toml: No such file") && text.contains("--config"), "{text}");
+    assert_eq!(code, 2);
+    assert_eq!(check(Some(&data("")), None, &[], false).1, 2);
+    assert_eq!(
+        check(None, None, &[], false),
+        ("embedded default: good: 1 listener, 1 route, 0 clusters\n".into(), 0)
+    );
+}
+
+#[test]
+fn check_explains_which_route_a_request_gets() {
+    let (text, code) = check(Some(&data("http.toml")), Some("GET http://api.test/v1/x"), &[], false);
+    assert!(
+        text.ends_with(
+            "listener \"web\":\n\
+             route \"route-1\" is chosen: host api.test or *.api.test, path prefix /v1/\n\
+             \x20 \"route-3\" matches too, but any host is less specific than host api.test or *.api.test\n\
+             \x20 \"route-2\" does not match: path is not /target\n\
+             -> cluster \"api\" (127.0.0.1:9001, 127.0.0.1:9002), path /v1/x\n"
+        ),
+        "{text}"
+    );
+    assert_eq!(code, 0);
+    let (text, _) = check(Some(&data("http.toml")), Some("/target?x"), &[], false);
+    assert!(text.ends_with("-> answered here with 200 and a body of 3 bytes\n"), "{text}");
+    for bad in ["", "GET", "GET ftp://a.test/", "GET a.test", "GET /a b"] {
+        assert_eq!(check(None, Some(bad), &[], false).1, 2, "{bad:?}");
+    }
+    assert_eq!(check(None, Some("/"), &["no colon".to_owned()], false).1, 2);
+}
+
+#[test]
+fn check_explains_by_fields_and_port_and_shows_where_a_redirect_leads() {
+    let asked = |text: &str, fields: &[String]| {
+        let (config, _) = parse("t.toml", ALL_KEYS).expect("good");
+        explain(&config.snapshot, text, fields).expect("a request")
+    };
+    let text = asked("GET https://x.b.test:8080/p?q=1", &["X-A: 1".to_owned()]);
+    assert!(text.starts_with("listener \"web\":\n") && !text.contains("listener \"other\""), "{text}");
+    assert!(text.ends_with("-> redirected with 308 to https://x.b.test/p?q=1\n"), "{text}");
+    let text = asked("GET http://b.test/s/x", &[]);
+    assert!(text.contains("-> 9 of 10 to cluster \"a\" (origin.test:80, [::1]:81), 1 of 10 to"), "{text}");
+    assert!(text.contains("path /t/x\n") && text.contains("listener \"other\":\nno route matches"), "{text}");
+}
+
+#[test]
+fn check_speaks_json() {
+    let json =
+        |(text, code): (String, u8)| (serde_json::from_str::<serde_json::Value>(&text).expect("JSON"), code);
+    let (good, code) = json(check(Some(&data("http.toml")), Some("/target"), &[], true));
+    assert_eq!((&good["ok"], code), (&true.into(), 0));
+    assert_eq!(good["explain"][0]["route"], "route-2");
+    let (bad, code) = json(check(Some(&data("latin-1.toml")), None, &[], true));
+    assert_eq!((&bad["ok"], code), (&false.into(), 1));
+    assert_eq!((&bad["problems"][0]["line"], &bad["problems"][0]["severity"]), (&2.into(), &"error".into()));
+    assert_eq!(json(check(Some(&data("none.toml")), None, &[], true)).1, 2);
+}
+
+/// Lines that are TOML or nearly so, with keys and values that belong elsewhere.
+fn any_line() -> impl Strategy<Value = String> {
+    let known: Vec<String> = ALL_KEYS.lines().chain(HTTP.lines()).map(str::to_owned).collect();
+    let keys: Vec<String> =
+        known.iter().filter_map(|line| Some(line.split_once(" = ")?.0.to_owned())).collect();
+    let values: Vec<String> =
+        known.iter().filter_map(|line| Some(line.split_once(" = ")?.1.to_owned())).collect();
+    prop_oneof![
+        8 => prop::sample::select(known),
+        4 => (prop::sample::select(keys.clone()), prop::sample::select(values))
+            .prop_map(|(key, value)| format!("{key} = {value}")),
+        1 => (prop::sample::select(keys), "[-+.0-9a-z\"\\[\\]{}=:/*]{0,12}").prop_map(|(key, value)| format!("{key} = {value}")),
+        1 => ".{0,20}",
+    ]
+}
+
+proptest! {
+    #[test]
+    fn any_text_is_parsed_or_refused_with_a_reason(lines in prop::collection::vec(any_line(), 0..40), noise in ".{0,80}") {
+        fuzz_parse(&lines.join("\n"));
+        fuzz_parse(&noise);
+    }
+
+    #[test]
+    fn values_of_any_text_never_panic(text in ".{0,40}|[-0-9,]{0,20}|[0-9a-f.:\\[\\]*]{0,20}") {
+        let _ = (values::cpus(&text), values::listen(&text), values::endpoint(&text), values::host(&text));
+        let _ = (values::authority(&text), values::path(&text), values::field_name(&text), values::name(&text));
+        let _ = text.parse::<crate::proxy::snapshot::Cidr>();
+    }
+}

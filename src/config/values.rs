@@ -1,0 +1,246 @@
+//! What texts of the file mean: addresses, CPU lists, hosts, field names. Each says what is wrong and how to mend it.
+
+use std::net::{IpAddr, SocketAddr};
+
+use super::Cpus;
+use crate::proxy::snapshot::EndpointAddress;
+use crate::route::HostPattern;
+
+/// What is wrong, and the cure.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct Fault {
+    pub what: String,
+    pub cure: String,
+}
+
+fn fault<T>(what: impl Into<String>, cure: impl Into<String>) -> Result<T, Fault> {
+    Err(Fault { what: what.into(), cure: cure.into() })
+}
+
+/// Highest CPU number: what the kernel's largest configuration has.
+const CPU_MAX: u16 = 8_191;
+
+/// `all`, or numbers and ranges separated by commas.
+pub(super) fn cpus(text: &str) -> Result<Cpus, Fault> {
+    if text.trim() == "all" {
+        return Ok(Cpus::All);
+    }
+    let cure = "write \"all\" or a list with ranges such as \"0-3,6\"";
+    let number = |text: &str| match text.trim().parse::<u16>() {
+        Ok(cpu) if cpu <= CPU_MAX && !text.contains('+') => Ok(cpu),
+        _ => fault(
+            format!("\"{}\" is not a CPU number from 0 to {CPU_MAX}", super::node::shorten(text.trim())),
+            cure,
+        ),
+    };
+    let mut list = Vec::new();
+    for part in text.split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (first, last) = (number(first)?, number(last)?);
+        if first > last {
+            return fault(
+                format!("the range {first}-{last} is backwards"),
+                format!("write \"{last}-{first}\""),
+            );
+        }
+        list.extend(first..=last);
+        if list.len() > 2 * usize::from(CPU_MAX) {
+            break;
+        }
+    }
+    list.sort_unstable();
+    match list.windows(2).find(|pair| pair[0] == pair[1]) {
+        Some(pair) => fault(format!("CPU {} is named twice", pair[0]), "name each CPU once"),
+        None => Ok(Cpus::List(list)),
+    }
+}
+
+/// An IP address with port to listen on.
+pub(super) fn listen(text: &str) -> Result<SocketAddr, Fault> {
+    if let Ok(address) = text.parse() {
+        return Ok(address);
+    }
+    let what = format!("\"{}\" is not an IP address with port", super::node::shorten(text));
+    let cure = match text.rsplit_once(':') {
+        Some(("" | "*", port)) if port.parse::<u16>().is_ok() => {
+            format!("write \"0.0.0.0:{port}\" for every IPv4 address, \"[::]:{port}\" for every address")
+        }
+        Some(("localhost", port)) if port.parse::<u16>().is_ok() => format!("write \"127.0.0.1:{port}\""),
+        _ if text.parse::<IpAddr>().is_ok() => format!("add a port, such as \"{}\"", with_port(text)),
+        _ => "write it as \"127.0.0.1:8080\" or \"[::1]:8080\"".to_owned(),
+    };
+    fault(what, cure)
+}
+
+fn with_port(ip: &str) -> String {
+    if ip.contains(':') { format!("[{ip}]:8080") } else { format!("{ip}:8080") }
+}
+
+/// An address or name with port to connect to.
+pub(super) fn endpoint(text: &str) -> Result<EndpointAddress, Fault> {
+    let shown = super::node::shorten(text);
+    if let Ok(address) = text.parse::<SocketAddr>() {
+        if address.port() == 0 {
+            return fault(format!("\"{shown}\" has port 0"), "name the port that the endpoint listens on");
+        }
+        if address.ip().is_unspecified() {
+            let cure = "name the endpoint's own address, such as 127.0.0.1";
+            return fault(format!("\"{shown}\" stands for every address of a host"), cure);
+        }
+        return Ok(EndpointAddress::Socket(address));
+    }
+    if let Some((scheme, _)) = text.split_once("://") {
+        let cure = "write host:port alone, such as \"origin.internal:9000\"";
+        return fault(format!("\"{shown}\" has a scheme, {scheme}"), cure);
+    }
+    let Some((host, port)) = text.rsplit_once(':') else {
+        return fault(format!("\"{shown}\" has no port"), "add the port, such as \"origin.internal:9000\"");
+    };
+    let Some(port) = port.parse::<u16>().ok().filter(|port| *port > 0) else {
+        return fault(format!("\"{shown}\" has no port from 1 to 65535"), "write host:port");
+    };
+    if !is_host_name(host) || looks_like_ip(host) {
+        let cure = "write \"127.0.0.1:9000\", \"[::1]:9000\" or \"origin.internal:9000\"";
+        return fault(format!("\"{shown}\" is neither an address nor a name with port"), cure);
+    }
+    Ok(EndpointAddress::Name { host: host.to_ascii_lowercase().into(), port })
+}
+
+/// A host to match: a name, `*.` and a name, or an IP address. Any case.
+pub(super) fn host(text: &str) -> Result<HostPattern, Fault> {
+    let shown = super::node::shorten(text);
+    let lower = text.to_ascii_lowercase();
+    let lower = lower.strip_suffix('.').unwrap_or(&lower);
+    if lower == "*" {
+        return fault("\"*\" is any host", "leave hosts out: a route without it takes any");
+    }
+    if let Some(bare) = lower.strip_prefix("*.") {
+        if is_host_name(bare) {
+            return Ok(HostPattern::Wildcard(format!(".{bare}").into()));
+        }
+    } else if is_host_name(lower) || is_bracketed_ipv6(lower) {
+        return Ok(HostPattern::Exact(lower.into()));
+    }
+    let cure = match lower.rsplit_once(':') {
+        _ if lower.contains("://") => "write the host name alone".to_owned(),
+        Some((name, port))
+            if port.parse::<u16>().is_ok() && (is_host_name(name) || is_bracketed_ipv6(name)) =>
+        {
+            format!("leave the port out: \"{name}\"")
+        }
+        _ if lower.parse::<IpAddr>().is_ok() => format!("write \"[{lower}]\""),
+        _ if lower.contains('*') => "\"*.\" may only stand for the first labels: \"*.api.test\"".to_owned(),
+        _ if !lower.is_ascii() => "write the name in its ASCII form, xn--…".to_owned(),
+        _ => "write it as \"api.test\" or \"*.api.test\"".to_owned(),
+    };
+    fault(format!("\"{shown}\" is not a host name"), cure)
+}
+
+fn is_bracketed_ipv6(text: &str) -> bool {
+    text.strip_prefix('[')
+        .and_then(|text| text.strip_suffix(']'))
+        .is_some_and(|ip| ip.parse::<std::net::Ipv6Addr>().is_ok())
+}
+
+/// RFC 1123 §2.1, and underscores, which internal names have. Also dotted-decimal addresses.
+fn is_host_name(text: &str) -> bool {
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    text.len() <= 253 && text.split('.').all(label)
+}
+
+/// A last label of digits is no name (RFC 1123 §2.1): a mistyped address is not to be looked up.
+fn looks_like_ip(text: &str) -> bool {
+    text.rsplit('.').next().is_some_and(|label| label.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+/// Host, or host and port, for `Location`.
+pub(super) fn authority(text: &str) -> Result<(), Fault> {
+    let host = match text.rsplit_once(':') {
+        Some((host, port)) if port.parse::<u16>().is_ok_and(|port| port > 0) => host,
+        _ => text,
+    };
+    if is_host_name(host) || is_bracketed_ipv6(host) {
+        return Ok(());
+    }
+    let what = format!("\"{}\" is not a host", super::node::shorten(text));
+    fault(what, "write it as \"www.api.test\" or \"www.api.test:8443\"")
+}
+
+/// A path that requests can have: visible ASCII from `/` on.
+pub(super) fn path(text: &str) -> Result<(), Fault> {
+    let shown = super::node::shorten(text);
+    if !text.starts_with('/') {
+        return fault(format!("\"{shown}\" does not begin with \"/\""), format!("write \"/{shown}\""));
+    }
+    if let Some(end) = text.find(['?', '#']) {
+        let what = format!("\"{shown}\" has a query or fragment");
+        return fault(
+            what,
+            format!("routes compare the path alone: \"{}\"", super::node::shorten(&text[..end])),
+        );
+    }
+    if let Some(odd) = text.chars().find(|c| !c.is_ascii_graphic()) {
+        let what = format!("\"{shown}\" has {odd:?}, which no request's path has");
+        return fault(what, "write it percent-encoded, as clients send it");
+    }
+    Ok(())
+}
+
+/// RFC 9110 §5.6.2.
+pub(super) fn is_token(text: &str) -> bool {
+    !text.is_empty()
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
+}
+
+/// A field name, in lower case.
+pub(super) fn field_name(text: &str) -> Result<Box<str>, Fault> {
+    if is_token(text) {
+        return Ok(text.to_ascii_lowercase().into());
+    }
+    let what = format!("\"{}\" is not a field name", super::node::shorten(text));
+    fault(what, "use letters, digits and dashes, such as \"x-edge\"")
+}
+
+/// RFC 9110 §5.5: no control characters, no space at either end.
+pub(super) fn field_value(text: &str) -> Result<(), Fault> {
+    if let Some(control) = text.chars().find(|c| c.is_control() && *c != '\t') {
+        return fault(format!("the value has the control character {control:?}"), "take it out");
+    }
+    if text.trim_matches([' ', '\t']) != text {
+        return fault("the value begins or ends with a space", "take it out: receivers do");
+    }
+    Ok(())
+}
+
+/// Fields that make up the connection or the framing of a message; the proxy sets them from what it decides.
+pub(super) fn is_own_field(lower_case_name: &str) -> bool {
+    matches!(
+        lower_case_name,
+        "connection"
+            | "content-length"
+            | "expect"
+            | "host"
+            | "http2-settings"
+            | "keep-alive"
+            | "proxy-connection"
+            | "te"
+            | "trailer"
+            | "transfer-encoding"
+            | "upgrade"
+    )
+}
+
+/// A name of a listener, route or cluster: it stands in metric labels and messages.
+pub(super) fn name(text: &str) -> Result<(), Fault> {
+    let valid = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    if (1..=64).contains(&text.len()) && text.bytes().all(valid) {
+        return Ok(());
+    }
+    let what = format!("\"{}\" cannot be a name", super::node::shorten(text));
+    fault(what, "use 1 to 64 letters, digits, dots, dashes and underscores")
+}

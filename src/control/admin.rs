@@ -1,0 +1,132 @@
+//! The admin endpoints: one table, served over TCP (read-only, with the Host check) and over a Unix socket that only
+//! this user may connect to (the same, and what changes state). Never waits for a worker: every answer is made from shards and facts at hand.
+
+use std::convert::Infallible;
+use std::net::TcpListener;
+use std::os::unix::net::UnixListener;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::Request;
+use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodFilter, on};
+
+pub mod bounded;
+pub mod host;
+pub mod pages;
+pub mod state;
+
+pub use state::{Phase, State};
+
+use bounded::Bounded;
+
+/// One row of the table.
+pub struct Endpoint {
+    pub method: Method,
+    pub path: &'static str,
+    pub help: &'static str,
+    page: fn(&State) -> Response,
+}
+
+impl Endpoint {
+    /// What changes state is answered over the Unix socket only.
+    pub fn changes_state(&self) -> bool {
+        self.method != Method::GET
+    }
+}
+
+/// Every endpoint there is.
+pub static ENDPOINTS: [Endpoint; 7] = [
+    get("/", "This page.", pages::index),
+    get("/healthz", "200 while the process answers at all.", pages::healthz),
+    get(
+        "/readyz",
+        "200 while new work is taken; 503 with the reason while starting or draining.",
+        pages::readyz,
+    ),
+    get("/metrics", "Metrics in the Prometheus text format.", pages::metrics),
+    get("/workers", "Each worker's CPU, engine, load and longest loop gap, as JSON.", pages::workers),
+    get("/config", "The configuration in effect, defaults filled in, as JSON.", pages::config),
+    Endpoint {
+        method: Method::POST,
+        path: "/drain",
+        help: "Stop accepting, finish what was accepted, then exit.",
+        page: pages::drain,
+    },
+];
+
+/// Which door a request came through.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Door {
+    Tcp,
+    Unix,
+}
+
+/// Starts serving on the current runtime, for as long as it runs.
+pub fn serve(tcp: TcpListener, unix: Option<UnixListener>, state: &Arc<State>) -> std::io::Result<()> {
+    let permits = bounded::permits();
+    tcp.set_nonblocking(true)?;
+    let tcp = Bounded::new(tokio::net::TcpListener::from_std(tcp)?, permits.clone());
+    tokio::spawn(run(tcp, router(Door::Tcp, state)));
+    if let Some(unix) = unix {
+        unix.set_nonblocking(true)?;
+        let unix = Bounded::new(tokio::net::UnixListener::from_std(unix)?, permits);
+        tokio::spawn(run(unix, router(Door::Unix, state)));
+    }
+    Ok(())
+}
+
+async fn run<L>(listener: Bounded<L>, router: Router)
+where
+    L: axum::serve::Listener<Addr: std::fmt::Debug>,
+{
+    // Serves for ever: the error type is there for a shutdown that is not asked for.
+    let _ = axum::serve(listener, router).await;
+}
+
+/// The table as routes of one door.
+fn router(door: Door, state: &Arc<State>) -> Router {
+    let mut router = Router::new();
+    for endpoint in &ENDPOINTS {
+        let filter = if endpoint.changes_state() { MethodFilter::POST } else { MethodFilter::GET };
+        let state = state.clone();
+        let handler = move || async move {
+            if door == Door::Tcp && endpoint.changes_state() {
+                let text = "what changes state is asked over the admin Unix socket (admin.socket) only\n";
+                return (StatusCode::FORBIDDEN, text).into_response();
+            }
+            (endpoint.page)(&state)
+        };
+        router = router.route(endpoint.path, on(filter, handler));
+    }
+    router.fallback(|| async { (StatusCode::NOT_FOUND, pages::list()) }).layer(middleware::from_fn(
+        move |request: Request, next: Next| async move { Ok::<_, Infallible>(guard(door, request, next).await) },
+    ))
+}
+
+/// What holds for every answer of a door.
+async fn guard(door: Door, request: Request, next: Next) -> Response {
+    let mut response = if door == Door::Tcp && !host::names_loopback(request.uri(), request.headers()) {
+        let text = "Host must name this machine's loopback (localhost, 127.0.0.1, [::1])\n";
+        (StatusCode::FORBIDDEN, text).into_response()
+    } else {
+        next.run(request).await
+    };
+    let headers = response.headers_mut();
+    // One request a connection, so that the deadline of the connection is that of the request.
+    headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    let policy = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'";
+    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(policy));
+    response
+}
+
+const fn get(path: &'static str, help: &'static str, page: fn(&State) -> Response) -> Endpoint {
+    Endpoint { method: Method::GET, path, help, page }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,134 @@
+//! The answers of the admin endpoints, each made from the state alone.
+
+use std::fmt::Write;
+
+use axum::http::{StatusCode, header};
+use axum::response::{Html, IntoResponse, Response};
+use serde::Serialize;
+use serde_json::json;
+
+use super::state::{Phase, State};
+use super::{ENDPOINTS, Endpoint};
+use crate::metrics::{Gauge, Shard, render};
+
+pub fn healthz(_: &State) -> Response {
+    "ok\n".into_response()
+}
+
+pub fn readyz(state: &State) -> Response {
+    match state.phase() {
+        Phase::Serving => json_answer(StatusCode::OK, &json!({ "ready": true })),
+        phase => {
+            let body = json!({ "ready": false, "reason": phase.word() });
+            json_answer(StatusCode::SERVICE_UNAVAILABLE, &body)
+        }
+    }
+}
+
+pub fn metrics(state: &State) -> Response {
+    let shards: Vec<&Shard> = state.shards().iter().map(AsRef::as_ref).collect();
+    let text = render::text(&shards, state.workers(), &state.process_facts());
+    ([(header::CONTENT_TYPE, render::CONTENT_TYPE)], text).into_response()
+}
+
+pub fn workers(state: &State) -> Response {
+    json_answer(StatusCode::OK, &Workers { workers: live(state).collect() })
+}
+
+pub fn config(state: &State) -> Response {
+    json_answer(StatusCode::OK, state.config())
+}
+
+pub fn drain(state: &State) -> Response {
+    state.ask_to_drain();
+    json_answer(StatusCode::ACCEPTED, &json!({ "draining": true }))
+}
+
+/// Plain list of what there is, for a path that is not there.
+pub fn list() -> String {
+    let mut text = String::from("no such endpoint; there are:\n");
+    for Endpoint { method, path, help, .. } in &ENDPOINTS {
+        let _ = writeln!(text, "{method:4} {path:10} {help}");
+    }
+    text
+}
+
+pub fn index(state: &State) -> Response {
+    let mut rows = String::new();
+    for endpoint in &ENDPOINTS {
+        let Endpoint { method, path, help, .. } = endpoint;
+        let name = if endpoint.changes_state() {
+            format!("{method} {path} (admin Unix socket only)")
+        } else {
+            format!("<a href=\"{path}\">{path}</a>")
+        };
+        let _ = writeln!(rows, "<tr><td>{name}<td>{}", escape(help));
+    }
+    let mut workers = String::new();
+    for Live { worker, cpu, engine, connections, requests_total, loop_gap_max_ms, .. } in live(state) {
+        let cpu = cpu.map_or_else(|| "any".to_string(), |cpu| cpu.to_string());
+        let _ = writeln!(
+            workers,
+            "<tr><td>{worker}<td>{cpu}<td>{engine}<td>{connections}<td>{requests_total}<td>{loop_gap_max_ms:.3}",
+        );
+    }
+    let version = env!("CARGO_PKG_VERSION");
+    let phase = state.phase().word();
+    Html(format!(
+        "<!doctype html>\n<html lang=\"en\"><meta charset=\"utf-8\"><title>Ringfort</title>\n\
+         <meta http-equiv=\"refresh\" content=\"5\">\n<style>{STYLE}</style>\n\
+         <h1>Ringfort {version}: {phase}</h1>\n\
+         <table><caption>Workers</caption>\n\
+         <tr><th>worker<th>CPU<th>engine<th>connections<th>requests<th>longest loop gap, ms\n{workers}</table>\n\
+         <table><caption>Endpoints</caption>\n{rows}</table>\n"
+    ))
+    .into_response()
+}
+
+const STYLE: &str = "body{font:16px/1.5 system-ui,sans-serif;max-width:52rem;margin:2rem auto;padding:0 1rem;\
+     color:CanvasText;background:Canvas;color-scheme:light dark}\
+     table{border-collapse:collapse;margin:0 0 2rem;width:100%}caption{text-align:left;font-weight:bold}\
+     td,th{text-align:left;padding:.3rem 1rem .3rem 0;border-bottom:1px solid #8886;vertical-align:top}";
+
+/// The answer to `/workers`.
+#[derive(Serialize)]
+struct Workers {
+    workers: Vec<Live>,
+}
+
+/// One worker as it is now. The keys are part of the outward contract.
+#[derive(Serialize)]
+struct Live {
+    worker: u32,
+    cpu: Option<usize>,
+    engine: &'static str,
+    connections: u64,
+    requests_total: u64,
+    loop_gap_max_ms: f64,
+    /// Share of new connections the worker takes, of its full one. Nothing lowers it in this version.
+    accept_weight: f64,
+    /// Level of the self-throttling. Nothing raises it in this version.
+    level: u8,
+}
+
+fn live(state: &State) -> impl Iterator<Item = Live> {
+    state.workers().iter().zip(state.shards()).map(|(facts, shard)| Live {
+        worker: facts.worker,
+        cpu: facts.cpu,
+        engine: facts.engine,
+        connections: shard.connections_active(),
+        requests_total: shard.requests_total(),
+        loop_gap_max_ms: shard.gauge(Gauge::LoopGapMax) as f64 / 1e6,
+        accept_weight: 1.0,
+        level: 0,
+    })
+}
+
+fn json_answer(status: StatusCode, body: &impl Serialize) -> Response {
+    let text = serde_json::to_string_pretty(body).unwrap_or_default();
+    (status, [(header::CONTENT_TYPE, "application/json")], text + "\n").into_response()
+}
+
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}

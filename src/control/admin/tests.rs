@@ -1,0 +1,147 @@
+//! The admin endpoints over real sockets, without workers.
+
+use super::*;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpStream, UnixStream};
+
+use crate::metrics::{Gauge, Shard, WorkerFacts};
+
+struct Admin {
+    tcp: std::net::SocketAddr,
+    unix: PathBuf,
+    state: Arc<State>,
+}
+
+impl Drop for Admin {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.unix);
+    }
+}
+
+fn start(name: &str) -> Admin {
+    let shard = Arc::new(Shard::new(0, &["web".into()], &["site".into()], &["done"]));
+    shard.listener(0).request(Some(200));
+    shard.set(Gauge::LoopGapMax, 1_500_000);
+    let state = Arc::new(State::new(vec![shard], serde_json::json!({ "workers": {} }), None, 2, 64));
+    state.set_workers(vec![WorkerFacts { worker: 0, cpu: Some(1), engine: "epoll" }]);
+    state.set_phase(Phase::Serving);
+    let unix = std::env::temp_dir().join(format!("ringfort-admin-{name}-{}", std::process::id()));
+    let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+    let admin = Admin { tcp: tcp.local_addr().unwrap(), unix, state };
+    serve(tcp, Some(UnixListener::bind(&admin.unix).unwrap()), &admin.state).unwrap();
+    admin
+}
+
+impl Admin {
+    async fn over_tcp(&self, request: &str) -> String {
+        exchange(TcpStream::connect(self.tcp).await.unwrap(), request).await
+    }
+
+    async fn over_unix(&self, request: &str) -> String {
+        exchange(UnixStream::connect(&self.unix).await.unwrap(), request).await
+    }
+
+    async fn get(&self, path: &str) -> String {
+        self.over_tcp(&format!("GET {path} HTTP/1.1\r\nHost: localhost:9901\r\n\r\n")).await
+    }
+}
+
+/// The whole answer: the connection is closed behind it.
+async fn exchange(
+    mut stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+    request: &str,
+) -> String {
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    let read = tokio::time::timeout(Duration::from_secs(5), stream.read_to_string(&mut answer));
+    read.await.expect("an answer and a close").unwrap();
+    answer
+}
+
+fn body(answer: &str) -> serde_json::Value {
+    serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap()
+}
+
+#[tokio::test]
+async fn every_endpoint_of_the_table_answers_and_stands_on_the_index() {
+    let admin = start("table");
+    let index = admin.get("/").await;
+    assert!(index.contains("content-type: text/html"), "{index}");
+    let missing = admin.get("/none").await;
+    assert!(missing.starts_with("HTTP/1.1 404 "), "{missing}");
+    for endpoint in &ENDPOINTS {
+        assert!(index.contains(endpoint.path) && index.contains(endpoint.help), "{}", endpoint.path);
+        assert!(missing.contains(endpoint.path), "{}", endpoint.path);
+        let request = format!("{} {} HTTP/1.1\r\nHost: localhost\r\n\r\n", endpoint.method, endpoint.path);
+        let answer = admin.over_unix(&request).await;
+        assert!(answer.starts_with("HTTP/1.1 20"), "{}: {answer}", endpoint.path);
+        assert!(answer.contains("connection: close"), "{}", endpoint.path);
+    }
+    assert!(!index.contains("http://") && !index.contains("https://"), "no outside asset");
+}
+
+#[tokio::test]
+async fn workers_have_exactly_the_agreed_shape() {
+    let admin = start("workers");
+    assert_eq!(
+        body(&admin.get("/workers").await),
+        serde_json::json!({"workers": [{
+            "worker": 0, "cpu": 1, "engine": "epoll", "connections": 0, "requests_total": 1,
+            "loop_gap_max_ms": 1.5, "accept_weight": 1.0, "level": 0,
+        }]})
+    );
+}
+
+#[tokio::test]
+async fn metrics_and_configuration_are_those_of_the_process() {
+    let admin = start("metrics");
+    let metrics = admin.get("/metrics").await;
+    assert!(metrics.contains("content-type: text/plain; version=0.0.4"), "{metrics}");
+    assert!(metrics.contains("\nringfort_requests_total{listener=\"web\",class=\"2xx\"} 1\n"));
+    assert!(metrics.contains("\nringfort_process_restarts 2\n"));
+    assert_eq!(body(&admin.get("/config").await), serde_json::json!({ "workers": {} }));
+}
+
+#[tokio::test]
+async fn readiness_follows_the_phase_and_health_does_not() {
+    let admin = start("ready");
+    assert!(admin.get("/readyz").await.starts_with("HTTP/1.1 200 "));
+    for (phase, reason) in [(Phase::Starting, "starting"), (Phase::Draining, "draining")] {
+        admin.state.set_phase(phase);
+        let answer = admin.get("/readyz").await;
+        assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+        assert_eq!(body(&answer), serde_json::json!({ "ready": false, "reason": reason }));
+        assert!(admin.get("/healthz").await.starts_with("HTTP/1.1 200 "));
+    }
+}
+
+#[tokio::test]
+async fn a_foreign_host_is_refused_over_tcp() {
+    let admin = start("host");
+    for request in [
+        "GET /metrics HTTP/1.1\r\nHost: evil.test\r\n\r\n",
+        "GET /metrics HTTP/1.1\r\n\r\n",
+        "GET /none HTTP/1.1\r\nHost: evil.test\r\n\r\n",
+        "GET http://evil.test/metrics HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    ] {
+        let answer = admin.over_tcp(request).await;
+        assert!(answer.starts_with("HTTP/1.1 403 "), "{request}: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn state_is_changed_over_the_unix_socket_only() {
+    let admin = start("drain");
+    let post = "POST /drain HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n";
+    let answer = admin.over_tcp(post).await;
+    assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
+    let get = admin.over_unix("GET /drain HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+    assert!(get.starts_with("HTTP/1.1 405 "), "{get}");
+    let asked = tokio::time::timeout(Duration::from_millis(10), admin.state.asked_to_drain()).await;
+    assert!(asked.is_err(), "nothing asked yet");
+    assert!(admin.over_unix(post).await.starts_with("HTTP/1.1 202 "));
+    tokio::time::timeout(Duration::from_secs(5), admin.state.asked_to_drain()).await.unwrap();
+}

@@ -1,0 +1,304 @@
+//! The data process: takes its sockets from the supervisor, starts the workers, then is the control thread: admin,
+//! names, signals, drain. Never touches a client's bytes.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
+use tokio::task::JoinSet;
+
+use super::admin::{self, Phase, State};
+use super::handover::{self, Facts, Sockets};
+use super::log::Log;
+use super::resolve::{FIRST_LOOKUP_TIMEOUT, Names};
+use super::{Outcome, banner, log};
+use crate::config::{Config, Engine};
+use crate::metrics::{Shard, WorkerFacts};
+use crate::proxy::outcome::Termination;
+use crate::proxy::snapshot::Snapshot;
+use crate::sys::fd_passing::Channel;
+use crate::sys::{affinity, clock, process, random, rlimit};
+use crate::worker::{self, EngineChoice, EngineReport, Handle, Message, Plan, RingSizes};
+
+/// File descriptors kept back for what is no connection: rings, timers, admin, log, names.
+const DESCRIPTORS_RESERVED: u64 = 128;
+/// How often workers are looked at: seldom while they serve, often while their end is awaited.
+const LOOK_SERVING: Duration = Duration::from_secs(1);
+const LOOK_DRAINING: Duration = Duration::from_millis(5);
+/// What a worker may take beyond the drain deadline.
+const DRAIN_SLACK: Duration = Duration::from_secs(1);
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The hidden subcommand of the data process.
+pub fn run() -> Outcome {
+    log::abort_on_panic();
+    process::set_thread_name(c"ringfort-data");
+    let (facts, sockets) = match take_over() {
+        Ok(taken) => taken,
+        Err(error) => {
+            eprintln!("ringfort: the data process is started by \"ringfort run\" only: {error}");
+            return Outcome::CouldNotRun;
+        }
+    };
+    match start(facts, sockets) {
+        Ok(outcome) => outcome,
+        Err(text) => {
+            eprintln!("ringfort: {}", text.trim_end());
+            Outcome::CouldNotRun
+        }
+    }
+}
+
+fn take_over() -> io::Result<(Facts, Sockets)> {
+    let channel = Channel::from(io::stdin().as_fd().try_clone_to_owned()?);
+    let (facts, sockets) = handover::receive(&channel)?;
+    process::die_with_parent(facts.supervisor)?;
+    process::forbid_new_privileges()?;
+    Ok((facts, sockets))
+}
+
+fn start(facts: Facts, sockets: Sockets) -> Result<Outcome, String> {
+    let mut config = facts.source.parse()?;
+    let log = log::init().map_err(|error| format!("cannot start the log: {error}"))?;
+    let nofile =
+        rlimit::raise_nofile().map_err(|error| format!("cannot read the limit of open files: {error}"))?;
+    hold_connections_to(&mut config.snapshot, facts.cpus.len(), nofile.soft);
+    tell_machine(&config, nofile);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(16).build();
+    let runtime = runtime.map_err(|error| format!("cannot start the control thread: {error}"))?;
+    let outcome = runtime.block_on(control(facts, sockets, config, &log, nofile.soft));
+    log.flush(FLUSH_TIMEOUT);
+    // A look-up of a name may hang for long: it ends with the process.
+    runtime.shutdown_background();
+    outcome
+}
+
+/// Lowers the promise of connections to what file descriptors allow, as each costs at least one.
+fn hold_connections_to(snapshot: &mut Snapshot, workers: usize, descriptors: u64) {
+    let each = descriptors.saturating_sub(DESCRIPTORS_RESERVED).max(1) / workers as u64;
+    let each = u32::try_from(each.max(1)).unwrap_or(u32::MAX);
+    let wanted = snapshot.limits.connections_max;
+    if wanted > each {
+        tracing::info!(
+            wanted,
+            connections_max = each,
+            nofile = descriptors,
+            "connections of a worker are held to what open files allow; raise LimitNOFILE= or ulimit -Hn for more"
+        );
+        snapshot.limits.connections_max = each;
+    }
+}
+
+fn tell_machine(config: &Config, nofile: rlimit::Limit) {
+    let kernel = process::kernel_release(&config.host.procfs).unwrap_or_default();
+    let memlock = rlimit::memlock().map_or(0, |limit| limit.soft);
+    let quota = affinity::cpu_quota(&config.host.procfs, &config.host.cgroupfs);
+    tracing::info!(kernel, nofile = nofile.soft, memlock, cpu_quota = quota, "data process started");
+}
+
+/// Everything after the start, on the control thread.
+async fn control(
+    facts: Facts,
+    sockets: Sockets,
+    config: Config,
+    log: &Log,
+    descriptors_max: u64,
+) -> Result<Outcome, String> {
+    let mut signals = Signals::new().map_err(|error| format!("cannot take signals: {error}"))?;
+    let workers_count = sockets.workers.len();
+    let banner = banner::Addresses::of(&config.snapshot, &sockets, facts.admin_socket.as_deref());
+    let snapshot = Arc::new(config.snapshot);
+    let shards = shards(&snapshot, workers_count);
+    let state =
+        Arc::new(State::new(shards, config.effective, Some(log.clone()), facts.restarts, descriptors_max));
+    admin::serve(sockets.admin_tcp, sockets.admin_unix, &state)
+        .map_err(|error| format!("cannot serve the admin endpoints: {error}"))?;
+
+    let mut endpoints = resolve(&snapshot).await;
+    let ring = RingSizes::new(config.workers.ring.entries, config.workers.ring.recv_buffers);
+    let engine = match config.workers.engine {
+        Engine::Auto => EngineChoice::Auto,
+        Engine::IoUring => EngineChoice::IoUring,
+        Engine::Epoll => EngineChoice::Epoll,
+    };
+    let plans =
+        sockets.workers.into_iter().zip(&facts.cpus).enumerate().map(|(index, (listeners, cpu))| Plan {
+            index: index as u32,
+            cpu: Some(*cpu),
+            engine,
+            listeners: (0..).zip(listeners).collect(),
+            snapshot: snapshot.clone(),
+            shard: state.shards()[index].clone(),
+            seed: random::seed(),
+            ring,
+        });
+    let started: io::Result<Vec<Handle>> = plans.map(worker::spawn).collect();
+    let handles = started.map_err(|error| format!("cannot start a worker thread: {error}"))?;
+    let reports = ready(&handles)?;
+    while let Ok((cluster, addresses)) = endpoints.try_recv() {
+        tell_endpoints(&handles, cluster, &addresses);
+    }
+    announce(&facts, &state, &reports, &banner);
+    give_way(facts.cpus.len());
+    Ok(serve(&facts, &state, handles, endpoints, &mut signals, snapshot.drain.deadline).await)
+}
+
+fn shards(snapshot: &Snapshot, workers: usize) -> Vec<Arc<Shard>> {
+    let listeners: Vec<String> =
+        snapshot.listeners.iter().map(|listener| listener.name.to_string()).collect();
+    let clusters: Vec<String> = snapshot.clusters.iter().map(|cluster| cluster.name.to_string()).collect();
+    let shard = |worker| Arc::new(Shard::new(worker, &listeners, &clusters, Termination::WORDS));
+    (0..workers as u32).map(shard).collect()
+}
+
+/// Waits for every worker; the first that cannot start ends the process.
+fn ready(handles: &[Handle]) -> Result<Vec<EngineReport>, String> {
+    let reports = handles.iter().enumerate().map(|(index, handle)| {
+        handle.ready().map_err(|cause| format!("worker {index} cannot start: {cause}"))
+    });
+    reports.collect()
+}
+
+fn announce(facts: &Facts, state: &State, reports: &[EngineReport], addresses: &banner::Addresses) {
+    let workers = reports.iter().zip(&facts.cpus).enumerate().map(|(index, (report, cpu))| WorkerFacts {
+        worker: index as u32,
+        cpu: Some(*cpu),
+        engine: report.engine,
+    });
+    state.set_workers(workers.collect());
+    state.set_phase(Phase::Serving);
+    if let Some(report) = reports.first() {
+        let cpus = super::cpus::ranges(&facts.cpus);
+        tracing::info!(engine = report.engine, why = report.why, cpus, restarts = facts.restarts, "serving");
+        if facts.restarts == 0 {
+            banner::print(addresses, report, &facts.cpus);
+        }
+    }
+}
+
+/// Where every CPU has a worker, the control thread shares one and lets the worker go first.
+fn give_way(workers: usize) {
+    let shares = affinity::allowed_cpus().is_ok_and(|allowed| workers >= allowed.len());
+    if shares && let Err(error) = process::lower_priority() {
+        tracing::info!(%error, "the control thread keeps its priority");
+    }
+}
+
+/// Starts looking names up, and waits a moment for the first answers. They and all changes come from the receiver.
+async fn resolve(snapshot: &Snapshot) -> UnboundedReceiver<(u16, Vec<std::net::SocketAddr>)> {
+    let (changes, endpoints) = mpsc::unbounded_channel();
+    let mut first = JoinSet::new();
+    for (index, cluster) in (0..).zip(&snapshot.clusters) {
+        if let Some(names) = Names::of(index, cluster) {
+            let (looked_up, answer) = tokio::sync::oneshot::channel();
+            tokio::spawn(keep_resolving(names, changes.clone(), looked_up));
+            first.spawn(answer);
+        }
+    }
+    let all = async { while first.join_next().await.is_some() {} };
+    if tokio::time::timeout(FIRST_LOOKUP_TIMEOUT, all).await.is_err() {
+        tracing::warn!("names of endpoints are slow to resolve: serving starts without them");
+    }
+    endpoints
+}
+
+async fn keep_resolving(
+    mut names: Names,
+    changes: UnboundedSender<(u16, Vec<std::net::SocketAddr>)>,
+    looked_up: tokio::sync::oneshot::Sender<()>,
+) {
+    let mut looked_up = Some(looked_up);
+    loop {
+        if let Some(addresses) = names.refresh().await
+            && changes.send((names.cluster(), addresses)).is_err()
+        {
+            return;
+        }
+        looked_up.take().map(|looked_up| looked_up.send(()));
+        tokio::time::sleep(names.pause()).await;
+    }
+}
+
+fn tell_endpoints(handles: &[Handle], cluster: u16, addresses: &[std::net::SocketAddr]) {
+    for handle in handles {
+        handle.send(Message::Endpoints { cluster, addresses: addresses.to_vec() });
+    }
+}
+
+/// Serves until every worker has ended.
+async fn serve(
+    facts: &Facts,
+    state: &State,
+    handles: Vec<Handle>,
+    mut endpoints: UnboundedReceiver<(u16, Vec<std::net::SocketAddr>)>,
+    signals: &mut Signals,
+    drain_deadline: Duration,
+) -> Outcome {
+    loop {
+        tokio::select! {
+            () = signals.stop() => break,
+            () = state.asked_to_drain() => {
+                // The supervisor must close its copies of the listeners, or connections would queue up in vain.
+                if let Err(error) = process::send_signal(facts.supervisor, process::Signal::Terminate) {
+                    tracing::warn!(%error, "the supervisor cannot be told of the drain");
+                }
+                break;
+            }
+            Some((cluster, addresses)) = endpoints.recv() => tell_endpoints(&handles, cluster, &addresses),
+            () = tokio::time::sleep(LOOK_SERVING) => {
+                if let Some(index) = handles.iter().position(Handle::finished) {
+                    tracing::error!(worker = index, "a worker ended without being told to");
+                    return Outcome::Problems;
+                }
+            }
+        }
+    }
+    state.set_phase(Phase::Draining);
+    tracing::info!(deadline_ms = drain_deadline.as_millis() as u64, "draining");
+    let deadline = clock::now() + drain_deadline;
+    for handle in &handles {
+        handle.send(Message::Drain { deadline });
+    }
+    while !handles.iter().all(Handle::finished) {
+        if clock::now() > deadline + DRAIN_SLACK {
+            tracing::error!("workers did not end by the drain deadline");
+            return Outcome::Problems;
+        }
+        tokio::time::sleep(LOOK_DRAINING).await;
+    }
+    for handle in handles {
+        handle.join();
+    }
+    tracing::info!("drained");
+    Outcome::Good
+}
+
+/// The signals a data process takes. A terminal sends some to both processes at once.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    /// Held so that none of them ends the process; the supervisor answers them.
+    _others: [Signal; 3],
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        let others = [SignalKind::hangup(), SignalKind::user_defined1(), SignalKind::user_defined2()];
+        let [hang_up, user_1, user_2] = others.map(signal);
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            _others: [hang_up?, user_1?, user_2?],
+        })
+    }
+
+    async fn stop(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! Names among the endpoints of clusters, looked up in the background and told to the workers when they change.
+//! A name that cannot be looked up keeps the addresses it had.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::proxy::snapshot::{Cluster, EndpointAddress};
+
+/// How soon a name that failed is tried again, unless the cluster's own interval is shorter.
+const RETRY_INTERVAL: Duration = Duration::from_secs(5);
+/// How long the first look-up may hold up the start. Slow names go on in the background.
+pub const FIRST_LOOKUP_TIMEOUT: Duration = Duration::from_secs(3);
+/// Longest wait for one look-up.
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// The names of one cluster and what they last resolved to.
+pub struct Names {
+    cluster: u16,
+    name: Box<str>,
+    /// Addresses given as such.
+    fixed: Vec<SocketAddr>,
+    lookups: Vec<Lookup>,
+    interval: Duration,
+    told: Option<Vec<SocketAddr>>,
+}
+
+struct Lookup {
+    host: Box<str>,
+    port: u16,
+    addresses: Vec<SocketAddr>,
+    failing: bool,
+}
+
+impl Names {
+    /// The names of cluster number `cluster`, or `None` if all its endpoints are addresses.
+    pub fn of(cluster: u16, spec: &Cluster) -> Option<Self> {
+        let (mut fixed, mut lookups) = (Vec::new(), Vec::new());
+        for endpoint in &spec.endpoints {
+            match endpoint {
+                EndpointAddress::Socket(address) => fixed.push(*address),
+                EndpointAddress::Name { host, port } => lookups.push(Lookup {
+                    host: host.clone(),
+                    port: *port,
+                    addresses: Vec::new(),
+                    failing: false,
+                }),
+            }
+        }
+        let interval = spec.resolve_interval;
+        (!lookups.is_empty()).then(|| Self {
+            cluster,
+            name: spec.name.clone(),
+            fixed,
+            lookups,
+            interval,
+            told: None,
+        })
+    }
+
+    pub const fn cluster(&self) -> u16 {
+        self.cluster
+    }
+
+    /// Looks every name up. Returns all addresses of the cluster, ascending, if they are not what was returned last.
+    pub async fn refresh(&mut self) -> Option<Vec<SocketAddr>> {
+        for index in 0..self.lookups.len() {
+            let host = (&*self.lookups[index].host, self.lookups[index].port);
+            let result = match tokio::time::timeout(LOOKUP_TIMEOUT, tokio::net::lookup_host(host)).await {
+                Ok(Ok(found)) => Ok(found.collect()),
+                Ok(Err(error)) => Err(error.to_string()),
+                Err(_) => Err("no answer in time".to_string()),
+            };
+            self.take(index, result);
+        }
+        self.changed()
+    }
+
+    /// How long to wait before the next [`Self::refresh`].
+    pub fn pause(&self) -> Duration {
+        let failing = self.lookups.iter().any(|lookup| lookup.failing);
+        if failing { self.interval.min(RETRY_INTERVAL) } else { self.interval }
+    }
+
+    fn take(&mut self, index: usize, result: Result<Vec<SocketAddr>, String>) {
+        let lookup = &mut self.lookups[index];
+        let error = match result {
+            Ok(found) if !found.is_empty() => {
+                if lookup.failing {
+                    tracing::info!(cluster = &*self.name, host = &*lookup.host, "name resolves again");
+                }
+                (lookup.addresses, lookup.failing) = (found, false);
+                return;
+            }
+            Ok(_) => "no address".to_string(),
+            Err(error) => error,
+        };
+        // Once a failure, not once a try.
+        if !std::mem::replace(&mut lookup.failing, true) {
+            let kept = lookup.addresses.len();
+            tracing::warn!(
+                cluster = &*self.name,
+                host = &*lookup.host,
+                error,
+                addresses_kept = kept,
+                "name of an endpoint does not resolve; its last addresses stay in use and it is tried again"
+            );
+        }
+    }
+
+    fn changed(&mut self) -> Option<Vec<SocketAddr>> {
+        let resolved = self.lookups.iter().flat_map(|lookup| &lookup.addresses);
+        let all: BTreeSet<SocketAddr> = self.fixed.iter().chain(resolved).copied().collect();
+        let all: Vec<SocketAddr> = all.into_iter().collect();
+        if self.told.as_ref() == Some(&all) {
+            return None;
+        }
+        self.told = Some(all.clone());
+        Some(all)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(fixed: &[&str], hosts: &[&str]) -> Names {
+        Names {
+            cluster: 4,
+            name: "api".into(),
+            fixed: addresses(fixed),
+            lookups: hosts
+                .iter()
+                .map(|host| Lookup { host: (*host).into(), port: 80, addresses: Vec::new(), failing: false })
+                .collect(),
+            interval: Duration::from_secs(30),
+            told: None,
+        }
+    }
+
+    fn addresses(texts: &[&str]) -> Vec<SocketAddr> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn only_a_changed_set_is_told_whatever_its_order() {
+        let mut names = names(&["10.0.0.9:80"], &["a.test"]);
+        names.take(0, Ok(addresses(&["10.0.0.2:80", "10.0.0.1:80", "10.0.0.2:80"])));
+        assert_eq!(names.changed(), Some(addresses(&["10.0.0.1:80", "10.0.0.2:80", "10.0.0.9:80"])));
+        names.take(0, Ok(addresses(&["10.0.0.1:80", "10.0.0.2:80"])));
+        assert_eq!(names.changed(), None);
+        names.take(0, Ok(addresses(&["10.0.0.3:80"])));
+        assert_eq!(names.changed(), Some(addresses(&["10.0.0.3:80", "10.0.0.9:80"])));
+    }
+
+    #[test]
+    fn a_name_that_fails_keeps_its_addresses_and_is_tried_sooner() {
+        let mut names = names(&[], &["a.test", "b.test"]);
+        names.take(0, Ok(addresses(&["10.0.0.1:80"])));
+        names.take(1, Err("no such name".into()));
+        assert_eq!(names.changed(), Some(addresses(&["10.0.0.1:80"])));
+        assert_eq!(names.pause(), RETRY_INTERVAL);
+        names.take(0, Ok(Vec::new()));
+        assert_eq!(names.changed(), None);
+        names.take(0, Ok(addresses(&["10.0.0.1:80"])));
+        names.take(1, Ok(addresses(&["10.0.0.2:80"])));
+        assert_eq!(names.changed(), Some(addresses(&["10.0.0.1:80", "10.0.0.2:80"])));
+        assert_eq!(names.pause(), Duration::from_secs(30));
+    }
+
+    #[test]
+    fn a_cluster_that_never_resolved_is_told_as_empty_once() {
+        let mut names = names(&[], &["a.test"]);
+        names.take(0, Err("no such name".into()));
+        assert_eq!(names.changed(), Some(Vec::new()));
+        assert_eq!(names.changed(), None);
+    }
+
+    #[tokio::test]
+    async fn localhost_resolves() {
+        let mut names = names(&[], &["localhost"]);
+        let found = names.refresh().await.unwrap();
+        assert!(found.iter().all(|address| address.ip().is_loopback() && address.port() == 80));
+        assert!(!found.is_empty());
+    }
+}

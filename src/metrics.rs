@@ -1,0 +1,13 @@
+//! What Ringfort counts: the catalogue of metrics, one shard of values a worker, and their text form.
+//! Reads no clock, file or socket: workers write values, the control thread reads and renders them.
+
+pub mod catalog;
+pub mod render;
+pub mod shard;
+
+pub use catalog::{
+    AcceptError, ClusterCounter, ClusterGauge, ClusterHistogram, Counter, Gauge, Histogram, ListenerCounter,
+    ListenerGauge, Process, Shed,
+};
+pub use render::{ProcessFacts, WorkerFacts};
+pub use shard::Shard;

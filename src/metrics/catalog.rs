@@ -1,0 +1,457 @@
+//! Every metric of the product, declared once: the enums that code counts with and the table that `/metrics`
+//! and the documentation are printed from come from the same lines. Holds no values.
+
+/// What kind of value a metric is, in Prometheus' words.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Kind {
+    Counter,
+    Gauge,
+    Histogram,
+}
+
+/// What one unit of the stored integer means.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Unit {
+    One,
+    Bytes,
+    /// Stored in nanoseconds, shown in seconds.
+    Seconds,
+}
+
+/// How the workers' values of one metric become samples.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Across {
+    /// One sample: the sum over workers.
+    Sum,
+    /// One sample a worker, with a `worker` label.
+    PerWorker,
+}
+
+/// A label whose values are fixed, one cell of the shard each.
+#[derive(Clone, Copy, Debug)]
+pub struct Label {
+    pub name: &'static str,
+    pub values: &'static [&'static str],
+}
+
+/// One row of the catalogue.
+#[derive(Clone, Copy, Debug)]
+pub struct Metric {
+    pub name: &'static str,
+    pub kind: Kind,
+    pub unit: Unit,
+    pub across: Across,
+    pub label: Option<Label>,
+    pub help: &'static str,
+}
+
+impl Metric {
+    /// Cells of a shard that this metric takes.
+    pub const fn width(&self) -> usize {
+        match (self.kind, self.label) {
+            (Kind::Histogram, _) => HISTOGRAM_CELLS,
+            (_, Some(label)) => label.values.len(),
+            (_, None) => 1,
+        }
+    }
+}
+
+/// Upper bounds of the histogram buckets, in nanoseconds: 100 µs to 60 s, then everything above.
+pub const BUCKET_BOUNDS_NS: [u64; 18] = [
+    100_000,
+    250_000,
+    500_000,
+    1_000_000,
+    2_500_000,
+    5_000_000,
+    10_000_000,
+    25_000_000,
+    50_000_000,
+    100_000_000,
+    250_000_000,
+    500_000_000,
+    1_000_000_000,
+    2_500_000_000,
+    5_000_000_000,
+    10_000_000_000,
+    30_000_000_000,
+    60_000_000_000,
+];
+/// One cell a bucket, one for what lies above the last bound, one for the sum in nanoseconds.
+pub const HISTOGRAM_CELLS: usize = BUCKET_BOUNDS_NS.len() + 2;
+
+/// Classes of an HTTP status. `none`: the exchange ended with no status sent or received.
+pub const CLASS: Label = Label { name: "class", values: &["1xx", "2xx", "3xx", "4xx", "5xx", "none"] };
+
+/// Position of a status in [`CLASS`].
+pub const fn class_index(status: Option<u16>) -> usize {
+    match status {
+        Some(status @ 100..=599) => status as usize / 100 - 1,
+        _ => CLASS.values.len() - 1,
+    }
+}
+
+/// First cell of each metric of `table` when the table's own cells begin at `start`.
+pub const fn offsets<const N: usize>(table: &[Metric; N], start: usize) -> [usize; N] {
+    let mut offsets = [0; N];
+    let (mut next, mut index) = (start, 0);
+    while index < N {
+        offsets[index] = next;
+        next += table[index].width();
+        index += 1;
+    }
+    offsets
+}
+
+/// Cells that all metrics of `table` take together.
+pub const fn width(table: &[Metric]) -> usize {
+    let (mut sum, mut index) = (0, 0);
+    while index < table.len() {
+        sum += table[index].width();
+        index += 1;
+    }
+    sum
+}
+
+macro_rules! family {
+    ($(#[$doc:meta])* $family:ident $kind:ident {
+        $($variant:ident: $name:literal $unit:ident $across:ident $label:expr, $help:literal;)+
+    }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, Eq, PartialEq)]
+        pub enum $family {
+            $(#[doc = $help] $variant),+
+        }
+
+        impl $family {
+            pub const NAMES: &'static [&'static str] = &[$(stringify!($variant)),+];
+            pub const TABLE: [Metric; Self::NAMES.len()] = [$(Metric {
+                name: $name,
+                kind: Kind::$kind,
+                unit: Unit::$unit,
+                across: Across::$across,
+                label: $label,
+                help: $help,
+            }),+];
+        }
+    };
+}
+
+macro_rules! causes {
+    ($(#[$doc:meta])* $enum:ident, $label:ident { $($variant:ident: $word:literal, $help:literal;)+ }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, Eq, PartialEq)]
+        pub enum $enum {
+            $(#[doc = $help] $variant),+
+        }
+
+        impl $enum {
+            pub const NAMES: &'static [&'static str] = &[$(stringify!($variant)),+];
+        }
+
+        pub const $label: Label = Label { name: "cause", values: &[$($word),+] };
+    };
+}
+
+causes! {
+    /// Why new work was refused at the door.
+    Shed, SHED {
+        Connections: "connections", "The count of connections reached its limit.";
+        Memory: "memory", "The worker's byte budget is spent.";
+        Descriptors: "descriptors", "The process has no file descriptor left.";
+    }
+}
+
+causes! {
+    /// What `accept` failed with.
+    AcceptError, ACCEPT_ERROR {
+        ProcessFiles: "emfile", "EMFILE: the process has no file descriptor left.";
+        SystemFiles: "enfile", "ENFILE: the system has no file left.";
+        Memory: "memory", "ENOMEM or ENOBUFS: the kernel has no memory for the socket.";
+        Aborted: "aborted", "ECONNABORTED: the client left before it was accepted.";
+        Other: "other", "Any other error.";
+    }
+}
+
+family! {
+    /// Counters of one worker.
+    Counter Counter {
+        LoopTurns: "ringfort_worker_loop_turns_total" One PerWorker None,
+            "Turns of the worker's loop.";
+        BuffersStarved: "ringfort_worker_buffers_starved_total" One PerWorker None,
+            "Receives put off because the buffer pool was empty (ENOBUFS).";
+        CompletionOverflows: "ringfort_worker_completion_overflows_total" One PerWorker None,
+            "Times the completion queue overflowed into the kernel's backlog.";
+        SessionsShed: "ringfort_sessions_shed_total" One Sum Some(SHED),
+            "Connections refused at the door, by cause.";
+        AcceptErrors: "ringfort_accept_errors_total" One Sum Some(ACCEPT_ERROR),
+            "Errors of accept, by cause.";
+    }
+}
+
+family! {
+    /// Gauges of one worker.
+    Gauge Gauge {
+        LoopGapMax: "ringfort_worker_loop_gap_max_seconds" Seconds PerWorker None,
+            "Longest time between two turns of the loop while there was work, since start.";
+        BuffersInUse: "ringfort_worker_buffers_in_use" One PerWorker None,
+            "Receive buffers held by sessions.";
+        MemoryBytes: "ringfort_worker_memory_bytes" Bytes PerWorker None,
+            "Bytes of the worker's budget in use: sessions and buffers.";
+    }
+}
+
+family! {
+    /// Latency histograms of one worker.
+    Histogram Histogram {
+        RequestDuration: "ringfort_request_duration_seconds" Seconds Sum None,
+            "From the first byte of a request to the last byte of its response.";
+        UpstreamFirstByte: "ringfort_upstream_first_byte_seconds" Seconds Sum None,
+            "From the request sent upstream to the first byte of the response.";
+    }
+}
+
+family! {
+    /// Counters of one listener in one worker.
+    ListenerCounter Counter {
+        ConnectionsAccepted: "ringfort_connections_accepted_total" One Sum None,
+            "Downstream connections accepted.";
+        Requests: "ringfort_requests_total" One Sum Some(CLASS),
+            "Requests answered, by class of the status sent downstream.";
+        ReceivedBytes: "ringfort_downstream_received_bytes_total" Bytes Sum None,
+            "Bytes received from clients.";
+        SentBytes: "ringfort_downstream_sent_bytes_total" Bytes Sum None,
+            "Bytes sent to clients.";
+    }
+}
+
+family! {
+    /// Gauges of one listener in one worker.
+    ListenerGauge Gauge {
+        ConnectionsActive: "ringfort_connections_active" One Sum None,
+            "Downstream connections open now.";
+    }
+}
+
+family! {
+    /// Counters of one cluster in one worker.
+    ClusterCounter Counter {
+        Requests: "ringfort_upstream_requests_total" One Sum Some(CLASS),
+            "Requests sent upstream, by class of the status received.";
+        ConnectFailures: "ringfort_upstream_connect_failures_total" One Sum None,
+            "Connections to endpoints that failed or timed out.";
+        ConnectionsOpened: "ringfort_upstream_connections_opened_total" One Sum None,
+            "Connections to endpoints that were established.";
+        ConnectionsReused: "ringfort_upstream_connections_reused_total" One Sum None,
+            "Requests that took an idle connection of the pool.";
+        Retries: "ringfort_upstream_retries_total" One Sum None,
+            "Requests tried again on another connection or endpoint.";
+        Ejections: "ringfort_upstream_ejections_total" One Sum None,
+            "Endpoints taken out of balancing after consecutive failures.";
+        ReceivedBytes: "ringfort_upstream_received_bytes_total" Bytes Sum None,
+            "Bytes received from endpoints.";
+        SentBytes: "ringfort_upstream_sent_bytes_total" Bytes Sum None,
+            "Bytes sent to endpoints.";
+    }
+}
+
+family! {
+    /// Gauges of one cluster in one worker.
+    ClusterGauge Gauge {
+        ConnectionsIdle: "ringfort_upstream_connections_idle" One Sum None,
+            "Connections to endpoints kept idle in the pool.";
+        ConnectionsActive: "ringfort_upstream_connections_active" One Sum None,
+            "Connections to endpoints carrying work now.";
+    }
+}
+
+family! {
+    /// Latency histograms of one cluster in one worker.
+    ClusterHistogram Histogram {
+        ConnectDuration: "ringfort_upstream_connect_duration_seconds" Seconds Sum None,
+            "Time to establish a connection to an endpoint.";
+    }
+}
+
+family! {
+    /// Facts of the whole process, set by the control thread when metrics are asked for.
+    Process Gauge {
+        Ready: "ringfort_ready" One Sum None,
+            "1 while the gateway takes new work, 0 while it starts or drains.";
+        StartTime: "ringfort_process_start_time_seconds" One Sum None,
+            "Unix time at which the data process started.";
+        Restarts: "ringfort_process_restarts" One Sum None,
+            "Times the supervisor restarted the data process after a crash.";
+        ResidentBytes: "ringfort_process_resident_memory_bytes" Bytes Sum None,
+            "Resident memory of the data process.";
+        DescriptorsOpen: "ringfort_process_open_fds" One Sum None,
+            "File descriptors the data process has open.";
+        DescriptorsMax: "ringfort_process_max_fds" One Sum None,
+            "File descriptors the data process may open.";
+        LogLinesDropped: "ringfort_log_lines_dropped" One Sum None,
+            "Log lines dropped since start because the log's reader was too slow.";
+    }
+}
+
+/// Sessions ended, by termination reason. The reasons are the caller's, given when a shard is made.
+pub const SESSIONS_ENDED: Metric = Metric {
+    name: "ringfort_sessions_ended_total",
+    kind: Kind::Counter,
+    unit: Unit::One,
+    across: Across::Sum,
+    label: None,
+    help: "Sessions ended, by termination reason.",
+};
+
+/// Which I/O engine a worker runs; always 1.
+pub const WORKER_ENGINE: Metric = Metric {
+    name: "ringfort_worker_engine",
+    kind: Kind::Gauge,
+    unit: Unit::One,
+    across: Across::PerWorker,
+    label: None,
+    help: "The I/O engine of the worker, as a label; always 1.",
+};
+
+/// Version of the binary; always 1.
+pub const BUILD_INFO: Metric = Metric {
+    name: "ringfort_build_info",
+    kind: Kind::Gauge,
+    unit: Unit::One,
+    across: Across::Sum,
+    label: None,
+    help: "Version of the binary, as a label; always 1.",
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+    use std::path::Path;
+
+    fn all() -> Vec<Metric> {
+        let mut all = vec![SESSIONS_ENDED, WORKER_ENGINE, BUILD_INFO];
+        all.extend(Counter::TABLE);
+        all.extend(Gauge::TABLE);
+        all.extend(Histogram::TABLE);
+        all.extend(ListenerCounter::TABLE);
+        all.extend(ListenerGauge::TABLE);
+        all.extend(ClusterCounter::TABLE);
+        all.extend(ClusterGauge::TABLE);
+        all.extend(ClusterHistogram::TABLE);
+        all.extend(Process::TABLE);
+        all
+    }
+
+    #[test]
+    fn names_are_unique_and_follow_the_prometheus_rules() {
+        let mut seen = HashSet::new();
+        for metric in all() {
+            assert!(seen.insert(metric.name), "{} is declared twice", metric.name);
+            assert!(metric.name.starts_with("ringfort_"), "{}", metric.name);
+            assert_eq!(metric.kind == Kind::Counter, metric.name.ends_with("_total"), "{}", metric.name);
+            assert!(metric.help.ends_with('.'), "{}: help is a sentence", metric.name);
+            assert_eq!(metric.unit == Unit::Bytes, metric.name.contains("_bytes"), "{}", metric.name);
+        }
+    }
+
+    #[test]
+    fn statuses_fall_into_their_class() {
+        let class = |status| CLASS.values[class_index(status)];
+        assert_eq!(class(Some(101)), "1xx");
+        assert_eq!(class(Some(204)), "2xx");
+        assert_eq!(class(Some(599)), "5xx");
+        assert_eq!(class(Some(600)), "none");
+        assert_eq!(class(Some(0)), "none");
+        assert_eq!(class(None), "none");
+    }
+
+    /// Families of which the data path does not write every variant yet. Must be empty in a release.
+    const PENDING: &[&str] = &[
+        "Counter",
+        "Gauge",
+        "Histogram",
+        "ListenerCounter",
+        "ListenerGauge",
+        "ClusterCounter",
+        "ClusterGauge",
+        "ClusterHistogram",
+        "Shed",
+        "AcceptError",
+    ];
+
+    #[test]
+    fn every_declared_metric_is_written_somewhere() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+        let mut source = String::new();
+        read_sources(&root, &mut source);
+        let mut unwritten = unwritten(&source);
+        unwritten.retain(|path| !PENDING.contains(&path.split(':').next().unwrap()));
+        assert!(unwritten.is_empty(), "declared in catalog.rs but written nowhere: {unwritten:?}");
+    }
+
+    #[test]
+    fn an_unwritten_metric_is_found() {
+        let found =
+            unwritten("shard.add(Counter::LoopTurns, 1); listener.add(ListenerCounter::SentBytes, n)");
+        assert!(found.contains(&"ClusterCounter::SentBytes".to_string()));
+        assert!(!found.contains(&"ListenerCounter::SentBytes".to_string()));
+        assert!(!found.contains(&"Counter::LoopTurns".to_string()));
+    }
+
+    /// Variants of the catalogue that `source` never names. Those with a method of their own count by its call.
+    fn unwritten(source: &str) -> Vec<String> {
+        let families: [(&str, &[&str]); 11] = [
+            ("Counter", Counter::NAMES),
+            ("Gauge", Gauge::NAMES),
+            ("Histogram", Histogram::NAMES),
+            ("ListenerCounter", ListenerCounter::NAMES),
+            ("ListenerGauge", ListenerGauge::NAMES),
+            ("ClusterCounter", ClusterCounter::NAMES),
+            ("ClusterGauge", ClusterGauge::NAMES),
+            ("ClusterHistogram", ClusterHistogram::NAMES),
+            ("Process", Process::NAMES),
+            ("Shed", Shed::NAMES),
+            ("AcceptError", AcceptError::NAMES),
+        ];
+        let by_method = [
+            ("Counter::SessionsShed", ".shed("),
+            ("Counter::AcceptErrors", ".accept_error("),
+            ("ListenerCounter::Requests", ".request("),
+            ("ClusterCounter::Requests", ".response("),
+        ];
+        let mut unwritten = Vec::new();
+        for (family, names) in families {
+            for name in names {
+                let path = format!("{family}::{name}");
+                let method = by_method.iter().find(|(by, _)| *by == path).map(|(_, method)| *method);
+                let needle = method.unwrap_or(&path);
+                if !source.match_indices(needle).any(|(at, _)| whole_path(source, at, needle)) {
+                    unwritten.push(path);
+                }
+            }
+        }
+        unwritten
+    }
+
+    /// Whether the match is not the tail or the head of a longer name (`ListenerCounter::…`, `Gauge::MemoryBytesX`).
+    fn whole_path(source: &str, at: usize, needle: &str) -> bool {
+        let word = |c: char| c.is_alphanumeric() || c == '_';
+        let before = source[..at].chars().next_back().is_some_and(word);
+        let after = source[at + needle.len()..].chars().next().is_some_and(word);
+        needle.starts_with('.') || (!before && !after)
+    }
+
+    fn read_sources(folder: &Path, source: &mut String) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                if !path.ends_with("metrics") {
+                    read_sources(&path, source);
+                }
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                source.push_str(&std::fs::read_to_string(&path).unwrap());
+            }
+        }
+    }
+}

@@ -1,0 +1,305 @@
+//! Shards and process facts to the Prometheus text format 0.0.4. A pure function; reads no clock and no file.
+
+use std::fmt::Write;
+
+use super::catalog::{
+    Across, BUCKET_BOUNDS_NS, BUILD_INFO, ClusterCounter, ClusterGauge, ClusterHistogram, Counter, Gauge,
+    Histogram, Kind, ListenerCounter, ListenerGauge, Metric, Process, SESSIONS_ENDED, Unit, WORKER_ENGINE,
+};
+use super::shard::{self, Shard};
+
+/// Value of the `Content-Type` field for [`text`].
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// Facts of the whole process, beside the shards.
+pub struct ProcessFacts {
+    version: &'static str,
+    values: [u64; Process::TABLE.len()],
+}
+
+impl ProcessFacts {
+    pub const fn new(version: &'static str) -> Self {
+        Self { version, values: [0; Process::TABLE.len()] }
+    }
+
+    pub const fn set(&mut self, fact: Process, value: u64) {
+        self.values[fact as usize] = value;
+    }
+}
+
+/// What does not change while a worker lives.
+#[derive(Clone, Debug)]
+pub struct WorkerFacts {
+    pub worker: u32,
+    /// The CPU it is pinned to.
+    pub cpu: Option<usize>,
+    /// `io_uring` or `epoll`.
+    pub engine: &'static str,
+}
+
+/// The whole exposition. All shards must have been made with the same names.
+pub fn text(shards: &[&Shard], workers: &[WorkerFacts], process: &ProcessFacts) -> String {
+    let mut page = Page { out: String::with_capacity(16 * 1024), shards };
+    page.info(process, workers);
+    page.process(process);
+    page.family(&Counter::TABLE, &shard::COUNTER_AT, Scope::Worker);
+    page.family(&Gauge::TABLE, &shard::GAUGE_AT, Scope::Worker);
+    page.family(&Histogram::TABLE, &shard::HISTOGRAM_AT, Scope::Worker);
+    page.family(&ListenerCounter::TABLE, &shard::LISTENER_COUNTER_AT, Scope::Listener);
+    page.family(&ListenerGauge::TABLE, &shard::LISTENER_GAUGE_AT, Scope::Listener);
+    page.sessions_ended();
+    page.family(&ClusterCounter::TABLE, &shard::CLUSTER_COUNTER_AT, Scope::Cluster);
+    page.family(&ClusterGauge::TABLE, &shard::CLUSTER_GAUGE_AT, Scope::Cluster);
+    page.family(&ClusterHistogram::TABLE, &shard::CLUSTER_HISTOGRAM_AT, Scope::Cluster);
+    page.out
+}
+
+#[derive(Clone, Copy)]
+enum Scope {
+    Worker,
+    Listener,
+    Cluster,
+}
+
+struct Page<'a> {
+    out: String,
+    shards: &'a [&'a Shard],
+}
+
+impl<'a> Page<'a> {
+    fn info(&mut self, process: &ProcessFacts, workers: &[WorkerFacts]) {
+        self.head(&BUILD_INFO);
+        self.sample(BUILD_INFO.name, "", &[("version", process.version)], "1");
+        self.head(&WORKER_ENGINE);
+        for facts in workers {
+            let worker = facts.worker.to_string();
+            self.sample(WORKER_ENGINE.name, "", &[("worker", &worker), ("engine", facts.engine)], "1");
+        }
+    }
+
+    fn process(&mut self, process: &ProcessFacts) {
+        for (metric, value) in Process::TABLE.iter().zip(process.values) {
+            self.head(metric);
+            self.sample(metric.name, "", &[], &value.to_string());
+        }
+    }
+
+    fn family(&mut self, table: &[Metric], offsets: &[usize], scope: Scope) {
+        for (metric, &at) in table.iter().zip(offsets) {
+            self.head(metric);
+            for (label, index) in self.owners(scope) {
+                let labels: Vec<_> = label.into_iter().collect();
+                match metric.across {
+                    Across::Sum => {
+                        let shards = self.shards;
+                        self.values(metric, &labels, |cell| sum(shards, scope, index, at + cell));
+                    }
+                    Across::PerWorker => {
+                        for shard in self.shards {
+                            let worker = shard.worker().to_string();
+                            let labels = [&labels[..], &[("worker", &worker)]].concat();
+                            self.values(metric, &labels, |cell| load(shard, scope, index, at + cell));
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn sessions_ended(&mut self) {
+        self.head(&SESSIONS_ENDED);
+        for (label, index) in self.owners(Scope::Listener) {
+            let reasons = self.shards.first().map_or(&[][..], |shard| shard.reasons());
+            for (reason, word) in reasons.iter().enumerate() {
+                let ended: u64 =
+                    self.shards.iter().map(|shard| shard.listener(index).sessions_ended(reason)).sum();
+                let labels: Vec<_> = label.into_iter().chain([("reason", *word)]).collect();
+                self.sample(SESSIONS_ENDED.name, "", &labels, &ended.to_string());
+            }
+        }
+    }
+
+    /// The label that names each owner of a block of the scope, with its index.
+    fn owners(&self, scope: Scope) -> Vec<(Option<(&'static str, &'a str)>, usize)> {
+        let named = |key: &'static str, names: &'a [String]| {
+            names.iter().enumerate().map(|(index, name)| (Some((key, name.as_str())), index)).collect()
+        };
+        match (scope, self.shards.first()) {
+            (Scope::Worker, _) => vec![(None, 0)],
+            (_, None) => Vec::new(),
+            (Scope::Listener, Some(shard)) => named("listener", shard.listeners()),
+            (Scope::Cluster, Some(shard)) => named("cluster", shard.clusters()),
+        }
+    }
+
+    fn values(&mut self, metric: &Metric, labels: &[(&str, &str)], value: impl Fn(usize) -> u64) {
+        let cells: Vec<u64> = (0..metric.width()).map(value).collect();
+        match (metric.kind, metric.label) {
+            (Kind::Histogram, _) => self.histogram(metric, labels, &cells),
+            (_, Some(label)) => {
+                for (word, value) in label.values.iter().zip(&cells) {
+                    let labels = [labels, &[(label.name, *word)]].concat();
+                    self.sample(metric.name, "", &labels, &number(metric, *value));
+                }
+            }
+            (_, None) => self.sample(metric.name, "", labels, &number(metric, cells[0])),
+        }
+    }
+
+    fn histogram(&mut self, metric: &Metric, labels: &[(&str, &str)], cells: &[u64]) {
+        let mut count = 0u64;
+        for (index, cell) in cells[..=BUCKET_BOUNDS_NS.len()].iter().enumerate() {
+            count += cell;
+            let bound =
+                BUCKET_BOUNDS_NS.get(index).map_or_else(|| "+Inf".to_string(), |bound| seconds(*bound));
+            let labels = [labels, &[("le", bound.as_str())]].concat();
+            self.sample(metric.name, "_bucket", &labels, &count.to_string());
+        }
+        self.sample(metric.name, "_sum", labels, &seconds(cells[cells.len() - 1]));
+        self.sample(metric.name, "_count", labels, &count.to_string());
+    }
+
+    fn head(&mut self, metric: &Metric) {
+        let kind = match metric.kind {
+            Kind::Counter => "counter",
+            Kind::Gauge => "gauge",
+            Kind::Histogram => "histogram",
+        };
+        let help = metric.help.replace('\\', "\\\\").replace('\n', "\\n");
+        // Writing to a String cannot fail.
+        let _ = write!(self.out, "# HELP {0} {help}\n# TYPE {0} {kind}\n", metric.name);
+    }
+
+    fn sample(&mut self, name: &str, suffix: &str, labels: &[(&str, &str)], value: &str) {
+        self.out.push_str(name);
+        self.out.push_str(suffix);
+        for (index, (key, word)) in labels.iter().enumerate() {
+            self.out.push(if index == 0 { '{' } else { ',' });
+            let _ = write!(self.out, "{key}=\"{}\"", escape(word));
+        }
+        if !labels.is_empty() {
+            self.out.push('}');
+        }
+        let _ = writeln!(self.out, " {value}");
+    }
+}
+
+fn sum(shards: &[&Shard], scope: Scope, index: usize, at: usize) -> u64 {
+    // Wrapping: a gauge of one worker may stand below zero when another worker's makes up for it.
+    shards.iter().fold(0, |sum: u64, shard| sum.wrapping_add(load(shard, scope, index, at)))
+}
+
+fn load(shard: &Shard, scope: Scope, index: usize, at: usize) -> u64 {
+    match scope {
+        Scope::Worker => shard.load(at),
+        Scope::Listener => shard.listener(index).load(at),
+        Scope::Cluster => shard.cluster(index).load(at),
+    }
+}
+
+fn number(metric: &Metric, value: u64) -> String {
+    match (metric.unit, metric.kind) {
+        (Unit::Seconds, _) => seconds(value),
+        // A gauge may be read between the two halves of a move and stand below zero for that moment.
+        (_, Kind::Gauge) => value.cast_signed().to_string(),
+        _ => value.to_string(),
+    }
+}
+
+fn seconds(nanos: u64) -> String {
+    let text = format!("{}.{:09}", nanos / 1_000_000_000, nanos % 1_000_000_000);
+    text.trim_end_matches('0').trim_end_matches('.').to_string()
+}
+
+fn escape(value: &str) -> String {
+    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn shards(listener: &str) -> [Shard; 2] {
+        [0, 1].map(|worker| Shard::new(worker, &[listener.into()], &["site".into()], &["done", "reset"]))
+    }
+
+    fn render(shards: &[Shard]) -> String {
+        let workers = [WorkerFacts { worker: 0, cpu: Some(0), engine: "epoll" }];
+        let mut process = ProcessFacts::new("1.2.3");
+        process.set(Process::Ready, 1);
+        text(&shards.iter().collect::<Vec<_>>(), &workers, &process)
+    }
+
+    fn line<'a>(page: &'a str, start: &str) -> &'a str {
+        let found = page.lines().find(|line| line.starts_with(start));
+        found.unwrap_or_else(|| panic!("no line starts with {start:?} in\n{page}"))
+    }
+
+    #[test]
+    fn workers_are_summed_unless_the_metric_is_of_the_worker() {
+        let shards = shards("web");
+        for shard in &shards {
+            shard.add(Counter::LoopTurns, 2 + u64::from(shard.worker()));
+            shard.listener(0).request(Some(200));
+            shard.listener(0).session_ended(1);
+            shard.cluster(0).gauge_add(ClusterGauge::ConnectionsIdle, 4);
+        }
+        let page = render(&shards);
+        let turns = "ringfort_worker_loop_turns_total";
+        assert_eq!(line(&page, &format!("{turns}{{worker=\"0\"")), format!("{turns}{{worker=\"0\"}} 2"));
+        assert_eq!(line(&page, &format!("{turns}{{worker=\"1\"")), format!("{turns}{{worker=\"1\"}} 3"));
+        assert!(page.contains("\nringfort_requests_total{listener=\"web\",class=\"2xx\"} 2\n"));
+        assert!(page.contains("\nringfort_sessions_ended_total{listener=\"web\",reason=\"reset\"} 2\n"));
+        assert!(page.contains("\nringfort_upstream_connections_idle{cluster=\"site\"} 8\n"));
+        assert!(page.contains("\nringfort_worker_engine{worker=\"0\",engine=\"epoll\"} 1\n"));
+        assert!(page.contains("\nringfort_build_info{version=\"1.2.3\"} 1\n"));
+        assert!(page.contains("\nringfort_ready 1\n"));
+    }
+
+    #[test]
+    fn a_histogram_is_cumulative_and_in_seconds() {
+        let shards = shards("web");
+        shards[0].observe(Histogram::RequestDuration, Duration::from_micros(50));
+        shards[0].observe(Histogram::RequestDuration, Duration::from_millis(2));
+        shards[1].observe(Histogram::RequestDuration, Duration::from_secs(61));
+        let page = render(&shards);
+        let name = "ringfort_request_duration_seconds";
+        assert!(page.contains(&format!("# TYPE {name} histogram\n")));
+        assert!(page.contains(&format!("\n{name}_bucket{{le=\"0.0001\"}} 1\n")));
+        assert!(page.contains(&format!("\n{name}_bucket{{le=\"0.0025\"}} 2\n")));
+        assert!(page.contains(&format!("\n{name}_bucket{{le=\"60\"}} 2\n")));
+        assert!(page.contains(&format!("\n{name}_bucket{{le=\"+Inf\"}} 3\n")));
+        assert!(page.contains(&format!("\n{name}_sum 61.00205\n")));
+        assert!(page.contains(&format!("\n{name}_count 3\n")));
+    }
+
+    #[test]
+    fn label_values_are_escaped() {
+        let page = render(&shards("a\"b\\c\nd"));
+        assert!(page.contains("ringfort_connections_active{listener=\"a\\\"b\\\\c\\nd\"} 0\n"));
+    }
+
+    #[test]
+    fn a_gauge_below_zero_is_shown_as_such() {
+        let shards = shards("web");
+        shards[0].listener(0).gauge_add(ListenerGauge::ConnectionsActive, -1);
+        assert!(render(&shards).contains("\nringfort_connections_active{listener=\"web\"} -1\n"));
+    }
+
+    #[test]
+    fn every_sample_follows_the_head_of_its_metric_and_no_line_is_malformed() {
+        let page = render(&shards("web"));
+        let mut current = "";
+        for line in page.lines() {
+            if let Some(head) = line.strip_prefix("# TYPE ") {
+                current = head.split(' ').next().unwrap();
+            } else if !line.starts_with("# HELP ") {
+                let name = line.split(['{', ' ']).next().unwrap();
+                assert!(name.starts_with(current), "{line} under {current}");
+                let value = line.rsplit(' ').next().unwrap();
+                assert!(value.parse::<f64>().is_ok(), "{line}");
+            }
+        }
+    }
+}

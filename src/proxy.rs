@@ -1,0 +1,11 @@
+//! Sessions: what happens between a downstream connection and its upstreams. Protocols and policies meet here.
+
+pub mod body;
+pub mod context;
+pub mod facts;
+pub mod http1;
+pub mod outcome;
+pub mod snapshot;
+pub mod stream;
+pub mod tcp;
+pub mod upstream;

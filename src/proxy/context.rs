@@ -1,0 +1,146 @@
+//! What the sessions of one worker share: the configuration they serve from, upstream connections, metrics,
+//! recycled memory. Lives on one thread.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::base::random::Random;
+use crate::base::time::Instant;
+use crate::h1::HeadLimits;
+use crate::http::{Prepared, date};
+use crate::metrics::Shard;
+use crate::route::{Action, Route};
+use crate::runtime::{Recycler, Runtime};
+use crate::sys::clock;
+
+use super::snapshot::{Listener, Snapshot};
+use super::upstream::Upstreams;
+
+/// Room for the state of one exchange.
+pub const EXCHANGE_BYTES: usize = 4_096;
+/// Blocks for exchanges kept while there are none.
+const EXCHANGES_KEPT_MAX: usize = 256;
+
+/// One configuration as one worker serves it. Kept by every exchange that began under it.
+pub struct Serving {
+    pub snapshot: Arc<Snapshot>,
+    pub head_limits: HeadLimits,
+    /// By route: the answer it always gives.
+    prepared: Vec<Option<Prepared>>,
+}
+
+impl Serving {
+    pub fn new(snapshot: Arc<Snapshot>) -> Rc<Self> {
+        let http = &snapshot.http;
+        let head_limits = HeadLimits {
+            head_bytes_max: http.head_bytes_max,
+            target_bytes_max: http.target_bytes_max,
+            fields_max: http.fields_max,
+        };
+        let prepared = snapshot.routes.routes().iter().map(prepare).collect();
+        Rc::new(Self { snapshot, head_limits, prepared })
+    }
+
+    /// A listener of the snapshot that accepted a connection may be gone from a later one.
+    pub fn listener(&self, index: u16) -> Option<&Listener> {
+        self.snapshot.listeners.get(usize::from(index))
+    }
+
+    pub fn prepared(&self, route: u16) -> Option<&Prepared> {
+        self.prepared.get(usize::from(route))?.as_ref()
+    }
+}
+
+fn prepare(route: &Route) -> Option<Prepared> {
+    let Action::Respond(respond) = &route.action else { return None };
+    let edits = &route.response_edits;
+    let kept = respond.fields.iter().filter(|(name, _)| !edits.drops(name.as_bytes()));
+    let fields: Vec<(&str, &str)> =
+        kept.map(|(name, value)| (&**name, &**value)).chain(edits.appended()).collect();
+    Some(Prepared::new(respond.status, &fields, &respond.body))
+}
+
+pub struct Context {
+    pub runtime: Runtime,
+    pub shard: Arc<Shard>,
+    pub upstreams: Upstreams,
+    pub exchanges: Recycler<EXCHANGE_BYTES>,
+    serving: RefCell<Rc<Serving>>,
+    random: RefCell<Random>,
+    /// When draining began; sessions take no new work after their present exchange.
+    drained_since: Cell<Option<Instant>>,
+    sessions: Cell<usize>,
+    date: RefCell<(Instant, String)>,
+}
+
+impl Context {
+    pub fn new(runtime: Runtime, shard: Arc<Shard>, snapshot: Arc<Snapshot>, seed: u64) -> Rc<Self> {
+        let upstreams = Upstreams::new(&runtime, &shard, &snapshot.clusters, seed);
+        Rc::new(Self {
+            runtime,
+            shard,
+            upstreams,
+            exchanges: Recycler::new(EXCHANGES_KEPT_MAX),
+            serving: RefCell::new(Serving::new(snapshot)),
+            random: RefCell::new(Random::new(seed)),
+            drained_since: Cell::new(None),
+            sessions: Cell::new(0),
+            date: RefCell::new((Instant::ZERO, String::new())),
+        })
+    }
+
+    pub fn serving(&self) -> Rc<Serving> {
+        self.serving.borrow().clone()
+    }
+
+    pub fn random_u32(&self) -> u32 {
+        (self.random.borrow_mut().next_u64() >> 32) as u32
+    }
+
+    /// Has every session finish what it is at and take no more.
+    pub fn drain(&self) {
+        if self.drained_since.get().is_none() {
+            self.drained_since.set(Some(self.runtime.now()));
+            self.runtime.wake_tasks();
+        }
+    }
+
+    pub fn drained_since(&self) -> Option<Instant> {
+        self.drained_since.get()
+    }
+
+    pub fn is_draining(&self) -> bool {
+        self.drained_since.get().is_some()
+    }
+
+    pub fn sessions(&self) -> usize {
+        self.sessions.get()
+    }
+
+    /// Counts a session until the guard is dropped.
+    pub fn enter_session(self: &Rc<Self>) -> SessionGuard {
+        self.sessions.set(self.sessions.get() + 1);
+        SessionGuard(self.clone())
+    }
+
+    /// Calls `write` with the present `Date` value (RFC 9110 §6.6.1), made at most twice a second.
+    pub fn with_date<T>(&self, write: impl FnOnce(&str) -> T) -> T {
+        const FRESH: Duration = Duration::from_millis(500);
+        let now = self.runtime.now();
+        let mut date = self.date.borrow_mut();
+        if date.1.is_empty() || now.since(date.0) > FRESH {
+            *date = (now, String::from_utf8_lossy(&date::imf_fixdate(clock::unix_seconds())).into_owned());
+        }
+        write(&date.1)
+    }
+}
+
+pub struct SessionGuard(Rc<Context>);
+
+impl Drop for SessionGuard {
+    fn drop(&mut self) {
+        self.0.sessions.set(self.0.sessions.get() - 1);
+    }
+}

@@ -1,0 +1,697 @@
+//! One request and its response. The order of things:
+//!
+//! ```text
+//!   head ── refused ──────────────────────────────> answer, close
+//!     └──── answered here ────────────────────────> answer, body dropped
+//!     └──── forwarded: endpoint ── none ──────────> 502/503/504
+//!                        └── head up, body up ┐
+//!                            head down, body down ┘ at the same time; the response decides when it is over
+//! ```
+//!
+//! Nothing of a head that was refused goes up. Once the head went up, a fault in the request's body aborts the
+//! upstream connection; once the response's head went down, a fault in its body aborts the downstream one.
+
+use std::cell::Cell;
+use std::future::Future;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::Poll;
+
+use crate::base::time::Instant;
+use crate::h1::{FieldSlots, Parsed, find_head_end, framing_to_client, parse_response, write_response};
+use crate::http::{BodyFraming, Reject, Version, write_answer};
+use crate::limits;
+use crate::metrics::{ClusterCounter, Histogram, ListenerCounter};
+use crate::runtime::{Deadline, RecvBuf, TimedOut};
+
+use super::super::body::{Body, BodyError, Pace, drained};
+use super::super::context::{Context, Serving};
+use super::super::outcome::{Ending, Termination};
+use super::super::snapshot::Timeouts;
+use super::super::stream::Stream;
+use super::super::upstream::{AcquireError, Connection, Tried};
+use super::judge::{Answer, Request, judge};
+use super::{Http1, Next};
+
+/// A body of at most this many bytes goes out with its head, in one send.
+const SMALL_BODY_BYTES_MAX: u64 = 4_096;
+
+/// A head as its bytes arrive. Usually all of it is in the first buffer, and nothing is copied.
+struct HeadInput {
+    /// What came before and with `last`, once one buffer was not enough.
+    assembled: Vec<u8>,
+    last: RecvBuf,
+}
+
+impl HeadInput {
+    const fn new(first: RecvBuf) -> Self {
+        Self { assembled: Vec::new(), last: first }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        if self.assembled.is_empty() { &self.last } else { &self.assembled }
+    }
+
+    /// Receives until the head may be whole: parsing it after every drip would cost quadratic work.
+    async fn more(
+        &mut self,
+        stream: &Stream,
+        deadline: &Deadline,
+        bytes_max: usize,
+    ) -> Result<(), HeadError> {
+        if self.assembled.is_empty() {
+            self.assembled.extend_from_slice(&self.last);
+        }
+        loop {
+            let scanned = self.assembled.len();
+            match deadline.within(stream.recv()).await {
+                Ok(Ok(buf)) if !buf.is_empty() => self.last = buf,
+                Ok(Ok(_)) => return Err(HeadError::Ended),
+                Ok(Err(_)) => return Err(HeadError::Broken),
+                Err(TimedOut) => return Err(HeadError::TimedOut),
+            }
+            self.assembled.extend_from_slice(&self.last);
+            let long_enough = self.assembled.len() > bytes_max + 2;
+            if long_enough || find_head_end(&self.assembled, scanned).is_some() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// What follows a head of `head_len` bytes.
+    fn rest(mut self, head_len: usize) -> RecvBuf {
+        let before_last = self.assembled.len().saturating_sub(self.last.len());
+        self.last.advance(head_len.saturating_sub(before_last));
+        self.last
+    }
+}
+
+enum HeadError {
+    Ended,
+    Broken,
+    TimedOut,
+}
+
+/// Reads one request, answers it, and says what follows.
+pub(super) async fn run(session: &mut Http1, first: RecvBuf) -> Next {
+    let context = session.context.clone();
+    let serving = context.serving();
+    let started = context.runtime.now();
+    session.requests += 1;
+    let mut input = HeadInput::new(first);
+    let request = loop {
+        match judge(&context, &serving, &mut session.facts, &session.stream, input.bytes()) {
+            Ok(Parsed::Complete(request)) => break request,
+            Ok(Parsed::Partial) => {
+                session.deadline.set(started + session.timeouts.header);
+                let bytes_max = serving.head_limits.head_bytes_max;
+                match input.more(&session.stream, &session.deadline, bytes_max).await {
+                    Ok(()) => {}
+                    Err(HeadError::TimedOut) => {
+                        return refuse(session, 408, "", Termination::HeaderTimeout);
+                    }
+                    Err(HeadError::Ended | HeadError::Broken) => {
+                        return Next::End(Ending::Graceful(Termination::ClientAborted));
+                    }
+                }
+            }
+            Err(reject) => return refuse(session, reject.status, reject.text, Termination::BadRequest),
+        }
+    };
+    let requests_max = serving.snapshot.http.requests_per_connection_max;
+    let may_stay = session.requests < requests_max && !context.is_draining();
+    let rest = input.rest(request.head_len);
+    let exchange = Exchange {
+        context: &context,
+        serving: &serving,
+        stream: &session.stream,
+        deadline: &session.deadline,
+        timeouts: session.timeouts,
+        listener: usize::from(session.facts.listener),
+        request: &request,
+        keep_alive: Cell::new(request.keep_alive && may_stay),
+        status: Cell::new(None),
+    };
+    let shard = context.shard.listener(exchange.listener);
+    shard.add(ListenerCounter::ReceivedBytes, request.head_len as u64);
+    let next = match &request.answer {
+        Answer::Forward { cluster, route, head } => exchange.forward(*cluster, *route, head, rest).await,
+        _ => exchange.answer(rest).await,
+    };
+    context.shard.listener(exchange.listener).request(exchange.status.get());
+    context.shard.observe(Histogram::RequestDuration, context.runtime.now().since(started));
+    if let Answer::Forward { head, .. } = request.answer {
+        context.runtime.put_block(head);
+    }
+    match next {
+        Next::End(Ending::Graceful(Termination::ClientClosing)) if request.keep_alive => {
+            // The client would have stayed: it is we who close.
+            let cause =
+                if session.context.is_draining() { Termination::Drained } else { Termination::RequestsMax };
+            Next::End(Ending::Graceful(cause))
+        }
+        next => next,
+    }
+}
+
+/// Answers a head that is not taken, and closes.
+fn refuse(session: &Http1, status: u16, text: &str, termination: Termination) -> Next {
+    let context = &session.context;
+    let mut out = context.runtime.take_block();
+    context.with_date(|date| write_answer(&mut out, status, text, false, false, &[], Some(date)));
+    let shard = context.shard.listener(usize::from(session.facts.listener));
+    shard.request(Some(status));
+    shard.add(ListenerCounter::SentBytes, out.len() as u64);
+    session.stream.send(&out, false);
+    context.runtime.put_block(out);
+    Next::End(Ending::Graceful(termination))
+}
+
+struct Exchange<'a> {
+    context: &'a Rc<Context>,
+    serving: &'a Serving,
+    stream: &'a Stream,
+    deadline: &'a Deadline,
+    timeouts: Timeouts,
+    listener: usize,
+    request: &'a Request,
+    /// Whether the connection goes on after this exchange, as it stands.
+    keep_alive: Cell<bool>,
+    /// Sent to the client; a response has begun once there is one.
+    status: Cell<Option<u16>>,
+}
+
+/// What became of the endpoint's part.
+enum Responded {
+    /// The whole response went down. Whether the upstream connection may carry another exchange.
+    Complete { reusable: bool },
+    /// A reused connection died before it answered anything: it may have died before it got the request.
+    Unanswered,
+    /// Nothing of a response went down.
+    Failed(Failure),
+    /// The response broke off; the client must notice.
+    Broken(Termination),
+}
+
+/// An answer in place of the endpoint's.
+struct Failure {
+    status: u16,
+    text: &'static str,
+    termination: Termination,
+}
+
+/// The client is gone.
+struct Gone;
+
+impl Exchange<'_> {
+    /// Answers without an endpoint.
+    async fn answer(&self, rest: RecvBuf) -> Next {
+        let Request { framing, is_head, ref answer, .. } = *self.request;
+        let drainable = match framing {
+            BodyFraming::None => true,
+            BodyFraming::Length(length) => {
+                length <= limits::DRAIN_BODY_BYTES_MAX && !self.request.expect_continue
+            }
+            BodyFraming::Chunked | BodyFraming::UntilClose => false,
+        };
+        let refused = matches!(answer, Answer::Own { upgrade_refused: true, .. });
+        self.keep_alive.set(self.keep_alive.get() && drainable && !refused);
+        let keep_alive = self.keep_alive.get();
+        let mut out = self.context.runtime.take_block();
+        self.context.with_date(|date| {
+            let date = Some(date);
+            match answer {
+                Answer::Prepared { route } => {
+                    if let Some(prepared) = self.serving.prepared(*route) {
+                        self.status.set(Some(prepared.status()));
+                        prepared.write(&mut out, keep_alive, is_head, date);
+                    }
+                }
+                Answer::Redirect { status, location, route } => {
+                    self.status.set(Some(*status));
+                    let route = self.serving.snapshot.routes.routes().get(usize::from(*route));
+                    let edits = route.into_iter().flat_map(|route| route.response_edits.appended());
+                    let fields: Vec<_> = [("Location", location.as_str())].into_iter().chain(edits).collect();
+                    write_answer(&mut out, *status, "", keep_alive, is_head, &fields, date);
+                }
+                Answer::Own { status, text, fields, .. } => {
+                    self.status.set(Some(*status));
+                    write_answer(&mut out, *status, text, keep_alive, is_head, fields, date);
+                }
+                Answer::Forward { .. } => {}
+            }
+        });
+        self.send_block(out);
+        if refused {
+            return Next::End(Ending::Graceful(Termination::UpgradeRefused));
+        }
+        self.after_answer(rest).await
+    }
+
+    /// Sends `out`, counts it and keeps its memory.
+    fn send_block(&self, out: Vec<u8>) {
+        self.context.shard.listener(self.listener).add(ListenerCounter::SentBytes, out.len() as u64);
+        self.stream.send(&out, false);
+        self.context.runtime.put_block(out);
+    }
+
+    /// Drops the request's body, if there is one, and goes on or closes.
+    async fn after_answer(&self, rest: RecvBuf) -> Next {
+        if !self.keep_alive.get() {
+            return self.close_after_response();
+        }
+        let framing = self.request.framing;
+        let mut rest = Some(rest);
+        if framing.has_body() {
+            let first = rest.take().into_iter().next();
+            let Some(first) = first else { return self.close_after_response() };
+            let mut body = Body::new(framing, BodyFraming::None);
+            let idle = self.timeouts.body_idle;
+            let runtime = &self.context.runtime;
+            match body.discard(runtime, self.stream, first, idle, limits::DRAIN_BODY_BYTES_MAX).await {
+                Ok(following) => rest = following,
+                Err(_) => return Next::End(Ending::Graceful(Termination::BadRequest)),
+            }
+        }
+        // The next request waits until the client takes this response: that bounds what pipelining costs.
+        match drained(&self.context.runtime, self.stream, self.deadline, self.timeouts.write_stall).await {
+            Ok(()) => Next::Request(rest.filter(|rest| !rest.is_empty())),
+            Err(BodyError::SinkStalled) => Next::End(Ending::Abort(Termination::WriteStalled)),
+            Err(_) => Next::End(Ending::Abort(Termination::ClientAborted)),
+        }
+    }
+
+    fn close_after_response(&self) -> Next {
+        let termination = if self.request.framing.has_body() {
+            Termination::EarlyResponse
+        } else {
+            Termination::ClientClosing
+        };
+        Next::End(Ending::Graceful(termination))
+    }
+
+    /// Has an endpoint answer.
+    async fn forward(&self, cluster: u16, route: u16, head: &[u8], rest: RecvBuf) -> Next {
+        let upstreams = &self.context.upstreams;
+        let shard = self.context.shard.cluster(usize::from(cluster));
+        let has_body = self.request.framing.has_body();
+        let mut tried = Tried::default();
+        let mut fresh = false;
+        loop {
+            let acquired = self.unless_gone(upstreams.acquire(cluster, fresh, &mut tried)).await;
+            let connection = match acquired {
+                Err(Gone) => return Next::End(Ending::Abort(Termination::ClientAborted)),
+                Ok(Err(error)) => return self.fail(cannot_acquire(error), rest).await,
+                Ok(Ok(connection)) => connection,
+            };
+            shard.add(ClusterCounter::SentBytes, head.len() as u64);
+            if has_body {
+                return self.forward_with_body(connection, cluster, route, head, rest).await;
+            }
+            connection.stream.send(head, false);
+            if let Some(spec) = upstreams.spec(cluster) {
+                self.deadline.set(self.context.runtime.now() + spec.request_timeout);
+            }
+            match self.unless_gone(self.respond(&connection, cluster, route)).await {
+                Err(Gone) => {
+                    shard.response(None);
+                    return Next::End(Ending::Abort(Termination::ClientAborted));
+                }
+                Ok(Responded::Complete { reusable }) => {
+                    self.settle(connection, reusable);
+                    return self.after_response(Some(rest)).await;
+                }
+                Ok(Responded::Unanswered) if self.request.idempotent && !fresh => {
+                    shard.add(ClusterCounter::Retries, 1);
+                    fresh = true;
+                }
+                Ok(Responded::Unanswered) => {
+                    shard.response(None);
+                    upstreams.on_failure(&connection);
+                    return self.fail(UNANSWERED, rest).await;
+                }
+                Ok(Responded::Failed(failure)) => {
+                    shard.response(None);
+                    upstreams.on_failure(&connection);
+                    return self.fail(failure, rest).await;
+                }
+                Ok(Responded::Broken(termination)) => {
+                    if termination == Termination::UpstreamFailed
+                        || termination == Termination::UpstreamTimeout
+                    {
+                        upstreams.on_failure(&connection);
+                    }
+                    return Next::End(Ending::Abort(termination));
+                }
+            }
+        }
+    }
+
+    /// As `forward` once there is a connection, for a request with a body: both bodies move at the same time.
+    async fn forward_with_body(
+        &self,
+        connection: Connection,
+        cluster: u16,
+        route: u16,
+        head: &[u8],
+        first: RecvBuf,
+    ) -> Next {
+        let (context, upstreams) = (self.context, &self.context.upstreams);
+        let shard = context.shard.cluster(usize::from(cluster));
+        let Some(spec) = upstreams.spec(cluster) else { return self.close_after_response() };
+        if self.request.expect_continue && first.is_empty() {
+            self.stream.send(b"HTTP/1.1 100 Continue\r\n\r\n", false);
+        }
+        let pace = Pace {
+            source_idle: self.timeouts.body_idle,
+            source_bytes_per_s_min: self.timeouts.body_rate_min_bytes_per_s,
+            sink_stall: spec.request_timeout,
+        };
+        let mut body = Body::new(self.request.framing, self.request.framing);
+        let mut uploaded: Option<Result<Option<RecvBuf>, BodyError>> = None;
+        // Counts from the end of the request.
+        self.deadline.off();
+        let responded = {
+            let upload = body.relay(&context.runtime, self.stream, &connection.stream, head, first, pace);
+            let (mut upload, mut respond) = (pin!(upload), pin!(self.respond(&connection, cluster, route)));
+            std::future::poll_fn(|cx| {
+                if uploaded.is_none()
+                    && let Poll::Ready(result) = upload.as_mut().poll(cx)
+                {
+                    let client_at_fault = matches!(result, Err(error) if is_clients_fault(error));
+                    uploaded = Some(result);
+                    if client_at_fault {
+                        return Poll::Ready(None);
+                    }
+                    self.deadline.set(context.runtime.now() + spec.request_timeout);
+                }
+                if uploaded.is_some() && self.stream.poll_hung_up(cx).is_ready() {
+                    uploaded = Some(Err(BodyError::SourceBroken));
+                    return Poll::Ready(None);
+                }
+                respond.as_mut().poll(cx).map(Some)
+            })
+            .await
+        };
+        context.shard.listener(self.listener).add(ListenerCounter::ReceivedBytes, body.moved);
+        shard.add(ClusterCounter::SentBytes, body.moved);
+        match responded {
+            None => {
+                // The endpoint must not take what it got for the whole.
+                connection.abort();
+                shard.response(None);
+                let error = uploaded.and_then(Result::err).unwrap_or(BodyError::SourceBroken);
+                self.fail_body(error)
+            }
+            Some(Responded::Complete { reusable }) => match uploaded {
+                Some(Ok(following)) => {
+                    self.settle(connection, reusable);
+                    self.after_response(following).await
+                }
+                _ => {
+                    connection.abort();
+                    Next::End(Ending::Graceful(Termination::EarlyResponse))
+                }
+            },
+            Some(Responded::Unanswered) => {
+                shard.response(None);
+                upstreams.on_failure(&connection);
+                self.fail_and_close(UNANSWERED)
+            }
+            Some(Responded::Failed(failure)) => {
+                shard.response(None);
+                upstreams.on_failure(&connection);
+                connection.abort();
+                self.fail_and_close(failure)
+            }
+            Some(Responded::Broken(termination)) => {
+                connection.abort();
+                Next::End(Ending::Abort(termination))
+            }
+        }
+    }
+
+    /// Keeps the connection of a complete exchange, or closes it.
+    fn settle(&self, connection: Connection, reusable: bool) {
+        self.context.upstreams.on_answer(&connection);
+        if reusable && !self.context.is_draining() {
+            self.context.upstreams.release(connection);
+        }
+    }
+
+    /// The response is with the kernel, the request was read whole; `following` is what came behind it.
+    async fn after_response(&self, following: Option<RecvBuf>) -> Next {
+        if !self.keep_alive.get() {
+            return Next::End(Ending::Graceful(Termination::ClientClosing));
+        }
+        match drained(&self.context.runtime, self.stream, self.deadline, self.timeouts.write_stall).await {
+            Ok(()) => Next::Request(following.filter(|rest| !rest.is_empty())),
+            Err(BodyError::SinkStalled) => Next::End(Ending::Abort(Termination::WriteStalled)),
+            Err(_) => Next::End(Ending::Abort(Termination::ClientAborted)),
+        }
+    }
+
+    /// Answers in the endpoint's place.
+    async fn fail(&self, failure: Failure, rest: RecvBuf) -> Next {
+        if self.request.framing.has_body() {
+            return self.fail_and_close(failure);
+        }
+        self.send_failure(&failure);
+        self.after_answer(rest).await
+    }
+
+    fn fail_and_close(&self, failure: Failure) -> Next {
+        self.keep_alive.set(false);
+        self.send_failure(&failure);
+        Next::End(Ending::Graceful(failure.termination))
+    }
+
+    fn send_failure(&self, failure: &Failure) {
+        let mut out = self.context.runtime.take_block();
+        self.status.set(Some(failure.status));
+        let (keep_alive, is_head) = (self.keep_alive.get(), self.request.is_head);
+        self.context.with_date(|date| {
+            write_answer(&mut out, failure.status, failure.text, keep_alive, is_head, &[], Some(date));
+        });
+        self.send_block(out);
+    }
+
+    /// The request's body broke off or is invalid.
+    fn fail_body(&self, error: BodyError) -> Next {
+        let (status, text, termination) = match error {
+            BodyError::Malformed(reject) => (reject.status, reject.text, Termination::BadRequest),
+            BodyError::Truncated => (400, "The request body ended early.", Termination::ClientAborted),
+            BodyError::SourceTimedOut => (408, "", Termination::BodyTimeout),
+            BodyError::SourceBroken | BodyError::SinkBroken | BodyError::SinkStalled => {
+                return Next::End(Ending::Abort(Termination::ClientAborted));
+            }
+        };
+        if self.status.get().is_some() {
+            return Next::End(Ending::Abort(termination));
+        }
+        self.fail_and_close(Failure { status, text, termination })
+    }
+
+    /// Runs `future` unless the client leaves first.
+    async fn unless_gone<T>(&self, future: impl Future<Output = T>) -> Result<T, Gone> {
+        let mut future = pin!(future);
+        std::future::poll_fn(|cx| match future.as_mut().poll(cx) {
+            Poll::Ready(output) => Poll::Ready(Ok(output)),
+            Poll::Pending => self.stream.poll_hung_up(cx).map(|()| Err(Gone)),
+        })
+        .await
+    }
+
+    /// Brings the endpoint's response to the client. `deadline` is that of the response's head.
+    async fn respond(&self, connection: &Connection, cluster: u16, route: u16) -> Responded {
+        let mut interim_left = limits::INTERIM_RESPONSES_MAX;
+        let sent_at = self.context.runtime.now();
+        let mut first = match self.deadline.within(connection.stream.recv()).await {
+            Ok(Ok(buf)) if !buf.is_empty() => buf,
+            Ok(_) if connection.reused => return Responded::Unanswered,
+            Ok(_) => return Responded::Failed(UNANSWERED),
+            Err(TimedOut) => return Responded::Failed(TIMED_OUT),
+        };
+        self.context.shard.observe(Histogram::UpstreamFirstByte, self.since(sent_at));
+        loop {
+            let mut input = HeadInput::new(first);
+            let head = loop {
+                match self.take_response_head(input.bytes(), route) {
+                    Ok(Parsed::Complete(head)) => break head,
+                    Ok(Parsed::Partial) => {}
+                    Err(reject) => return Responded::Failed(invalid(reject)),
+                }
+                let bytes_max = self.serving.head_limits.head_bytes_max;
+                match input.more(&connection.stream, self.deadline, bytes_max).await {
+                    Ok(()) => {}
+                    Err(HeadError::TimedOut) => return Responded::Failed(TIMED_OUT),
+                    Err(HeadError::Ended | HeadError::Broken) => return Responded::Failed(UNANSWERED),
+                }
+            };
+            let rest = input.rest(head.head_len);
+            let received = (head.head_len + rest.len()) as u64;
+            let shard = self.context.shard.cluster(usize::from(cluster));
+            shard.add(ClusterCounter::ReceivedBytes, received);
+            if !head.interim {
+                shard.response(Some(head.status));
+                return self.finish_response(connection, cluster, head, rest).await;
+            }
+            if interim_left == 0 {
+                return Responded::Failed(invalid(Reject::BAD_STATUS_LINE.by_upstream()));
+            }
+            interim_left -= 1;
+            // 100 was answered here. HTTP/1.0 knows no interim responses (RFC 9110 §15.2).
+            if head.status != 100 && self.request.version == Version::Http11 {
+                self.stream.send(&head.out, false);
+            }
+            self.context.runtime.put_block(head.out);
+            first = rest;
+            if first.is_empty() {
+                first = match self.deadline.within(connection.stream.recv()).await {
+                    Ok(Ok(buf)) if !buf.is_empty() => buf,
+                    Ok(_) => return Responded::Failed(UNANSWERED),
+                    Err(TimedOut) => return Responded::Failed(TIMED_OUT),
+                };
+            }
+        }
+    }
+
+    /// Parses a response head and writes the one the client gets.
+    fn take_response_head(&self, bytes: &[u8], route: u16) -> Result<Parsed<ResponsePlan>, Reject> {
+        let mut slots = FieldSlots::new();
+        let is_head = self.request.is_head;
+        let head = match parse_response(bytes, &mut slots, &self.serving.head_limits, is_head)? {
+            Parsed::Complete(head) => head,
+            Parsed::Partial => return Ok(Parsed::Partial),
+        };
+        if head.upgrade {
+            // Nobody asked for it: what follows is not HTTP.
+            return Err(Reject::BAD_STATUS_LINE.by_upstream());
+        }
+        let framing_out = framing_to_client(&head, self.request.version);
+        let mut out = self.context.runtime.take_block();
+        let keep_alive = self.keep_alive.get() && framing_out != BodyFraming::UntilClose;
+        if let Some(route) = self.serving.snapshot.routes.routes().get(usize::from(route)) {
+            let (version, edits) = (self.request.version, &route.response_edits);
+            if head.has_date {
+                write_response(&mut out, &head, framing_out, version, keep_alive, edits, None);
+            } else {
+                self.context.with_date(|date| {
+                    write_response(&mut out, &head, framing_out, version, keep_alive, edits, Some(date));
+                });
+            }
+        }
+        Ok(Parsed::Complete(ResponsePlan {
+            status: head.status,
+            head_len: head.head_len,
+            interim: head.interim,
+            framing: head.framing,
+            framing_out,
+            reusable: head.keep_alive,
+            out,
+        }))
+    }
+
+    /// Sends head and body of the final response.
+    async fn finish_response(
+        &self,
+        connection: &Connection,
+        cluster: u16,
+        plan: ResponsePlan,
+        rest: RecvBuf,
+    ) -> Responded {
+        let ResponsePlan { status, framing, framing_out, reusable, mut out, .. } = plan;
+        self.status.set(Some(status));
+        if framing_out == BodyFraming::UntilClose {
+            self.keep_alive.set(false);
+        }
+        let whole = match framing {
+            BodyFraming::None => Some(0),
+            BodyFraming::Length(length) if length <= SMALL_BODY_BYTES_MAX && length <= rest.len() as u64 => {
+                Some(length as usize)
+            }
+            _ => None,
+        };
+        if let Some(length) = whole {
+            out.extend_from_slice(&rest[..length]);
+            self.send_block(out);
+            // Bytes behind the response: nobody asked for them (response-queue poisoning).
+            return Responded::Complete { reusable: reusable && rest.len() == length };
+        }
+        let Some(spec) = self.context.upstreams.spec(cluster) else {
+            return Responded::Broken(Termination::UpstreamFailed);
+        };
+        let pace = Pace {
+            source_idle: spec.request_timeout,
+            source_bytes_per_s_min: 0,
+            sink_stall: self.timeouts.write_stall,
+        };
+        let mut body = Body::new(framing, framing_out);
+        let already = rest.len() as u64;
+        let runtime = &self.context.runtime;
+        let moved = body.relay(runtime, &connection.stream, self.stream, &out, rest, pace).await;
+        let shard = self.context.shard.listener(self.listener);
+        shard.add(ListenerCounter::SentBytes, out.len() as u64 + body.moved);
+        let shard = self.context.shard.cluster(usize::from(cluster));
+        shard.add(ClusterCounter::ReceivedBytes, body.moved.saturating_sub(already));
+        runtime.put_block(out);
+        match moved {
+            Ok(following) => Responded::Complete { reusable: reusable && following.is_none() },
+            Err(BodyError::SinkBroken) => Responded::Broken(Termination::ClientAborted),
+            Err(BodyError::SinkStalled) => Responded::Broken(Termination::WriteStalled),
+            Err(BodyError::SourceTimedOut) => Responded::Broken(Termination::UpstreamTimeout),
+            Err(BodyError::Truncated | BodyError::SourceBroken | BodyError::Malformed(_)) => {
+                Responded::Broken(Termination::UpstreamFailed)
+            }
+        }
+    }
+
+    fn since(&self, earlier: Instant) -> std::time::Duration {
+        self.context.runtime.now().since(earlier)
+    }
+}
+
+/// A response head, parsed and rewritten.
+struct ResponsePlan {
+    status: u16,
+    head_len: usize,
+    interim: bool,
+    framing: BodyFraming,
+    framing_out: BodyFraming,
+    /// Whether the upstream connection may carry another exchange once this response was read.
+    reusable: bool,
+    out: Vec<u8>,
+}
+
+const UNANSWERED: Failure = Failure {
+    status: 502,
+    text: "The upstream server closed the connection without answering.",
+    termination: Termination::UpstreamFailed,
+};
+
+const TIMED_OUT: Failure = Failure { status: 504, text: "", termination: Termination::UpstreamTimeout };
+
+const fn invalid(reject: Reject) -> Failure {
+    Failure { status: reject.status, text: reject.text, termination: Termination::UpstreamFailed }
+}
+
+const fn cannot_acquire(error: AcquireError) -> Failure {
+    let (status, text) = match error {
+        AcquireError::NoEndpoint => (503, "The gateway knows no upstream server for this."),
+        AcquireError::Busy => (503, "All connections to the upstream server are in use."),
+        AcquireError::Refused => (502, "The upstream server refused the connection."),
+        AcquireError::TimedOut => (504, "The upstream server did not accept a connection in time."),
+    };
+    Failure { status, text, termination: Termination::UpstreamConnect }
+}
+
+const fn is_clients_fault(error: BodyError) -> bool {
+    match error {
+        BodyError::Truncated
+        | BodyError::SourceBroken
+        | BodyError::Malformed(_)
+        | BodyError::SourceTimedOut => true,
+        // The endpoint stopped reading; it may have answered early.
+        BodyError::SinkBroken | BodyError::SinkStalled => false,
+    }
+}

@@ -1,0 +1,177 @@
+//! From the bytes of a request head to what is to be done about it: refused, answered here, or forwarded with the
+//! head that goes up. Runs once per request, in one piece, and keeps no reference to the bytes.
+
+use std::net::IpAddr;
+use std::rc::Rc;
+
+use crate::h1::{FieldSlots, Parsed, RequestHead, Target, parse_request, write_request};
+use crate::http::{BodyFraming, Forwarded, Reject, Version, normalize_path};
+use crate::route::{self, Action, Redirect, Route};
+
+use super::super::context::{Context, Serving};
+use super::super::facts::Facts;
+use super::super::stream::Stream;
+
+/// What a head asks for, once it is whole and valid.
+pub(super) struct Request {
+    pub(super) head_len: usize,
+    pub(super) version: Version,
+    pub(super) framing: BodyFraming,
+    pub(super) is_head: bool,
+    pub(super) idempotent: bool,
+    /// As far as the client and its head are concerned.
+    pub(super) keep_alive: bool,
+    pub(super) expect_continue: bool,
+    pub(super) answer: Answer,
+}
+
+pub(super) enum Answer {
+    /// Forwarded: the head to send, for an endpoint of this cluster under this route.
+    Forward { cluster: u16, route: u16, head: Vec<u8> },
+    /// The fixed answer of a route.
+    Prepared { route: u16 },
+    /// Elsewhere.
+    Redirect { status: u16, location: String, route: u16 },
+    /// An answer of our own, with fields, and whether the connection may go on.
+    Own {
+        status: u16,
+        text: &'static str,
+        fields: &'static [(&'static str, &'static str)],
+        upgrade_refused: bool,
+    },
+}
+
+pub(super) fn judge(
+    context: &Context,
+    serving: &Rc<Serving>,
+    facts: &mut Facts,
+    stream: &Stream,
+    bytes: &[u8],
+) -> Result<Parsed<Request>, Reject> {
+    let mut slots = FieldSlots::new();
+    let mut head = match parse_request(bytes, &mut slots, &serving.head_limits)? {
+        Parsed::Complete(head) => head,
+        Parsed::Partial => return Ok(Parsed::Partial),
+    };
+    let answer = answer(context, serving, facts, stream, &mut head)?;
+    Ok(Parsed::Complete(Request {
+        head_len: head.head_len,
+        version: head.version,
+        framing: head.framing,
+        is_head: head.is_head,
+        idempotent: head.idempotent,
+        keep_alive: head.keep_alive,
+        expect_continue: head.expect_continue,
+        answer,
+    }))
+}
+
+const fn own(status: u16) -> Answer {
+    Answer::Own { status, text: "", fields: &[], upgrade_refused: false }
+}
+
+fn answer(
+    context: &Context,
+    serving: &Rc<Serving>,
+    facts: &mut Facts,
+    stream: &Stream,
+    head: &mut RequestHead<'_, '_>,
+) -> Result<Answer, Reject> {
+    let mut normalized = String::new();
+    let (path, query) = match head.target {
+        Target::Origin { path, query } | Target::Absolute { path, query, .. } => {
+            (normalize_path(path, &mut normalized)?, query)
+        }
+        Target::Asterisk => ("*", None),
+        // RFC 9110 §9.3.6: a tunnel only where a route allows one; none does yet.
+        Target::Authority(_) => {
+            let text = "CONNECT is not served here.";
+            return Ok(Answer::Own {
+                status: 405,
+                text,
+                fields: &[("Allow", "GET, HEAD, POST")],
+                upgrade_refused: false,
+            });
+        }
+    };
+    if head.upgrade {
+        let text = "Other protocols (WebSocket) are not served on this connection yet.";
+        return Ok(Answer::Own { status: 501, text, fields: &[], upgrade_refused: true });
+    }
+    // RFC 9110 §7.6.2: the last hop allowed answers itself.
+    if head.max_forwards == Some(0) {
+        return Ok(if head.method == "OPTIONS" { own(200) } else { own(405) });
+    }
+    let asked = route::Request { listener: facts.listener, method: head.method, host: head.host, path };
+    let lookup = |name: &str| head.field(name);
+    let Some((index, route)) = serving.snapshot.routes.find(&asked, &lookup) else {
+        return Ok(if path == "*" { own(200) } else { own(404) });
+    };
+    let cluster = match &route.action {
+        Action::Respond(_) => return Ok(Answer::Prepared { route: index }),
+        Action::Redirect(redirect) => {
+            let location = location(redirect, head, path, query);
+            return Ok(Answer::Redirect { status: redirect.status, location, route: index });
+        }
+        Action::Cluster(cluster) => *cluster,
+        weighted => weighted.cluster(context.random_u32()).unwrap_or(u16::MAX),
+    };
+    let client_ip = peer(facts, stream);
+    let upstream_head =
+        forwarded_head(context, serving, facts.listener, client_ip, head, route, (path, query));
+    Ok(Answer::Forward { cluster, route: index, head: upstream_head })
+}
+
+/// The head as the endpoint gets it.
+fn forwarded_head(
+    context: &Context,
+    serving: &Serving,
+    listener: u16,
+    client_ip: IpAddr,
+    head: &mut RequestHead<'_, '_>,
+    route: &Route,
+    (path, query): (&str, Option<&str>),
+) -> Vec<u8> {
+    let policy = serving.listener(listener).map_or_else(Default::default, |at| at.forwarded_for(client_ip));
+    let forwarded = Forwarded { policy, client_ip, proto: "http" };
+    let mut rewritten = String::new();
+    let path = route.rewrite_path(path, &mut rewritten);
+    // 100 is answered here, once an endpoint is connected: no endpoint can keep the client waiting for it.
+    let expect_continue = std::mem::replace(&mut head.expect_continue, false);
+    let mut out = context.runtime.take_block();
+    write_request(&mut out, head, (path, query), head.authority, &forwarded, &route.request_edits);
+    head.expect_continue = expect_continue;
+    out
+}
+
+/// The client's address, asked of the kernel once a connection.
+fn peer(facts: &mut Facts, stream: &Stream) -> IpAddr {
+    *facts.peer.get_or_insert_with(|| {
+        // A client that is gone already gets no answer either; its address no longer matters.
+        stream.peer_ip().unwrap_or(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED))
+    })
+}
+
+fn location(redirect: &Redirect, head: &RequestHead<'_, '_>, path: &str, query: Option<&str>) -> String {
+    let authority = match (&redirect.authority, &redirect.scheme) {
+        (Some(authority), _) => authority,
+        (None, Some(_)) => head.host,
+        (None, None) => head.authority,
+    };
+    let mut location = String::new();
+    if !authority.is_empty() {
+        location.push_str(redirect.scheme.as_deref().unwrap_or("http"));
+        location.push_str("://");
+        location.push_str(authority);
+    }
+    match &redirect.path {
+        Some(fixed) => location.push_str(fixed),
+        None => location.push_str(if path == "*" { "/" } else { path }),
+    }
+    let brings_query = redirect.path.as_deref().is_some_and(|fixed| fixed.contains('?'));
+    if let (Some(query), false) = (query, brings_query) {
+        location.push('?');
+        location.push_str(query);
+    }
+    location
+}

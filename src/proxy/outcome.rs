@@ -1,0 +1,60 @@
+//! Why a session ended: one word of a fixed list, shared by metrics and logs. The first cause wins.
+
+/// Declares the reasons once: the enum and its words.
+macro_rules! terminations {
+    ($($variant:ident: $word:literal, $help:literal;)*) => {
+        /// Why a session ended.
+        #[derive(Clone, Copy, Debug, Eq, PartialEq)]
+        pub enum Termination { $(#[doc = $help] $variant,)* }
+
+        impl Termination {
+            /// The words, by position; what metrics and logs show.
+            pub const WORDS: &'static [&'static str] = &[$($word),*];
+        }
+    };
+}
+
+terminations! {
+    ClientClosed: "client_closed", "The client closed between requests, or both sides of a relay ended.";
+    ClientAborted: "client_aborted", "The client left or reset in the middle of an exchange.";
+    ClientClosing: "client_closing", "Closed with the response, as the client asked for.";
+    BadRequest: "bad_request", "The client's message was refused; the answer said why.";
+    FirstByteTimeout: "first_byte_timeout", "The client connected and sent nothing.";
+    HeaderTimeout: "header_timeout", "The client did not finish its request head in time.";
+    BodyTimeout: "body_timeout", "The client sent its request body too slowly.";
+    IdleTimeout: "idle_timeout", "No request, or no byte of a relay, came in time.";
+    WriteStalled: "write_stalled", "The client did not take what was sent to it.";
+    RequestsMax: "requests_max", "Closed with the response to the last request a connection may carry.";
+    EarlyResponse: "early_response", "Closed with a response that came before the request body ended.";
+    ResponseUnframed: "response_unframed", "Closed to end a response whose length the client cannot know otherwise.";
+    UpstreamConnect: "upstream_connect", "No endpoint could be connected to.";
+    UpstreamFailed: "upstream_failed", "The endpoint broke its response off, or sent an invalid one.";
+    UpstreamReset: "upstream_reset", "The endpoint reset a relayed connection.";
+    UpstreamTimeout: "upstream_timeout", "The endpoint did not answer or take the request in time.";
+    UpgradeRefused: "upgrade_refused", "The client asked for another protocol on this connection.";
+    Drained: "drained", "Closed because the gateway drains.";
+    Shed: "shed", "Refused to keep the worker within its limits.";
+}
+
+impl Termination {
+    pub const fn word(self) -> &'static str {
+        Self::WORDS[self as usize]
+    }
+}
+
+/// How the connection is to be left.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Ending {
+    /// With what was sent delivered: our FIN, then the client's.
+    Graceful(Termination),
+    /// With RST: the client must not take what it got for the whole.
+    Abort(Termination),
+}
+
+impl Ending {
+    pub const fn termination(self) -> Termination {
+        match self {
+            Self::Graceful(termination) | Self::Abort(termination) => termination,
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! The immutable configuration that workers serve from. `config/` builds it; workers share it behind an `Arc` and
+//! never change it. Holds values in the units the code uses (durations, counts), never text to be parsed again.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use crate::health::EjectionSpec;
+pub use crate::http::ForwardedPolicy;
+use crate::route;
+
+pub mod cidr;
+
+pub use cidr::Cidr;
+
+/// Everything a worker needs to serve. Indices of listeners, routes and clusters fit 16 bits and are those of the
+/// vectors here.
+#[derive(Debug)]
+pub struct Snapshot {
+    pub listeners: Vec<Listener>,
+    pub routes: route::Table,
+    pub clusters: Vec<Cluster>,
+    pub http: HttpSpec,
+    pub limits: Limits,
+    pub drain: DrainSpec,
+}
+
+/// One address that is accepted on.
+#[derive(Clone, Debug)]
+pub struct Listener {
+    pub name: Box<str>,
+    /// Port 0 lets the kernel choose.
+    pub address: SocketAddr,
+    pub protocol: Protocol,
+    /// Accept queue of one worker's socket, in connections. The kernel caps it at `net.core.somaxconn`.
+    pub backlog: u32,
+    /// Open connections of one worker on this listener; `None`: only `Limits::connections_max` counts.
+    pub connections_max: Option<u32>,
+    /// What an untrusted peer's forwarded fields meet.
+    pub forwarded: ForwardedPolicy,
+    /// Peers whose forwarded fields are kept and appended to.
+    pub trusted_proxies: Vec<Cidr>,
+    pub timeouts: Timeouts,
+}
+
+impl Listener {
+    /// The policy for one peer: a trusted proxy's fields are appended to, unless they are off altogether.
+    pub fn forwarded_for(&self, peer: IpAddr) -> ForwardedPolicy {
+        match self.forwarded {
+            ForwardedPolicy::Replace if self.trusted_proxies.iter().any(|cidr| cidr.contains(peer)) => {
+                ForwardedPolicy::Append
+            }
+            policy => policy,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Protocol {
+    Http,
+    /// Relayed byte for byte to this cluster.
+    Tcp {
+        cluster: u16,
+    },
+}
+
+/// Deadlines towards the downstream side. Every one is finite.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Timeouts {
+    /// From the first byte of a request, or from accept for the first one, to the end of its head. A total, not per read.
+    pub header: Duration,
+    /// A keep-alive connection between requests.
+    pub idle: Duration,
+    /// Between two reads of a request body.
+    pub body_idle: Duration,
+    /// Least average rate of a request body, in bytes a second, once it has run for `body_idle`; 0 turns it off.
+    pub body_rate_min_bytes_per_s: u64,
+    /// No progress while bytes wait to be written to a peer.
+    pub write_stall: Duration,
+    /// A TCP relay with no byte in either direction.
+    pub tcp_idle: Duration,
+}
+
+/// A named set of endpoints and how they are used.
+#[derive(Clone, Debug)]
+pub struct Cluster {
+    pub name: Box<str>,
+    /// At least one.
+    pub endpoints: Vec<EndpointAddress>,
+    pub connect_timeout: Duration,
+    /// From the end of the request to the end of the response head.
+    pub request_timeout: Duration,
+    /// A pooled connection with no request.
+    pub idle_timeout: Duration,
+    /// Pooled connections without a request that one worker keeps for the cluster; 0 turns pooling off.
+    pub idle_per_worker_max: u32,
+    /// Connections of one worker to the cluster, busy and idle; beyond it the answer is 503.
+    pub connections_max: u32,
+    /// Further endpoints tried where a retry is safe; 0 turns retries off.
+    pub retries_max: u32,
+    /// How often names among the endpoints are looked up again.
+    pub resolve_interval: Duration,
+    pub ejection: EjectionSpec,
+}
+
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum EndpointAddress {
+    Socket(SocketAddr),
+    /// Resolved in the background.
+    Name {
+        host: Box<str>,
+        port: u16,
+    },
+}
+
+/// Bounds of HTTP messages and connections.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct HttpSpec {
+    /// Request line (or status line) and fields together, in bytes; beyond it 431.
+    pub head_bytes_max: usize,
+    /// Request target, in bytes; beyond it 414.
+    pub target_bytes_max: usize,
+    /// Fields of one head; beyond it 431.
+    pub fields_max: usize,
+    /// The connection is closed with the response to this many requests.
+    pub requests_per_connection_max: u32,
+}
+
+/// Bounds of one worker.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Limits {
+    /// Open downstream connections.
+    pub connections_max: u32,
+    /// Bytes of sessions, buffers and pools.
+    pub memory_bytes_max: usize,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct DrainSpec {
+    /// How long an idle connection may still bring a request once draining began.
+    pub idle_grace: Duration,
+    /// Everything ends by then.
+    pub deadline: Duration,
+}

@@ -1,0 +1,66 @@
+//! The byte stream that a session runs over. Receives lend buffers of the pool, sends take bytes or buffers; what
+//! carries them (a socket today; TLS and HTTP/2 streams have their place in the enum) is no session's concern.
+
+use std::io;
+use std::net::IpAddr;
+use std::task::{Context, Poll};
+
+use crate::runtime::{RecvBuf, Socket};
+
+pub enum Stream {
+    Socket(Socket),
+}
+
+macro_rules! delegate {
+    ($($(#[$doc:meta])* fn $name:ident(&self $(, $arg:ident: $kind:ty)*) $(-> $output:ty)?;)*) => {
+        impl Stream {
+            $($(#[$doc])* pub fn $name(&self $(, $arg: $kind)*) $(-> $output)? {
+                match self { Self::Socket(socket) => socket.$name($($arg),*) }
+            })*
+        }
+    };
+}
+
+delegate! {
+    /// The next received bytes; an empty buffer is the end of the stream.
+    fn poll_recv(&self, cx: &mut Context<'_>) -> Poll<io::Result<RecvBuf>>;
+    /// Ready when the peer ended its stream or broke the connection, even behind bytes not yet received.
+    fn poll_hung_up(&self, cx: &mut Context<'_>) -> Poll<()>;
+    /// Sends `bytes`; copies only what cannot go at once. `more`: further bytes follow immediately.
+    fn send(&self, bytes: &[u8], more: bool);
+    /// Sends a received buffer without copying it.
+    fn send_buf(&self, buf: RecvBuf, more: bool);
+    /// Ready when at most `bytes_max` bytes wait to go, or sending failed.
+    fn poll_sent(&self, bytes_max: usize, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+    /// Bytes that wait to go.
+    fn unsent(&self) -> usize;
+    /// Receive in large buffers from now on, or in usual ones again.
+    fn set_bulk(&self, bulk: bool);
+    /// Has what arrives unasked noticed, for `is_quiet`.
+    fn watch(&self);
+    /// Whether nothing came that nobody asked for.
+    fn is_quiet(&self) -> bool;
+    /// Ends our direction; the other goes on.
+    fn shutdown_write(&self);
+}
+
+impl Stream {
+    pub async fn recv(&self) -> io::Result<RecvBuf> {
+        std::future::poll_fn(|cx| self.poll_recv(cx)).await
+    }
+
+    /// Ends the stream so that the peer notices that it is cut off.
+    pub fn abort(self) {
+        match self {
+            Self::Socket(socket) => socket.abort(),
+        }
+    }
+
+    /// # Errors
+    /// Where the peer is gone already.
+    pub fn peer_ip(&self) -> io::Result<IpAddr> {
+        match self {
+            Self::Socket(socket) => socket.peer_address().map(|address| address.ip()),
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! A downstream connection relayed byte for byte to an endpoint. Each direction ends by itself; a reset on one side
+//! becomes a reset on the other.
+
+use std::cell::Cell;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+use crate::base::time::Instant;
+use crate::limits;
+use crate::metrics::{ClusterCounter, ListenerCounter};
+use crate::runtime::Runtime;
+
+use super::context::Context;
+use super::facts::Facts;
+use super::outcome::Termination;
+use super::snapshot::Timeouts;
+use super::stream::Stream;
+use super::upstream::{AcquireError, Tried};
+
+/// Receives in a row after which others get a turn.
+const RECEIVES_A_TURN: u32 = 8;
+
+/// Which side broke.
+enum Broken {
+    Source,
+    Sink,
+}
+
+/// Relays until both directions have ended.
+pub async fn relay(
+    context: Rc<Context>,
+    downstream: Stream,
+    facts: Facts,
+    cluster: u16,
+    timeouts: Timeouts,
+) -> Termination {
+    let acquired = context.upstreams.acquire(cluster, true, &mut Tried::default()).await;
+    let connection = match acquired {
+        Ok(connection) => connection,
+        Err(error) => {
+            downstream.abort();
+            return match error {
+                AcquireError::TimedOut => Termination::UpstreamTimeout,
+                _ => Termination::UpstreamConnect,
+            };
+        }
+    };
+    context.upstreams.on_answer(&connection);
+    let activity = Cell::new(context.runtime.now());
+    let (sent_up, sent_down) = (Cell::new(0u64), Cell::new(0u64));
+    let termination = {
+        let upstream = &connection.stream;
+        let mut up = pin!(one_way(&context.runtime, &downstream, upstream, &activity, &sent_up));
+        let mut down = pin!(one_way(&context.runtime, upstream, &downstream, &activity, &sent_down));
+        let (mut up_done, mut down_done) = (false, false);
+        let deadline = context.runtime.deadline();
+        std::future::poll_fn(|cx| {
+            if !up_done && let Poll::Ready(result) = up.as_mut().poll(cx) {
+                match result {
+                    Ok(()) => up_done = true,
+                    Err(Broken::Source) => return Poll::Ready(Some(Termination::ClientAborted)),
+                    Err(Broken::Sink) => return Poll::Ready(Some(Termination::UpstreamReset)),
+                }
+            }
+            if !down_done && let Poll::Ready(result) = down.as_mut().poll(cx) {
+                match result {
+                    Ok(()) => down_done = true,
+                    Err(Broken::Source) => return Poll::Ready(Some(Termination::UpstreamReset)),
+                    Err(Broken::Sink) => return Poll::Ready(Some(Termination::ClientAborted)),
+                }
+            }
+            if up_done && down_done {
+                return Poll::Ready(None);
+            }
+            deadline.set(idle_deadline(&context, activity.get(), timeouts.tcp_idle));
+            deadline.poll_past(cx).map(|()| Some(Termination::IdleTimeout))
+        })
+        .await
+    };
+    let listener = context.shard.listener(usize::from(facts.listener));
+    listener.add(ListenerCounter::ReceivedBytes, sent_up.get());
+    listener.add(ListenerCounter::SentBytes, sent_down.get());
+    let shard = context.shard.cluster(usize::from(cluster));
+    shard.add(ClusterCounter::SentBytes, sent_up.get());
+    shard.add(ClusterCounter::ReceivedBytes, sent_down.get());
+    match termination {
+        None => Termination::ClientClosed,
+        Some(termination) => {
+            downstream.abort();
+            connection.abort();
+            if context.is_draining() && termination == Termination::IdleTimeout {
+                Termination::Drained
+            } else {
+                termination
+            }
+        }
+    }
+}
+
+/// When a relay with no byte since `activity` is cut.
+fn idle_deadline(context: &Context, activity: Instant, idle: Duration) -> Instant {
+    match context.drained_since() {
+        // Draining: what still moves may finish; what stands goes after the grace.
+        Some(since) => since.max(activity) + context.serving().snapshot.drain.idle_grace,
+        None => activity + idle,
+    }
+}
+
+async fn one_way(
+    runtime: &Runtime,
+    source: &Stream,
+    sink: &Stream,
+    activity: &Cell<Instant>,
+    moved: &Cell<u64>,
+) -> Result<(), Broken> {
+    let mut receives = 0u32;
+    let mut in_a_row = 0u64;
+    loop {
+        let buf = source.recv().await.map_err(|_| Broken::Source)?;
+        if buf.is_empty() {
+            sink.shutdown_write();
+            return Ok(());
+        }
+        let full = buf.len() >= limits::RECV_BUF_BYTES;
+        in_a_row = if full { in_a_row + buf.len() as u64 } else { 0 };
+        activity.set(runtime.now());
+        moved.set(moved.get() + buf.len() as u64);
+        sink.send_buf(buf, false);
+        // One buffer at most waits: the sender is held back by what the receiver takes.
+        std::future::poll_fn(|cx| sink.poll_sent(0, cx)).await.map_err(|_| Broken::Sink)?;
+        activity.set(runtime.now());
+        source.set_bulk(in_a_row >= limits::BULK_FROM_BYTES);
+        receives += 1;
+        if receives.is_multiple_of(RECEIVES_A_TURN) {
+            runtime.yield_now().await;
+        }
+    }
+}

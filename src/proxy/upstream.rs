@@ -1,0 +1,362 @@
+//! Connections of one worker to the endpoints of its clusters: which endpoint gets a request, which connection
+//! carries it, which are kept for the next. The most recently used connection is taken first: it is the least
+//! likely to have been closed by the endpoint meanwhile. Nothing is ever read from an idle connection; one on which
+//! anything arrived is dropped.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use crate::balance::{self, Candidate};
+use crate::base::random::Random;
+use crate::base::time::Instant;
+use crate::health::{ClusterHealth, Verdict};
+use crate::metrics::{ClusterCounter, ClusterGauge, ClusterHistogram, Shard};
+use crate::runtime::{Runtime, Socket};
+
+use super::snapshot::{self, EndpointAddress};
+use super::stream::Stream;
+
+/// Why no connection could be had.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum AcquireError {
+    /// The cluster has no endpoint (left to try).
+    NoEndpoint,
+    /// The cluster's connections are all in use.
+    Busy,
+    /// The last endpoint tried refused or was unreachable.
+    Refused,
+    /// The last endpoint tried did not answer within the connect deadline.
+    TimedOut,
+}
+
+/// Endpoints that failed for one request. Owns memory only once one did.
+#[derive(Debug, Default)]
+pub struct Tried {
+    positions: Vec<usize>,
+}
+
+pub struct Upstreams {
+    runtime: Runtime,
+    shard: Arc<Shard>,
+    clusters: Vec<Rc<Cluster>>,
+    random: RefCell<Random>,
+}
+
+struct Cluster {
+    position: usize,
+    spec: snapshot::Cluster,
+    endpoints: RefCell<Vec<Rc<Endpoint>>>,
+    health: RefCell<ClusterHealth>,
+    /// Busy and idle ones.
+    connections: Cell<u32>,
+    idle: Cell<u32>,
+}
+
+struct Endpoint {
+    address: SocketAddr,
+    /// In its cluster; `usize::MAX` once it was taken out.
+    position: Cell<usize>,
+    in_flight: Cell<u32>,
+    idle: RefCell<Vec<Idle>>,
+}
+
+struct Idle {
+    stream: Stream,
+    since: Instant,
+}
+
+impl Upstreams {
+    pub fn new(runtime: &Runtime, shard: &Arc<Shard>, clusters: &[snapshot::Cluster], seed: u64) -> Self {
+        let clusters = clusters.iter().enumerate().map(|(position, spec)| {
+            let addresses: Vec<SocketAddr> = spec.endpoints.iter().filter_map(known_address).collect();
+            let health = ClusterHealth::new(spec.ejection, addresses.len());
+            Rc::new(Cluster {
+                position,
+                spec: spec.clone(),
+                endpoints: RefCell::new(addresses.into_iter().enumerate().map(new_endpoint).collect()),
+                health: RefCell::new(health),
+                connections: Cell::new(0),
+                idle: Cell::new(0),
+            })
+        });
+        Self {
+            runtime: runtime.clone(),
+            shard: shard.clone(),
+            clusters: clusters.collect(),
+            random: RefCell::new(Random::new(!seed)),
+        }
+    }
+
+    /// The cluster's specification.
+    pub fn spec(&self, cluster: u16) -> Option<&snapshot::Cluster> {
+        self.clusters.get(usize::from(cluster)).map(|cluster| &cluster.spec)
+    }
+
+    /// Replaces the endpoints of a cluster. Those that stay keep their connections; health starts afresh.
+    pub fn set_endpoints(&self, cluster: u16, addresses: &[SocketAddr]) {
+        let Some(cluster) = self.clusters.get(usize::from(cluster)) else { return };
+        let mut endpoints = cluster.endpoints.borrow_mut();
+        let old = std::mem::take(&mut *endpoints);
+        for (position, &address) in addresses.iter().enumerate() {
+            let kept = old.iter().find(|endpoint| endpoint.address == address).cloned();
+            let endpoint = kept.unwrap_or_else(|| new_endpoint((position, address)));
+            endpoint.position.set(position);
+            endpoints.push(endpoint);
+        }
+        for gone in old.iter().filter(|old| !addresses.contains(&old.address)) {
+            gone.position.set(usize::MAX);
+            self.drop_idle(cluster, gone, |_| false);
+        }
+        *cluster.health.borrow_mut() = ClusterHealth::new(cluster.spec.ejection, addresses.len());
+    }
+
+    /// A connection for one request: an idle one unless `fresh`, else a new one. Endpoints that cannot be connected
+    /// to are added to `tried` and others taken, as often as the cluster allows retries.
+    ///
+    /// # Errors
+    /// When no endpoint is left; the last failure.
+    pub async fn acquire(
+        &self,
+        cluster: u16,
+        fresh: bool,
+        tried: &mut Tried,
+    ) -> Result<Connection, AcquireError> {
+        let cluster = self.clusters.get(usize::from(cluster)).ok_or(AcquireError::NoEndpoint)?;
+        let mut last_error = AcquireError::NoEndpoint;
+        loop {
+            let Some(endpoint) = self.pick(cluster, tried) else { return Err(last_error) };
+            let now = self.runtime.now();
+            cluster.health.borrow_mut().on_request(endpoint.position.get(), now);
+            if !fresh && let Some(stream) = self.take_idle(cluster, &endpoint) {
+                return Ok(self.begin(cluster, endpoint, stream, true));
+            }
+            if cluster.connections.get() >= cluster.spec.connections_max {
+                return Err(AcquireError::Busy);
+            }
+            match self.connect(cluster, &endpoint).await {
+                Ok(stream) => return Ok(self.begin(cluster, endpoint, stream, false)),
+                Err(error) => last_error = error,
+            }
+            self.shard.cluster(cluster.position).add(ClusterCounter::ConnectFailures, 1);
+            self.failed(cluster, &endpoint);
+            tried.positions.push(endpoint.position.get());
+            if tried.positions.len() > cluster.spec.retries_max as usize {
+                return Err(last_error);
+            }
+            self.shard.cluster(cluster.position).add(ClusterCounter::Retries, 1);
+        }
+    }
+
+    /// Closes idle connections that are too old or on which something happened.
+    pub fn sweep(&self) {
+        let now = self.runtime.now();
+        for cluster in &self.clusters {
+            for endpoint in cluster.endpoints.borrow().iter() {
+                self.drop_idle(cluster, endpoint, |idle| {
+                    idle.stream.is_quiet() && now.since(idle.since) < cluster.spec.idle_timeout
+                });
+            }
+        }
+    }
+
+    /// Closes every idle connection.
+    pub fn close_idle(&self) {
+        for cluster in &self.clusters {
+            for endpoint in cluster.endpoints.borrow().iter() {
+                self.drop_idle(cluster, endpoint, |_| false);
+            }
+        }
+    }
+
+    fn pick(&self, cluster: &Cluster, tried: &Tried) -> Option<Rc<Endpoint>> {
+        let endpoints = cluster.endpoints.borrow();
+        let health = cluster.health.borrow();
+        let now = self.runtime.now();
+        let candidate = |position: usize| {
+            let load = endpoints[position].in_flight.get();
+            if tried.positions.contains(&position) {
+                Candidate::Excluded
+            } else if health.is_available(position, now) {
+                Candidate::Ready { load }
+            } else {
+                Candidate::Ejected { load }
+            }
+        };
+        let picked = balance::pick(&mut self.random.borrow_mut(), endpoints.len(), candidate)?;
+        Some(endpoints[picked].clone())
+    }
+
+    fn take_idle(&self, cluster: &Cluster, endpoint: &Endpoint) -> Option<Stream> {
+        let mut idle = endpoint.idle.borrow_mut();
+        while let Some(Idle { stream, .. }) = idle.pop() {
+            cluster.idle.set(cluster.idle.get() - 1);
+            self.shard.cluster(cluster.position).gauge_add(ClusterGauge::ConnectionsIdle, -1);
+            if stream.is_quiet() {
+                return Some(stream);
+            }
+            // Bytes, an end or an error that nobody asked for: what comes next could be taken for an answer.
+            cluster.connections.set(cluster.connections.get() - 1);
+        }
+        None
+    }
+
+    fn drop_idle(&self, cluster: &Cluster, endpoint: &Endpoint, keep: impl Fn(&Idle) -> bool) {
+        let mut idle = endpoint.idle.borrow_mut();
+        let before = idle.len();
+        idle.retain(keep);
+        let dropped = (before - idle.len()) as u32;
+        if dropped > 0 {
+            cluster.idle.set(cluster.idle.get() - dropped);
+            cluster.connections.set(cluster.connections.get() - dropped);
+            let gauge_delta = -i64::from(dropped);
+            self.shard.cluster(cluster.position).gauge_add(ClusterGauge::ConnectionsIdle, gauge_delta);
+        }
+    }
+
+    async fn connect(&self, cluster: &Cluster, endpoint: &Endpoint) -> Result<Stream, AcquireError> {
+        let started = self.runtime.now();
+        let deadline = self.runtime.deadline();
+        deadline.set(started + cluster.spec.connect_timeout);
+        // Counted while it is being made, so that a burst cannot exceed the limit.
+        let counted = Counted::new(&cluster.connections);
+        let connected = deadline.within(Socket::connect(&self.runtime, endpoint.address)).await;
+        let result: io::Result<Socket> = connected.map_err(|_| AcquireError::TimedOut)?;
+        let socket = result.map_err(|_| AcquireError::Refused)?;
+        counted.keep();
+        let shard = self.shard.cluster(cluster.position);
+        shard.add(ClusterCounter::ConnectionsOpened, 1);
+        shard.observe(ClusterHistogram::ConnectDuration, self.runtime.now().since(started));
+        Ok(Stream::Socket(socket))
+    }
+
+    fn begin(
+        &self,
+        cluster: &Rc<Cluster>,
+        endpoint: Rc<Endpoint>,
+        stream: Stream,
+        reused: bool,
+    ) -> Connection {
+        let shard = self.shard.cluster(cluster.position);
+        if reused {
+            shard.add(ClusterCounter::ConnectionsReused, 1);
+        }
+        shard.gauge_add(ClusterGauge::ConnectionsActive, 1);
+        endpoint.in_flight.set(endpoint.in_flight.get() + 1);
+        let lease = Lease { cluster: cluster.clone(), endpoint, shard: self.shard.clone() };
+        Connection { stream, lease, reused }
+    }
+
+    fn failed(&self, cluster: &Cluster, endpoint: &Endpoint) {
+        let now = self.runtime.now();
+        let verdict = cluster.health.borrow_mut().on_failure(endpoint.position.get(), now);
+        if let Verdict::Ejected { until } = verdict {
+            self.shard.cluster(cluster.position).add(ClusterCounter::Ejections, 1);
+            tracing::warn!(
+                cluster = %cluster.spec.name,
+                endpoint = %endpoint.address,
+                ejected_ms = until.since(now).as_millis() as u64,
+                "endpoint ejected after consecutive failures"
+            );
+        }
+    }
+
+    /// Reports that the endpoint answered.
+    pub fn on_answer(&self, connection: &Connection) {
+        let lease = &connection.lease;
+        lease.cluster.health.borrow_mut().on_success(lease.endpoint.position.get());
+    }
+
+    /// Reports that the endpoint broke its word: no answer in time, a broken or invalid one.
+    pub fn on_failure(&self, connection: &Connection) {
+        self.failed(&connection.lease.cluster, &connection.lease.endpoint);
+    }
+
+    /// Keeps a connection whose exchange is complete for the next request, if there is room.
+    pub fn release(&self, connection: Connection) {
+        let Connection { stream, lease, .. } = connection;
+        let (cluster, endpoint) = (lease.cluster.clone(), lease.endpoint.clone());
+        if cluster.idle.get() >= cluster.spec.idle_per_worker_max || endpoint.position.get() == usize::MAX {
+            return;
+        }
+        stream.watch();
+        cluster.idle.set(cluster.idle.get() + 1);
+        cluster.connections.set(cluster.connections.get() + 1);
+        self.shard.cluster(cluster.position).gauge_add(ClusterGauge::ConnectionsIdle, 1);
+        endpoint.idle.borrow_mut().push(Idle { stream, since: self.runtime.now() });
+    }
+}
+
+/// A connection in use by one exchange. Dropping it closes it.
+pub struct Connection {
+    pub stream: Stream,
+    lease: Lease,
+    /// Whether it carried an exchange before: then it may have died of idleness, and the request can be tried again.
+    pub reused: bool,
+}
+
+impl Connection {
+    pub fn endpoint(&self) -> SocketAddr {
+        self.lease.endpoint.address
+    }
+
+    /// Closes it with RST: the endpoint must not take what it got for the whole.
+    pub fn abort(self) {
+        self.stream.abort();
+    }
+}
+
+/// Counts one connection in use until it is dropped.
+struct Lease {
+    cluster: Rc<Cluster>,
+    endpoint: Rc<Endpoint>,
+    shard: Arc<Shard>,
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.endpoint.in_flight.set(self.endpoint.in_flight.get() - 1);
+        self.cluster.connections.set(self.cluster.connections.get() - 1);
+        self.shard.cluster(self.cluster.position).gauge_add(ClusterGauge::ConnectionsActive, -1);
+    }
+}
+
+/// Counts one connection being made, unless it is kept.
+struct Counted<'a>(Option<&'a Cell<u32>>);
+
+impl<'a> Counted<'a> {
+    fn new(count: &'a Cell<u32>) -> Self {
+        count.set(count.get() + 1);
+        Self(Some(count))
+    }
+
+    fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        if let Some(count) = self.0 {
+            count.set(count.get() - 1);
+        }
+    }
+}
+
+fn known_address(endpoint: &EndpointAddress) -> Option<SocketAddr> {
+    match endpoint {
+        EndpointAddress::Socket(address) => Some(*address),
+        EndpointAddress::Name { .. } => None,
+    }
+}
+
+fn new_endpoint((position, address): (usize, SocketAddr)) -> Rc<Endpoint> {
+    Rc::new(Endpoint {
+        address,
+        position: Cell::new(position),
+        in_flight: Cell::new(0),
+        idle: RefCell::default(),
+    })
+}

@@ -1,0 +1,253 @@
+//! Messages with file descriptors between two processes of this machine (SCM_RIGHTS over a seqpacket pair).
+//! Carries bytes and descriptors; knows nothing of what they mean.
+
+use std::io;
+use std::mem::{MaybeUninit, size_of, zeroed};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::ptr;
+
+use socket2::{Domain, Socket, Type};
+
+/// Descriptors in one packet. The kernel's own bound is 253 (SCM_MAX_FD).
+const FDS_PER_PACKET: usize = 128;
+/// Payload bytes in one packet, well below the smallest default send buffer.
+const BYTES_PER_PACKET: usize = 32 * 1024;
+/// Payload bytes and descriptors of one message, so that a broken peer cannot ask for any amount of memory.
+const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
+const MESSAGE_FDS_MAX: usize = 64 * 1024;
+
+/// One end of a pair over which messages keep their order and their boundaries.
+pub struct Channel(OwnedFd);
+
+impl Channel {
+    /// Two connected ends, closed on exec.
+    pub fn pair() -> io::Result<(Self, Self)> {
+        let (left, right) = Socket::pair(Domain::UNIX, Type::SEQPACKET, None)?;
+        Ok((Self(left.into()), Self(right.into())))
+    }
+
+    /// Sends one message; blocks until the kernel has taken it.
+    pub fn send(&self, payload: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+        if payload.len() > MESSAGE_BYTES_MAX || fds.len() > MESSAGE_FDS_MAX {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "message too large"));
+        }
+        let header = [(payload.len() as u32).to_ne_bytes(), (fds.len() as u32).to_ne_bytes()].concat();
+        self.send_packet(&header, &[])?;
+        for part in payload.chunks(BYTES_PER_PACKET) {
+            self.send_packet(part, &[])?;
+        }
+        for part in fds.chunks(FDS_PER_PACKET) {
+            self.send_packet(b"f", part)?;
+        }
+        Ok(())
+    }
+
+    /// Receives one message; blocks until it is whole. `UnexpectedEof` when the other end is closed.
+    pub fn recv(&self) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
+        let mut header = [0; 8];
+        let mut fds = Vec::new();
+        if self.recv_packet(&mut header, &mut fds)? != header.len() {
+            return Err(malformed());
+        }
+        let number =
+            |at: usize| u32::from_ne_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+        let (bytes_expected, fds_expected) = (number(0) as usize, number(4) as usize);
+        if bytes_expected > MESSAGE_BYTES_MAX || fds_expected > MESSAGE_FDS_MAX {
+            return Err(malformed());
+        }
+        let mut payload = vec![0; bytes_expected];
+        let mut filled = 0;
+        while filled < bytes_expected {
+            filled += self.recv_packet(&mut payload[filled..], &mut fds)?;
+        }
+        while fds.len() < fds_expected {
+            let before = fds.len();
+            self.recv_packet(&mut [0], &mut fds)?;
+            if fds.len() == before {
+                return Err(malformed());
+            }
+        }
+        if fds.len() == fds_expected { Ok((payload, fds)) } else { Err(malformed()) }
+    }
+
+    fn send_packet(&self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+        let raw: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+        let mut io = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+        let mut control = Control::new();
+        // SAFETY: all-zero bytes are a valid msghdr.
+        let mut message: libc::msghdr = unsafe { zeroed() };
+        message.msg_iov = &raw mut io;
+        message.msg_iovlen = 1;
+        if !raw.is_empty() {
+            control.write(&raw, &mut message);
+        }
+        loop {
+            // SAFETY: `message` points at `io`, `bytes` and `control`, which outlive the call; the kernel only reads.
+            let sent = unsafe { libc::sendmsg(self.0.as_raw_fd(), &raw const message, libc::MSG_NOSIGNAL) };
+            if sent >= 0 {
+                return Ok(());
+            }
+            retry_if_interrupted()?;
+        }
+    }
+
+    fn recv_packet(&self, bytes: &mut [u8], fds: &mut Vec<OwnedFd>) -> io::Result<usize> {
+        let mut io = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
+        let mut control = Control::new();
+        // SAFETY: all-zero bytes are a valid msghdr.
+        let mut message: libc::msghdr = unsafe { zeroed() };
+        message.msg_iov = &raw mut io;
+        message.msg_iovlen = 1;
+        message.msg_control = control.0.as_mut_ptr().cast();
+        message.msg_controllen = size_of::<Control>() as _;
+        let received = loop {
+            // SAFETY: `message` points at `io`, `bytes` and `control`, each with its true length, which outlive the
+            // call.
+            let received =
+                unsafe { libc::recvmsg(self.0.as_raw_fd(), &raw mut message, libc::MSG_CMSG_CLOEXEC) };
+            if received >= 0 {
+                break received.cast_unsigned();
+            }
+            retry_if_interrupted()?;
+        };
+        Control::take(&message, fds);
+        match received {
+            0 => Err(io::ErrorKind::UnexpectedEof.into()),
+            _ if message.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0 => Err(malformed()),
+            received => Ok(received),
+        }
+    }
+}
+
+impl From<OwnedFd> for Channel {
+    fn from(fd: OwnedFd) -> Self {
+        Self(fd)
+    }
+}
+
+impl From<Channel> for OwnedFd {
+    fn from(channel: Channel) -> Self {
+        channel.0
+    }
+}
+
+/// Room for one control message of [`FDS_PER_PACKET`] descriptors, aligned as `cmsghdr` asks.
+#[repr(C, align(8))]
+struct Control([MaybeUninit<u8>; FDS_PER_PACKET * size_of::<RawFd>() + 64]);
+
+impl Control {
+    const fn new() -> Self {
+        Self([MaybeUninit::zeroed(); _])
+    }
+
+    fn write(&mut self, fds: &[RawFd], message: &mut libc::msghdr) {
+        debug_assert!(fds.len() <= FDS_PER_PACKET);
+        let bytes = size_of_val(fds) as libc::c_uint;
+        message.msg_control = self.0.as_mut_ptr().cast();
+        // SAFETY: CMSG_SPACE only computes.
+        message.msg_controllen = unsafe { libc::CMSG_SPACE(bytes) } as _;
+        // SAFETY: msg_control points at this buffer, whose length is at least CMSG_SPACE of the most descriptors
+        // (64 bytes of slack hold any header), so the first header and its data lie within it.
+        unsafe {
+            let header = libc::CMSG_FIRSTHDR(message);
+            (*header).cmsg_level = libc::SOL_SOCKET;
+            (*header).cmsg_type = libc::SCM_RIGHTS;
+            (*header).cmsg_len = libc::CMSG_LEN(bytes) as _;
+            ptr::copy_nonoverlapping(fds.as_ptr().cast::<u8>(), libc::CMSG_DATA(header), bytes as usize);
+        }
+    }
+
+    /// Takes ownership of every descriptor that the kernel put into a received message.
+    fn take(message: &libc::msghdr, fds: &mut Vec<OwnedFd>) {
+        // SAFETY: recvmsg filled the header and set msg_controllen to what it wrote; CMSG_FIRSTHDR and CMSG_NXTHDR
+        // return headers within that length only, or null.
+        unsafe {
+            let mut header = libc::CMSG_FIRSTHDR(message);
+            while !header.is_null() {
+                if (*header).cmsg_level == libc::SOL_SOCKET && (*header).cmsg_type == libc::SCM_RIGHTS {
+                    let bytes = (*header).cmsg_len as usize - libc::CMSG_LEN(0) as usize;
+                    let data = libc::CMSG_DATA(header).cast::<RawFd>();
+                    for index in 0..bytes / size_of::<RawFd>() {
+                        // The kernel installed these descriptors for this call: nobody else owns them.
+                        fds.push(OwnedFd::from_raw_fd(data.add(index).read_unaligned()));
+                    }
+                }
+                header = libc::CMSG_NXTHDR(message, header);
+            }
+        }
+    }
+}
+
+fn retry_if_interrupted() -> io::Result<()> {
+    let error = io::Error::last_os_error();
+    if error.kind() == io::ErrorKind::Interrupted { Ok(()) } else { Err(error) }
+}
+
+fn malformed() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "malformed message from the other process")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+    use std::os::fd::AsFd;
+    use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn a_descriptor_arrives_as_the_same_socket() {
+        let (left, right) = Channel::pair().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        left.send(b"take it", &[listener.as_fd()]).unwrap();
+        let (payload, mut fds) = right.recv().unwrap();
+        assert_eq!(payload, b"take it");
+        let taken = TcpListener::from(fds.pop().unwrap());
+        assert!(fds.is_empty());
+        assert_eq!(taken.local_addr().unwrap(), listener.local_addr().unwrap());
+    }
+
+    #[test]
+    fn more_descriptors_than_a_packet_holds_arrive_in_order() {
+        let (left, right) = Channel::pair().unwrap();
+        let pairs: Vec<_> = (0..FDS_PER_PACKET + 3).map(|_| UnixStream::pair().unwrap()).collect();
+        let receiver = std::thread::spawn(move || right.recv().unwrap());
+        let fds: Vec<_> = pairs.iter().map(|(near, _)| near.as_fd()).collect();
+        left.send(&[7; 3 * BYTES_PER_PACKET + 1], &fds).unwrap();
+        let (payload, received) = receiver.join().unwrap();
+        assert_eq!(payload, [7; 3 * BYTES_PER_PACKET + 1]);
+        assert_eq!(received.len(), pairs.len());
+        for (index, (fd, (_, far))) in received.into_iter().zip(&pairs).enumerate() {
+            UnixStream::from(fd).write_all(&[index as u8]).unwrap();
+            let mut byte = [0];
+            (&*far).read_exact(&mut byte).unwrap();
+            assert_eq!(byte, [index as u8]);
+        }
+    }
+
+    #[test]
+    fn an_empty_message_is_a_message_and_a_closed_end_an_error() {
+        let (left, right) = Channel::pair().unwrap();
+        left.send(b"", &[]).unwrap();
+        drop(left);
+        let (payload, fds) = right.recv().unwrap();
+        assert!(payload.is_empty() && fds.is_empty());
+        assert_eq!(right.recv().unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+    }
+
+    #[test]
+    fn a_message_that_lies_about_its_size_is_refused() {
+        let (left, right) = Channel::pair().unwrap();
+        left.send_packet(&[0xff; 8], &[]).unwrap();
+        assert_eq!(right.recv().unwrap_err().kind(), io::ErrorKind::InvalidData);
+        left.send_packet(b"short", &[]).unwrap();
+        assert_eq!(right.recv().unwrap_err().kind(), io::ErrorKind::InvalidData);
+    }
+
+    #[test]
+    fn what_is_no_socket_is_refused_with_its_error() {
+        let file = std::fs::File::open("/dev/null").unwrap();
+        let error = Channel::from(OwnedFd::from(file)).recv().unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::ENOTSOCK));
+    }
+}

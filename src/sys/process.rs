@@ -1,0 +1,103 @@
+//! Orders to the kernel about this process and its child. Keeps no state.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+/// Signals the supervisor passes on.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Signal {
+    Kill,
+    Terminate,
+}
+
+/// Forbids this process and its children to gain privileges by executing a file.
+pub fn forbid_new_privileges() -> io::Result<()> {
+    // SAFETY: PR_SET_NO_NEW_PRIVS takes integers only.
+    check(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) })
+}
+
+/// Has the kernel kill this process when its parent's thread that started it ends. `parent` is the process id
+/// expected there: a parent that died before the order is an error, as no signal will come.
+pub fn die_with_parent(parent: u32) -> io::Result<()> {
+    // SAFETY: PR_SET_PDEATHSIG takes integers only.
+    check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0) })?;
+    if std::os::unix::process::parent_id() == parent {
+        Ok(())
+    } else {
+        Err(io::Error::other("the parent process is gone"))
+    }
+}
+
+/// Sends `signal` to process `id`. The caller keeps the child unreaped, so that the id is still its own.
+pub fn send_signal(id: u32, signal: Signal) -> io::Result<()> {
+    let number = match signal {
+        Signal::Kill => libc::SIGKILL,
+        Signal::Terminate => libc::SIGTERM,
+    };
+    // 0 and negative ids address groups of processes: never those. 1 is the supervisor of a container.
+    let id = libc::pid_t::try_from(id).ok().filter(|id| *id > 0).ok_or(io::ErrorKind::InvalidInput)?;
+    // SAFETY: kill takes integers only.
+    check(unsafe { libc::kill(id, number) })
+}
+
+/// Names the calling thread, as `ps` and `top` show it; the main thread's name is that of the process.
+pub fn set_thread_name(name: &std::ffi::CStr) {
+    // SAFETY: PR_SET_NAME reads a NUL-terminated string, of which it takes the first 15 bytes; `name` outlives the
+    // call. It cannot fail with a readable pointer.
+    unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr(), 0, 0, 0) };
+}
+
+/// Lets other threads go first when CPUs are short: nice value 5 for the calling thread and those it starts later.
+pub fn lower_priority() -> io::Result<()> {
+    // SAFETY: setpriority takes integers only; 0 names the calling thread.
+    check(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 5) })
+}
+
+/// Release of the running kernel, such as `6.12.9-amd64`.
+pub fn kernel_release(procfs: &Path) -> Option<String> {
+    fs::read_to_string(procfs.join("sys/kernel/osrelease")).ok().map(|text| text.trim().to_string())
+}
+
+/// Resident memory of this process, in bytes.
+pub fn resident_bytes() -> Option<u64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kib: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+    Some(kib * 1024)
+}
+
+/// File descriptors this process has open.
+pub fn descriptors_open() -> Option<u64> {
+    // One of them is the folder being read.
+    fs::read_dir("/proc/self/fd").ok().map(|entries| (entries.count() as u64).saturating_sub(1))
+}
+
+fn check(result: libc::c_int) -> io::Result<()> {
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_with_another_parent_is_told_so() {
+        let error = std::thread::spawn(|| die_with_parent(1 << 30)).join().unwrap().unwrap_err();
+        assert_eq!(error.to_string(), "the parent process is gone");
+    }
+
+    #[test]
+    fn groups_of_processes_are_never_signalled() {
+        for id in [0, u32::MAX] {
+            assert_eq!(send_signal(id, Signal::Terminate).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        }
+    }
+
+    #[test]
+    fn facts_of_this_process_are_readable() {
+        assert!(resident_bytes().unwrap() > 100_000);
+        assert!(descriptors_open().unwrap() >= 3);
+        assert!(kernel_release(Path::new("/proc")).unwrap().contains('.'));
+    }
+}

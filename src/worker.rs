@@ -1,0 +1,212 @@
+//! One pinned thread: its sockets, its sessions, its share of everything. Takes new connections as long as its
+//! limits allow, hands each to a session, counts how it ended. Shares nothing mutable: orders come by mailbox,
+//! counts leave by its metric shard.
+
+mod accept;
+
+use std::net::{SocketAddr, TcpListener};
+use std::rc::Rc;
+use std::sync::mpsc::{self, Receiver, Sender, TryRecvError};
+use std::sync::{Arc, OnceLock};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crate::base::time::Instant;
+use crate::metrics::{Counter, Gauge, Shard};
+use crate::proxy::context::Context;
+use crate::proxy::snapshot::Snapshot;
+pub use crate::runtime::{EngineChoice, RingSizes};
+use crate::runtime::{Mailbox, MailboxWaker, Runtime};
+use crate::sys::affinity;
+
+/// How often idle upstream connections are looked over and gauges brought up to date.
+const HOUSEKEEPING: Duration = Duration::from_millis(250);
+/// What a session is taken to cost beside its buffers: its socket's slot, its task, its timer.
+const SESSION_BYTES: usize = 1_024;
+
+/// All that a worker is made from.
+pub struct Plan {
+    pub index: u32,
+    /// The CPU to be pinned to; `None` leaves the thread to the scheduler.
+    pub cpu: Option<usize>,
+    pub engine: EngineChoice,
+    /// Index of the listener in the snapshot, and this worker's socket of it.
+    pub listeners: Vec<(u16, TcpListener)>,
+    pub snapshot: Arc<Snapshot>,
+    pub shard: Arc<Shard>,
+    pub seed: u64,
+    pub ring: RingSizes,
+}
+
+/// What the control thread tells a worker.
+#[derive(Debug)]
+pub enum Message {
+    /// Stop accepting, finish, end by the deadline.
+    Drain { deadline: Instant },
+    /// All addresses of one cluster, sorted.
+    Endpoints { cluster: u16, addresses: Vec<SocketAddr> },
+}
+
+/// The engine a worker ended up with.
+#[derive(Clone, Debug)]
+pub struct EngineReport {
+    pub engine: &'static str,
+    pub why: String,
+}
+
+/// A started worker.
+pub struct Handle {
+    thread: JoinHandle<()>,
+    orders: Sender<Message>,
+    started: Receiver<Result<(EngineReport, MailboxWaker), String>>,
+    waker: OnceLock<MailboxWaker>,
+}
+
+/// Starts a worker on a thread of its own, named `worker-N`.
+///
+/// # Errors
+/// When no thread can be made.
+pub fn spawn(plan: Plan) -> std::io::Result<Handle> {
+    let (orders, inbox) = mpsc::channel();
+    let (report, started) = mpsc::channel();
+    let name = format!("worker-{}", plan.index);
+    let thread = std::thread::Builder::new().name(name).spawn(move || run(plan, inbox, &report))?;
+    Ok(Handle { thread, orders, started, waker: OnceLock::new() })
+}
+
+impl Handle {
+    /// Waits until the worker serves. To be called once, before `send`.
+    ///
+    /// # Errors
+    /// Why it cannot serve, with the cure.
+    pub fn ready(&self) -> Result<EngineReport, String> {
+        let started = self.started.recv().unwrap_or_else(|_| Err("the worker ended while it started".into()));
+        let (report, waker) = started?;
+        let _ = self.waker.set(waker);
+        Ok(report)
+    }
+
+    pub fn send(&self, message: Message) {
+        if self.orders.send(message).is_ok()
+            && let Some(waker) = self.waker.get()
+        {
+            waker.wake();
+        }
+    }
+
+    pub fn finished(&self) -> bool {
+        self.thread.is_finished()
+    }
+
+    pub fn join(self) {
+        let _ = self.thread.join();
+    }
+}
+
+fn run(plan: Plan, inbox: Receiver<Message>, report: &Sender<Result<(EngineReport, MailboxWaker), String>>) {
+    if let Some(cpu) = plan.cpu
+        && !affinity::pin(cpu)
+    {
+        tracing::warn!(
+            worker = plan.index,
+            cpu,
+            "the worker could not be pinned to its CPU; it runs unpinned"
+        );
+    }
+    // In the pinned thread: a ring belongs to the task that made it.
+    let set_up = Runtime::new(plan.engine, plan.ring).and_then(|(runtime, engine)| {
+        let (mailbox, waker) = Mailbox::new(&runtime)?;
+        Ok((runtime, engine, mailbox, waker))
+    });
+    let (runtime, engine, mailbox, waker) = match set_up {
+        Ok(set_up) => set_up,
+        Err(error) => {
+            let _ = report.send(Err(error.to_string()));
+            return;
+        }
+    };
+    let context = Context::new(runtime.clone(), plan.shard, plan.snapshot, plan.seed);
+    let engine = EngineReport { engine: engine.engine.name(), why: engine.why };
+    let _ = report.send(Ok((engine, waker)));
+    if let Err(error) = runtime.block_on(serve(context, plan.listeners, mailbox, inbox)) {
+        // The reactor itself failed: nothing on this thread can go on. The supervisor starts the process anew.
+        panic!("the I/O engine failed: {error}");
+    }
+}
+
+async fn serve(
+    context: Rc<Context>,
+    listeners: Vec<(u16, TcpListener)>,
+    mailbox: Mailbox,
+    inbox: Receiver<Message>,
+) {
+    for (index, listener) in listeners {
+        context.runtime.spawn(accept::run(context.clone(), index, listener));
+    }
+    let deadline = context.runtime.deadline();
+    let mut housekeeping = Housekeeping::default();
+    let mut drain_deadline = None;
+    loop {
+        match inbox.try_recv() {
+            Ok(Message::Drain { deadline }) => {
+                context.drain();
+                drain_deadline = Some(deadline);
+                continue;
+            }
+            Ok(Message::Endpoints { cluster, addresses }) => {
+                context.upstreams.set_endpoints(cluster, &addresses);
+                continue;
+            }
+            Err(TryRecvError::Empty) => {}
+            // The control thread is gone, and with it the process.
+            Err(TryRecvError::Disconnected) => return,
+        }
+        housekeeping.run(&context);
+        let now = context.runtime.now();
+        if let Some(deadline) = drain_deadline {
+            // The accept tasks end once their queues are empty; what is left then are sessions.
+            if context.runtime.tasks() == 0 || now >= deadline {
+                housekeeping.run(&context);
+                return;
+            }
+        }
+        let pause = if drain_deadline.is_some() { Duration::from_millis(5) } else { HOUSEKEEPING };
+        deadline.set(now + pause);
+        let _ = deadline.within(mailbox.notified()).await;
+    }
+}
+
+/// What a worker does for itself now and then.
+#[derive(Default)]
+struct Housekeeping {
+    turns: u64,
+    starved: u64,
+    overflows: u64,
+}
+
+impl Housekeeping {
+    fn run(&mut self, context: &Context) {
+        if context.is_draining() {
+            context.upstreams.close_idle();
+        } else {
+            context.upstreams.sweep();
+        }
+        let shard = &context.shard;
+        let (turns, gap_max) = context.runtime.take_loop_facts();
+        shard.add(Counter::LoopTurns, turns - std::mem::replace(&mut self.turns, turns));
+        shard.set_max(Gauge::LoopGapMax, u64::try_from(gap_max.as_nanos()).unwrap_or(u64::MAX));
+        let stats = context.runtime.reactor_stats();
+        let starved = stats.recv_starved;
+        shard.add(Counter::BuffersStarved, starved - std::mem::replace(&mut self.starved, starved));
+        let overflows = stats.completion_overflows;
+        shard
+            .add(Counter::CompletionOverflows, overflows - std::mem::replace(&mut self.overflows, overflows));
+        shard.set(Gauge::BuffersInUse, context.runtime.buffer_stats().in_use as u64);
+        shard.set(Gauge::MemoryBytes, memory_bytes(context) as u64);
+    }
+}
+
+/// Bytes of the worker's budget in use.
+fn memory_bytes(context: &Context) -> usize {
+    context.sessions() * SESSION_BYTES + context.runtime.buffer_stats().bytes_allocated
+}

@@ -1,0 +1,69 @@
+//! Facts about processes, read from `/proc`, and signals to those a test started itself.
+
+use std::fs;
+
+/// Sends a signal to a process that the test started, directly or through the gateway.
+pub fn signal(pid: u32, signal: i32) {
+    // SAFETY: kill takes two integers; the process id is one that this test started and still watches.
+    let rc = unsafe { libc::kill(pid as i32, signal) };
+    assert!(rc == 0 || !alive(pid), "kill({pid}, {signal}): {}", std::io::Error::last_os_error());
+}
+
+/// Whether the process runs (a zombie does not).
+pub fn alive(pid: u32) -> bool {
+    stat_field(pid, 0).is_some_and(|state| state != "Z" && state != "X")
+}
+
+/// Direct children of a process.
+pub fn children(pid: u32) -> Vec<u32> {
+    let parent = pid.to_string();
+    fs::read_dir("/proc")
+        .unwrap()
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|&child| stat_field(child, 1).as_deref() == Some(&parent))
+        .collect()
+}
+
+/// The process and all that descend from it, the oldest first.
+pub fn tree(pid: u32) -> Vec<u32> {
+    let mut all = vec![pid];
+    let mut next = 0;
+    while let Some(&pid) = all.get(next) {
+        all.extend(children(pid));
+        next += 1;
+    }
+    all
+}
+
+/// Open descriptors of a process.
+pub fn open_files(pid: u32) -> usize {
+    fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
+}
+
+/// Resident anonymous memory in bytes: what the process itself allocated and touched.
+pub fn anonymous_bytes(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap_or("0 kB");
+    line.trim().trim_end_matches(" kB").trim().parse::<u64>().unwrap_or(0) * 1024
+}
+
+/// CPU time used so far, user and system, in clock ticks of 10 ms.
+pub fn cpu_ticks(pid: u32) -> u64 {
+    let ticks = |index| stat_field(pid, index).and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
+    ticks(11) + ticks(12)
+}
+
+/// Field of `/proc/PID/stat` counted from the one behind the command's name (0 is the state, 1 the parent).
+fn stat_field(pid: u32, index: usize) -> Option<String> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let behind_name = &stat[stat.rfind(')')? + 2..];
+    behind_name.split(' ').nth(index).map(str::to_string)
+}
+
+/// Whether the kernel would let this process make a ring.
+pub fn io_uring_is_permitted() -> bool {
+    // SAFETY: zero entries and a null parameter block are refused by the kernel before it reads anything.
+    let rc = unsafe { libc::syscall(libc::SYS_io_uring_setup, 0, std::ptr::null_mut::<u8>()) };
+    let errno = std::io::Error::last_os_error().raw_os_error();
+    rc >= 0 || !matches!(errno, Some(libc::EPERM | libc::ENOSYS | libc::EACCES))
+}

@@ -1,0 +1,169 @@
+//! Clients that are slow on purpose (I of the catalogue): total deadlines cut them, others do not notice.
+
+use std::time::{Duration, Instant};
+
+use crate::harness::client::Client;
+use crate::harness::message::End;
+use crate::harness::origin::Origin;
+use crate::harness::setup::Setup;
+use crate::harness::{Engine, eventually, on_both_engines, process};
+
+on_both_engines!(
+    a_dripped_head_is_cut_at_the_total_deadline,
+    a_head_dripped_on_a_kept_connection_is_cut_too,
+    a_connection_that_says_nothing_is_closed,
+    an_idle_kept_connection_is_closed_silently,
+    a_body_that_stops_is_answered_408,
+    a_body_that_dribbles_is_cut_by_its_rate,
+    a_reader_that_stops_is_cut,
+    a_slow_reader_that_goes_on_is_served,
+    slow_clients_do_not_hold_up_others,
+);
+
+/// Drips a byte every 40 ms until the connection ends; returns what was answered and after how long.
+fn drip(client: &mut Client, bytes: &[u8]) -> (Option<u16>, Duration) {
+    let start = Instant::now();
+    for byte in bytes.iter().cycle() {
+        if client.try_send([*byte]).is_err() || !client.stays_open_and_silent(Duration::from_millis(40)) {
+            break;
+        }
+        assert!(start.elapsed() < Duration::from_secs(8), "still open");
+    }
+    let took = start.elapsed();
+    let status = client.try_read_response("GET").ok().map(|response| response.status);
+    (status, took)
+}
+
+fn a_dripped_head_is_cut_at_the_total_deadline(engine: Engine) {
+    let origin = Origin::serving();
+    let gateway = Setup::to(engine, &origin).header_timeout_ms(500).start();
+    let mut client = gateway.client();
+    client.send("GET / HTTP/1.1\r\nHost: a.test\r\nX-Long: ");
+    let (status, took) = drip(&mut client, b"abcdefgh");
+    assert!(matches!(status, None | Some(408)), "{status:?}");
+    assert!((Duration::from_millis(300)..Duration::from_secs(2)).contains(&took), "{took:?}");
+    assert!(origin.raw_bytes().is_empty());
+}
+
+fn a_head_dripped_on_a_kept_connection_is_cut_too(engine: Engine) {
+    let origin = Origin::serving();
+    let gateway = Setup::to(engine, &origin).header_timeout_ms(500).start();
+    let mut client = gateway.client();
+    assert_eq!(client.get("/").status, 200);
+    client.send("GET /second HTTP/1.1\r\nX-Long: ");
+    let (status, took) = drip(&mut client, b"abcdefgh");
+    assert!(matches!(status, None | Some(408)), "{status:?}");
+    assert!(took < Duration::from_secs(2), "{took:?}");
+    assert_eq!(origin.requests().len(), 1);
+}
+
+fn a_connection_that_says_nothing_is_closed(engine: Engine) {
+    let gateway = Setup::to(engine, &Origin::serving()).header_timeout_ms(400).start();
+    let mut clients: Vec<_> = (0..50).map(|_| gateway.client()).collect();
+    let start = Instant::now();
+    for client in &mut clients {
+        client.time_to_end();
+    }
+    assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
+}
+
+fn an_idle_kept_connection_is_closed_silently(engine: Engine) {
+    let gateway = Setup::to(engine, &Origin::serving()).idle_timeout_ms(400).start();
+    let mut client = gateway.client();
+    assert_eq!(client.get("/").status, 200);
+    let start = Instant::now();
+    client.expect_end();
+    let took = start.elapsed();
+    assert!((Duration::from_millis(350)..Duration::from_secs(2)).contains(&took), "{took:?}");
+}
+
+fn a_body_that_stops_is_answered_408(engine: Engine) {
+    let origin = Origin::serving();
+    let gateway = Setup::to(engine, &origin).body_idle_timeout_ms(400).start();
+    for request in [
+        "POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 100\r\n\r\nhello",
+        "POST / HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhel",
+    ] {
+        let mut client = gateway.client();
+        client.send(request);
+        let start = Instant::now();
+        let status = client.try_read_response("GET").ok().map(|response| response.status);
+        assert!(matches!(status, None | Some(408)), "{status:?}");
+        assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+        client.expect_end();
+        eventually("the request is aborted upstream", || origin.open() == 0);
+    }
+    assert!(origin.requests().is_empty());
+}
+
+fn a_body_that_dribbles_is_cut_by_its_rate(engine: Engine) {
+    let origin = Origin::serving();
+    let gateway = Setup::to(engine, &origin)
+        .body_idle_timeout_ms(400)
+        .timeout("body_rate_min_bytes_per_s", 1000)
+        .start();
+    let mut client = gateway.client();
+    client.send("POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 100000\r\n\r\n");
+    let (status, took) = drip(&mut client, b"x");
+    assert!(matches!(status, None | Some(408)), "{status:?}");
+    assert!(took < Duration::from_secs(4), "{took:?}");
+    assert!(origin.requests().is_empty());
+}
+
+fn a_reader_that_stops_is_cut(engine: Engine) {
+    const STALLED: usize = 20;
+    let origin = Origin::serving();
+    let gateway = Setup::to(engine, &origin).write_stall_timeout_ms(600).start();
+    assert_eq!(gateway.get("/bytes/1000").status, 200);
+    let data = gateway.data_process();
+    let before = process::anonymous_bytes(data);
+    let mut clients: Vec<_> = (0..STALLED).map(|_| Client::connect_narrow(gateway.web())).collect();
+    for client in &mut clients {
+        client.send("GET /bytes/10000000 HTTP/1.1\r\nHost: a.test\r\n\r\n");
+    }
+    let mut most = 0;
+    eventually("every stalled response is given up, at both ends", || {
+        most = most.max(process::anonymous_bytes(data));
+        // The idle connection of the first request may stay.
+        origin.requests().len() == STALLED + 1 && origin.open() <= 1
+    });
+    let each = most.saturating_sub(before) / STALLED as u64;
+    assert!(each < 400 << 10, "a stalled reader costs {each} bytes");
+    for client in &mut clients {
+        assert_eq!(client.read_response().end, End::Truncated);
+    }
+}
+
+fn a_slow_reader_that_goes_on_is_served(engine: Engine) {
+    let gateway = Setup::to(engine, &Origin::serving()).write_stall_timeout_ms(500).start();
+    let mut client = Client::connect_narrow(gateway.web());
+    client.send("GET /bytes/1500000 HTTP/1.1\r\nHost: a.test\r\n\r\n");
+    let head = client.reader.read_head().unwrap();
+    assert_eq!(head.fields.get("content-length"), Some("1500000"));
+    let mut left = 1_500_000;
+    for _ in 0..12 {
+        std::thread::sleep(Duration::from_millis(100));
+        let part = 100_000;
+        assert_eq!(client.reader.read_length(part, &mut |_| {}), End::Complete);
+        left -= part;
+    }
+    assert_eq!(client.reader.read_length(left, &mut |_| {}), End::Complete);
+}
+
+fn slow_clients_do_not_hold_up_others(engine: Engine) {
+    let origin = Origin::serving();
+    let gateway = Setup::to(engine, &origin).header_timeout_ms(3000).start();
+    let mut slow: Vec<_> = (0..200).map(|_| gateway.client()).collect();
+    for client in &mut slow {
+        client.send("GET / HTTP/1.1\r\nHost: a.test\r\nX-");
+    }
+    let mut good = gateway.client();
+    let mut slowest = Duration::ZERO;
+    for n in 0..100 {
+        let _ = slow[n * 2].try_send("y");
+        let start = Instant::now();
+        assert_eq!(good.get("/").status, 200);
+        slowest = slowest.max(start.elapsed());
+    }
+    assert!(slowest < Duration::from_millis(500), "a good client waited {slowest:?}");
+}

@@ -1,0 +1,153 @@
+//! Two processes: what happens when one of them dies, and when a second copy is started by mistake.
+
+use std::time::{Duration, Instant};
+
+use crate::harness::client::Client;
+use crate::harness::gateway::ringfort;
+use crate::harness::origin::Origin;
+use crate::harness::setup::Setup;
+use crate::harness::{Engine, SOON, eventually, on_both_engines, process};
+
+on_both_engines!(
+    a_killed_data_process_is_restarted_and_nothing_is_refused,
+    a_panic_of_a_worker_is_reported_and_restarted,
+    a_data_process_that_keeps_dying_is_restarted_with_back_off,
+    a_second_copy_says_so_and_exits,
+    a_killed_supervisor_takes_all_with_it_and_a_restart_binds_at_once,
+    a_stopped_gateway_goes_on_where_it_was,
+);
+
+/// Lines that a death of the data process leaves in the log.
+fn expect_death(gateway: &mut crate::harness::gateway::Gateway) {
+    for text in ["data process", "panic"] {
+        gateway.expect_log(text);
+    }
+}
+
+fn a_killed_data_process_is_restarted_and_nothing_is_refused(engine: Engine) {
+    let origin = Origin::serving();
+    let mut gateway = Setup::to(engine, &origin).start();
+    expect_death(&mut gateway);
+    assert_eq!(gateway.get("/").status, 200);
+    let supervisor = gateway.supervisor();
+    for round in 0..2 {
+        let data = gateway.data_process();
+        process::signal(data, libc::SIGKILL);
+        // While nobody accepts, the kernel queues: no connection may be refused, and each is served.
+        let clients: Vec<_> = (0..20).map(|_| gateway.client()).collect();
+        for mut client in clients {
+            client.send("GET /meanwhile HTTP/1.1\r\nHost: a.test\r\n\r\n");
+            let response = client.try_read_response("GET");
+            assert!(response.as_ref().is_ok_and(|r| r.status == 200), "round {round}: {response:?}");
+        }
+        assert_ne!(gateway.data_process(), data);
+    }
+    assert_eq!(gateway.supervisor(), supervisor);
+    eventually("it is ready again", || gateway.admin("/readyz").is_ok_and(|r| r.status == 200));
+    gateway.drain();
+}
+
+fn a_panic_of_a_worker_is_reported_and_restarted(engine: Engine) {
+    if !cfg!(debug_assertions) {
+        return;
+    }
+    let origin = Origin::serving();
+    let mut gateway = Setup::to(engine, &origin).env("RINGFORT_TEST_PANIC", "1").start();
+    expect_death(&mut gateway);
+    gateway.expect_log("worker");
+    let data = gateway.data_process();
+    let mut client = gateway.client();
+    client.send("GET /__panic_worker HTTP/1.1\r\nHost: a.test\r\n\r\n");
+    client.expect_end();
+    gateway.wait_for_log("panic");
+    let start = Instant::now();
+    assert_eq!(gateway.get("/after").status, 200, "queued until the new data process serves it");
+    assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
+    assert_ne!(gateway.data_process(), data);
+}
+
+fn a_data_process_that_keeps_dying_is_restarted_with_back_off(engine: Engine) {
+    let origin = Origin::serving();
+    let mut gateway = Setup::to(engine, &origin).start();
+    expect_death(&mut gateway);
+    let start = Instant::now();
+    let mut deaths = 0;
+    while start.elapsed() < Duration::from_secs(3) {
+        for pid in process::children(gateway.supervisor()).into_iter().filter(|&pid| process::alive(pid)) {
+            process::signal(pid, libc::SIGKILL);
+            deaths += 1;
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    assert!((2..60).contains(&deaths), "{deaths} restarts in three seconds");
+    let mut client = gateway.client();
+    client.read_timeout(SOON * 3);
+    assert_eq!(client.get("/").status, 200, "it comes back when it is left alone");
+}
+
+/// R31: never two copies that share the connections silently.
+fn a_second_copy_says_so_and_exits(engine: Engine) {
+    let gateway = Setup::to(engine, &Origin::serving()).start();
+    let start = Instant::now();
+    let output = ringfort().args(["run", "--config"]).arg(gateway.config()).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{text}");
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    assert!(text.contains("in use"), "{text}");
+    let port = gateway.web().to_string();
+    let admin = gateway.port("admin").to_string();
+    assert!(text.contains(&port) || text.contains(&admin) || text.contains("admin.sock"), "{text}");
+    for _ in 0..20 {
+        assert_eq!(gateway.get("/").status, 200, "the first copy serves on, alone");
+    }
+}
+
+/// R6: `kill -9` of the supervisor ends the data process; a new start binds within a second.
+fn a_killed_supervisor_takes_all_with_it_and_a_restart_binds_at_once(engine: Engine) {
+    let origin = Origin::serving();
+    let mut gateway = Setup::to(engine, &origin).relay("").start();
+    let mut kept: Vec<_> = (0..20).map(|_| gateway.client()).collect();
+    for client in &mut kept {
+        assert_eq!(client.get("/").status, 200);
+    }
+    let data = gateway.data_process();
+    process::signal(gateway.supervisor(), libc::SIGKILL);
+    eventually("the supervisor is gone", || gateway.wait_exit(Duration::ZERO).is_some());
+    let start = Instant::now();
+    gateway.restart();
+    let took = start.elapsed();
+    assert!(took < Duration::from_secs(2), "ready after {took:?}");
+    assert!(!process::alive(data), "the old data process is gone");
+    assert_eq!(gateway.get("/").status, 200);
+    assert_eq!(process::tree(gateway.supervisor()).len(), 2);
+}
+
+/// R24: stopped for a while and continued, as a paused machine is.
+fn a_stopped_gateway_goes_on_where_it_was(engine: Engine) {
+    let origin = Origin::serving();
+    let gateway = Setup::to(engine, &origin).request_timeout_ms(4000).start();
+    let data = gateway.data_process();
+    let mut idle: Vec<_> = (0..20).map(|_| gateway.client()).collect();
+    for client in &mut idle {
+        assert_eq!(client.get("/").status, 200);
+    }
+    let mut busy = gateway.client();
+    busy.send("GET /late/500 HTTP/1.1\r\nHost: a.test\r\n\r\n");
+    eventually("the request is at the origin", || {
+        origin.targets().iter().any(|target| target == "/late/500")
+    });
+    process::signal(data, libc::SIGSTOP);
+    std::thread::sleep(Duration::from_millis(2500));
+    let mut new: Client = gateway.client();
+    new.send("GET /new HTTP/1.1\r\nHost: a.test\r\n\r\n");
+    process::signal(data, libc::SIGCONT);
+    assert_eq!(busy.read_response().status, 200);
+    assert_eq!(new.read_response().status, 200);
+    for client in &mut idle {
+        assert_eq!(client.get("/again").status, 200, "no deadline that had not passed has fired");
+    }
+    let before = process::cpu_ticks(data);
+    std::thread::sleep(Duration::from_secs(1));
+    let ticks = process::cpu_ticks(data) - before;
+    assert!(ticks < 20, "{ticks} ticks of CPU in an idle second");
+}
