@@ -72,7 +72,7 @@ impl Runtime {
     /// Runs a test's script to its end, or fails when that takes too long.
     fn play<T>(&self, script: impl Future<Output = T>) -> T {
         let limited = async {
-            let mut deadline = self.deadline();
+            let deadline = self.deadline();
             deadline.set(self.now() + PATIENCE);
             deadline.within(script).await
         };

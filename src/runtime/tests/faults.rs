@@ -70,7 +70,7 @@ fn u7_completions_that_overflow_are_all_applied() {
             }
             for socket in &served {
                 socket.set_bulk(true);
-                let mut armed = runtime.deadline();
+                let armed = runtime.deadline();
                 armed.set(runtime.now());
                 let _ = armed.within(std::future::poll_fn(|cx| socket.poll_hung_up(cx))).await;
             }

@@ -87,7 +87,7 @@ fn u2_a_dropped_listener_frees_its_port_though_an_accept_is_armed() {
         let (socket, address) = listener();
         runtime.play(async {
             let listener = Listener::new(runtime, socket).expect("listener");
-            let mut armed = runtime.deadline();
+            let armed = runtime.deadline();
             armed.set(runtime.now() + Duration::from_millis(2));
             assert!(armed.within(listener.accept()).await.is_err());
             drop(listener);

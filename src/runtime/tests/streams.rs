@@ -102,7 +102,7 @@ fn abort_resets_the_peer_though_a_receive_and_a_send_are_in_flight() {
         let (socket, mut peer) = pair(runtime);
         runtime.play(async {
             socket.send(&pattern(2, 8_000_000), false);
-            let mut armed = runtime.deadline();
+            let armed = runtime.deadline();
             armed.set(runtime.now() + Duration::from_millis(2));
             armed.within(socket.recv()).await.expect_err("nothing is sent to us");
             socket.abort();

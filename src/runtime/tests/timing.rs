@@ -13,7 +13,7 @@ fn u1_a_deadline_fires_though_no_completion_ever_comes() {
             stalled.send(&pattern(1, 8_000_000), false);
             let listener = Listener::new(runtime, accepting).expect("listener");
             let limited = async |milliseconds| {
-                let mut deadline = runtime.deadline();
+                let deadline = runtime.deadline();
                 deadline.set(runtime.now() + Duration::from_millis(milliseconds));
                 deadline
             };

@@ -76,7 +76,7 @@ fn watching_starts_again_after_a_wait_for_the_end() {
         runtime.play(async {
             let (socket, mut peer) = pair(runtime);
             socket.set_bulk(true);
-            let mut armed = runtime.deadline();
+            let armed = runtime.deadline();
             armed.set(runtime.now() + Duration::from_millis(2));
             let hung_up = std::future::poll_fn(|cx| socket.poll_hung_up(cx));
             armed.within(hung_up).await.expect_err("nothing ends");
@@ -138,7 +138,7 @@ fn waiting_for_the_end_beside_unread_bytes_does_not_spin() {
             peer.write_all(&sent).expect("write");
             let received = runtime.play(async {
                 let (before, _) = runtime.take_loop_facts();
-                let mut over = runtime.deadline();
+                let over = runtime.deadline();
                 over.set(runtime.now() + Duration::from_millis(100));
                 let hung_up = std::future::poll_fn(|cx| socket.poll_hung_up(cx));
                 over.within(hung_up).await.expect_err("nothing ends");
