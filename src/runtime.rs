@@ -56,6 +56,10 @@ impl Runtime {
     /// Where the engine asked for cannot be had; `EngineChoice::Auto` falls back to epoll instead.
     pub fn new(choice: EngineChoice, sizes: RingSizes) -> io::Result<(Self, EngineReport)> {
         let (reactor, report) = Reactor::new(choice, sizes)?;
+        Ok((Self::over(reactor), report))
+    }
+
+    fn over(reactor: Reactor) -> Self {
         let now = clock::now();
         let inner = Inner {
             executor: Executor::default(),
@@ -65,7 +69,7 @@ impl Runtime {
             turns: Cell::new(0),
             gap_max: Cell::new(Duration::ZERO),
         };
-        Ok((Self(Rc::new(inner)), report))
+        Self(Rc::new(inner))
     }
 
     /// The time at the start of this turn.
@@ -93,17 +97,21 @@ impl Runtime {
         let mut main = pin!(main);
         let waker = executor::main_waker();
         executor::wake_main();
+        self.0.now.set(clock::now());
         let output = loop {
-            if executor::take_main() {
-                if let Poll::Ready(output) = main.as_mut().poll(&mut Context::from_waker(&waker)) {
-                    break output;
-                }
+            if executor::take_main()
+                && let Poll::Ready(output) = main.as_mut().poll(&mut Context::from_waker(&waker))
+            {
+                break Ok(output);
             }
             self.0.executor.run_ready();
-            self.turn()?;
+            if let Err(error) = self.turn() {
+                break Err(error);
+            }
         };
+        // Also after an error: tasks own the runtime that owns them.
         self.0.executor.clear();
-        Ok(output)
+        output
     }
 
     /// Lets every other ready task and the reactor have a turn.

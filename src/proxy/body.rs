@@ -83,7 +83,8 @@ impl Body {
     }
 
     /// Moves the body: what of it is in `first`, then what `source` brings. `head` goes before it, in one piece with
-    /// its first bytes where that is possible. Returns what follows the body.
+    /// its first bytes where that is possible. Returns what follows the body. A `source` that brought a long body is
+    /// left receiving in bulk.
     ///
     /// # Errors
     /// When either side fails; what was moved until then has gone to `sink`.
@@ -115,9 +116,6 @@ impl Body {
             // Everything is with the kernel before more is received: that bounds what a stalled reader costs.
             drained(runtime, sink, &deadline, pace.sink_stall).await?;
             if step.done {
-                if bulk {
-                    source.set_bulk(false);
-                }
                 return Ok(step.rest);
             }
             self.check_rate(started, runtime.now(), pace)?;

@@ -200,6 +200,9 @@ impl RecvBuf {
     #[must_use]
     pub fn split_off(&mut self, at: usize) -> Self {
         let mut rest = self.home.take(self.size);
+        // As far in front as the bytes stand here at most, else they might not fit.
+        rest.start = (self.start + at as u32).min(rest.start);
+        rest.end = rest.start;
         let fits = rest.append(&self[at..]);
         debug_assert!(fits, "the rest of a buffer fits into one of the same size");
         self.end = self.start + at as u32;

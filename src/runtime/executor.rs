@@ -89,10 +89,11 @@ impl Executor {
         READY.with_borrow_mut(|ready| tasks.iter().for_each(|(key, _)| ready.push(key)));
     }
 
-    /// Drops every task.
+    /// Drops every task, and those that their destructors spawn.
     pub(super) fn clear(&self) {
-        let tasks = self.tasks.take();
-        drop(tasks);
+        while self.len() > 0 {
+            drop(self.tasks.take());
+        }
         READY.with_borrow_mut(|ready| {
             ready.queue.clear();
             ready.queued.clear();

@@ -2,7 +2,7 @@
 //! for an idle connection.
 
 use std::io;
-use std::net::{Shutdown, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -15,6 +15,9 @@ use super::syscalls;
 use super::{RecvBuf, Runtime};
 
 /// A connected stream. Dropping it closes it, with FIN; what is unsent is lost.
+///
+/// At most one task waits to receive (`recv`, `poll_recv`, `poll_hung_up`) and one to send (`sent`, `poll_sent`): a
+/// second would take the first one's place and leave it asleep.
 pub struct Socket {
     runtime: Runtime,
     key: Key,
@@ -108,19 +111,19 @@ impl Socket {
         self.runtime.0.reactor.borrow_mut().set_bulk(self.key, bulk);
     }
 
-    /// Has what arrives unasked on an idle connection noticed, for `is_quiet`.
+    /// Has what arrives unasked on an idle connection noticed, for `is_quiet`, until the next receive.
     pub fn watch(&self) {
         self.runtime.0.reactor.borrow_mut().watch(self.key);
     }
 
-    /// Whether nothing came that nobody asked for.
+    /// Whether this is watched, and nothing came that nobody asked for.
     pub fn is_quiet(&self) -> bool {
         self.runtime.0.reactor.borrow().is_quiet(self.key)
     }
 
-    /// Ends our direction; the other goes on.
+    /// Ends our direction behind what was sent; the other goes on. Nothing is sent after it.
     pub fn shutdown_write(&self) {
-        self.runtime.0.reactor.borrow_mut().shutdown(self.key, Shutdown::Write);
+        self.runtime.0.reactor.borrow_mut().shutdown_write(self.key);
     }
 
     /// Closes with RST: the peer learns that the stream did not end well.
@@ -218,7 +221,7 @@ impl Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        self.runtime.0.reactor.borrow_mut().close(self.key);
+        self.runtime.0.reactor.borrow_mut().close_shared(self.key);
     }
 }
 
@@ -250,7 +253,7 @@ impl Mailbox {
 
 impl Drop for Mailbox {
     fn drop(&mut self) {
-        self.runtime.0.reactor.borrow_mut().close(self.key);
+        self.runtime.0.reactor.borrow_mut().close_shared(self.key);
     }
 }
 

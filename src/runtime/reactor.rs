@@ -5,6 +5,8 @@
 //! number is never reused while an operation on the old file is in flight.
 
 mod epoll;
+#[cfg(test)]
+mod hooks;
 mod queue;
 mod setup;
 mod uring;
@@ -21,12 +23,22 @@ use crate::base::slab::{Key, Slab};
 use super::buffers::{Blocks, BufferStats, Buffers, RecvBuf, Size};
 use super::syscalls;
 use epoll::Epoll;
+#[cfg(test)]
+pub(super) use hooks::{Fault, Inside};
 use queue::Queue;
 pub use setup::{Engine, EngineChoice, EngineReport, RingSizes, probe};
 use uring::Uring;
 
 /// Received buffers that may wait in one socket before its receive is stopped.
 pub(super) const INBOX_MAX: usize = 4;
+
+/// Accepted connections that may wait in one listener before its accept is stopped; the kernel's queue, which the
+/// listener's backlog bounds, holds the others. What is on its way when the accept stops comes on top.
+pub(super) const ACCEPTED_MAX: usize = 64;
+
+/// Turns that the end of a reactor waits, up to `DRAIN_WAIT` each, for the kernel to give everything back.
+const DRAIN_TURNS_MAX: u32 = 100;
+const DRAIN_WAIT: Duration = Duration::from_millis(10);
 
 /// Counters of one reactor since its start.
 #[derive(Clone, Copy, Debug, Default)]
@@ -81,6 +93,8 @@ enum Receiving {
     Single,
     /// Waits until the socket is readable; we receive then.
     Readiness,
+    /// Waits until the peer ends its stream, while nobody wants its bytes.
+    HangUp,
 }
 
 /// What the kernel holds of ours for the sending side.
@@ -115,7 +129,14 @@ struct Slot {
     /// The peer's end of stream or an error has arrived, perhaps behind bytes that wait.
     hung_up: bool,
     writable: bool,
+    /// Nobody reads, but what arrives is to be noticed.
+    watched: bool,
+    /// Our direction ends when the outbox is empty.
+    ending: bool,
 }
+
+/// An idle connection pays for its slot: growing it is a decision, not an accident.
+const _: () = assert!(size_of::<Slot>() <= 168);
 
 impl Slot {
     const fn new(fd: OwnedFd) -> Self {
@@ -135,6 +156,8 @@ impl Slot {
             readable: false,
             hung_up: false,
             writable: false,
+            watched: false,
+            ending: false,
         }
     }
 
@@ -171,6 +194,21 @@ impl Slot {
                 Err(error) => self.fail_send(&error),
             }
         }
+        if self.outbox.is_empty() {
+            self.end_if_asked();
+        }
+    }
+
+    fn end_if_asked(&mut self) {
+        if self.ending {
+            self.ending = false;
+            syscalls::shutdown(self.fd.as_fd(), Shutdown::Write);
+        }
+    }
+
+    /// Whether nothing has arrived that nobody took: no bytes, no end, no error.
+    const fn nothing_arrived(&self) -> bool {
+        self.inbox.is_empty() && !self.readable && !self.hung_up
     }
 
     /// Accounts for `count` bytes of the front of the outbox.
@@ -364,7 +402,8 @@ impl Reactor {
         }
     }
 
-    /// A connection that was accepted, or waits in the kernel's queue, after `stop_accept`.
+    /// A connection that was accepted, or waits in the kernel's queue, after `stop_accept`. `None` also when no
+    /// descriptor is left for those that wait.
     pub(super) fn poll_accept_rest(&mut self, key: Key, cx: &Context<'_>) -> Poll<Option<OwnedFd>> {
         let Some(slot) = self.slots.get_mut(key) else { return Poll::Ready(None) };
         while let Some(received) = slot.inbox.pop() {
@@ -372,11 +411,18 @@ impl Reactor {
                 return Poll::Ready(Some(fd));
             }
         }
-        if slot.receiving != Receiving::Idle {
+        if slot.receiving == Receiving::Accepting {
             slot.set_reader(cx);
             return Poll::Pending;
         }
-        Poll::Ready(accept_now(slot).and_then(Result::ok))
+        loop {
+            match accept_now(slot) {
+                Some(Ok(fd)) => return Poll::Ready(Some(fd)),
+                // One that broke while it waited; others may be behind it.
+                Some(Err(error)) if error.raw_os_error() == Some(libc::ECONNABORTED) => {}
+                Some(Err(_)) | None => return Poll::Ready(None),
+            }
+        }
     }
 
     /// Ready when the peer has ended its stream or the connection broke, even behind bytes not yet received.
@@ -386,30 +432,57 @@ impl Reactor {
             return Poll::Ready(());
         }
         slot.set_reader(cx);
-        if let Backend::Uring(uring) = &mut self.backend {
-            if slot.receiving == Receiving::Idle && slot.inbox.len() < INBOX_MAX {
+        if let Backend::Uring(uring) = &mut self.backend
+            && slot.receiving == Receiving::Idle
+        {
+            if slot.bulk || slot.readable || slot.inbox.len() >= INBOX_MAX {
+                uring.arm_hang_up(slot, key);
+            } else {
                 uring.arm_receive(slot, key);
             }
         }
         Poll::Pending
     }
 
-    /// Keeps an eye on a socket that nobody reads: `is_quiet` is only true of a watched one.
+    /// Keeps an eye on a socket that nobody reads, until somebody does: `is_quiet` is only true of a watched one.
     pub(super) fn watch(&mut self, key: Key) {
-        if let (Backend::Uring(uring), Some(slot)) = (&mut self.backend, self.slots.get_mut(key)) {
-            slot.bulk = false;
-            if slot.receiving == Receiving::Idle && slot.inbox.is_empty() {
-                uring.arm_receive(slot, key);
+        let Some(slot) = self.slots.get_mut(key) else { return };
+        slot.watched = true;
+        if !slot.inbox.is_empty() {
+            return;
+        }
+        match &mut self.backend {
+            Backend::Uring(uring) => {
+                // Whatever is armed next tells at once if something is there.
+                slot.readable = false;
+                match slot.receiving {
+                    Receiving::Idle => uring.arm_receive(slot, key),
+                    // Armed for good as soon as this has ended.
+                    Receiving::HangUp => uring.cancel_receive(slot, key),
+                    _ => {}
+                }
             }
+            // The last receive may have filled its buffer to the brim and left nothing behind.
+            Backend::Epoll(_) if slot.readable => {
+                if let Some(received) = slot.recv_now(&self.buffers) {
+                    slot.deliver(received);
+                }
+            }
+            Backend::Epoll(_) => {}
         }
     }
 
     /// Whether nothing has arrived that nobody asked for: no bytes, no end, no error, and nothing left to send.
+    /// A socket that is not watched, or whose receive has ended, is never quiet: nobody would know.
     pub(super) fn is_quiet(&self, key: Key) -> bool {
+        let blind = match self.backend {
+            Backend::Epoll(_) => &[][..],
+            Backend::Uring(_) => &[Receiving::Idle, Receiving::HangUp],
+        };
         self.slots.get(key).is_some_and(|slot| {
-            slot.inbox.is_empty()
-                && !slot.readable
-                && !slot.hung_up
+            slot.watched
+                && slot.nothing_arrived()
+                && !blind.contains(&slot.receiving)
                 && slot.send_error == 0
                 && slot.outbox.is_empty()
         })
@@ -418,8 +491,11 @@ impl Reactor {
     /// Receives the coming bytes in large buffers, or in usual ones again.
     pub(super) fn set_bulk(&mut self, key: Key, bulk: bool) {
         let Some(slot) = self.slots.get_mut(key) else { return };
-        slot.bulk = bulk;
+        if std::mem::replace(&mut slot.bulk, bulk) == bulk {
+            return;
+        }
         if let (true, Backend::Uring(uring)) = (bulk, &mut self.backend) {
+            slot.readable = true;
             uring.cancel_receive(slot, key);
         }
     }
@@ -469,10 +545,10 @@ impl Reactor {
             return Poll::Ready(());
         }
         set_waker(&mut slot.writer, cx);
-        if let Backend::Uring(uring) = &mut self.backend {
-            if slot.sending == Sending::Idle {
-                uring.arm_writable(slot, key);
-            }
+        if let Backend::Uring(uring) = &mut self.backend
+            && slot.sending == Sending::Idle
+        {
+            uring.arm_writable(slot, key);
         }
         Poll::Pending
     }
@@ -486,17 +562,20 @@ impl Reactor {
             return Poll::Ready(());
         }
         slot.set_reader(cx);
-        if let Backend::Uring(uring) = &mut self.backend {
-            if slot.receiving == Receiving::Idle {
-                uring.arm_readable(slot, key);
-            }
+        if let Backend::Uring(uring) = &mut self.backend
+            && slot.receiving == Receiving::Idle
+        {
+            uring.arm_readable(slot, key);
         }
         Poll::Pending
     }
 
-    pub(super) fn shutdown(&mut self, key: Key, how: Shutdown) {
-        if let Some(fd) = self.fd(key) {
-            syscalls::shutdown(fd, how);
+    /// Ends our direction behind what waits to be sent.
+    pub(super) fn shutdown_write(&mut self, key: Key) {
+        let Some(slot) = self.slots.get_mut(key) else { return };
+        slot.ending = true;
+        if slot.outbox.is_empty() {
+            slot.end_if_asked();
         }
     }
 
@@ -513,20 +592,24 @@ impl Reactor {
         slot.reader = None;
         slot.writer = None;
         slot.inbox = Queue::new();
-        if let Backend::Uring(uring) = &mut self.backend {
-            if slot.receiving != Receiving::Idle || slot.sending != Sending::Idle {
-                slot.closing = true;
-                uring.cancel_all(slot, key);
-                return;
-            }
+        slot.ending = false;
+        if let Backend::Uring(uring) = &mut self.backend
+            && (slot.receiving != Receiving::Idle || slot.sending != Sending::Idle)
+        {
+            slot.closing = true;
+            uring.cancel_all(slot, key);
+            return;
         }
         self.slots.remove(key);
     }
 
-    /// Sockets that exist, those included whose close waits for the kernel.
-    #[cfg(test)]
-    pub(super) fn sockets(&self) -> usize {
-        self.slots.len()
+    /// Lets go of a descriptor that may have copies in other hands: only the last close takes it out of epoll, and
+    /// until then every event on it would wake this worker.
+    pub(super) fn close_shared(&mut self, key: Key) {
+        if let (Backend::Epoll(epoll), Some(slot)) = (&self.backend, self.slots.get(key)) {
+            epoll.remove(slot.fd.as_fd());
+        }
+        self.close(key);
     }
 
     /// Has the end of the stream (or its failure) found again by the next receive.
@@ -539,19 +622,25 @@ impl Reactor {
 
     fn poll_received(&mut self, key: Key, cx: &Context<'_>) -> Poll<io::Result<Received>> {
         let Some(slot) = self.slots.get_mut(key) else { return Poll::Ready(Err(gone())) };
+        slot.watched = false;
         if let Some(received) = slot.inbox.pop() {
             return Poll::Ready(Ok(received));
         }
         let received = match &mut self.backend {
             Backend::Epoll(_) if !slot.readable => None,
             Backend::Epoll(_) => slot.recv_now(&self.buffers),
-            Backend::Uring(uring) => {
-                if slot.receiving == Receiving::Idle {
-                    uring.receive(slot, key, &self.buffers)
-                } else {
-                    None
+            Backend::Uring(uring) => match slot.receiving {
+                Receiving::Idle => uring.receive(slot, key, &self.buffers),
+                Receiving::HangUp => {
+                    // Takes no bytes, so receiving beside it keeps their order.
+                    let received = slot.recv_now(&self.buffers);
+                    if received.is_none() {
+                        uring.cancel_receive(slot, key);
+                    }
+                    received
                 }
-            }
+                _ => None,
+            },
         };
         match received {
             Some(received) => Poll::Ready(Ok(received)),
@@ -566,10 +655,34 @@ impl Reactor {
         let Some(slot) = self.slots.get_mut(key) else { return };
         slot.outbox_bytes += outgoing.bytes().len();
         slot.outbox.push(outgoing);
-        if let Backend::Uring(uring) = &mut self.backend {
-            if slot.sending == Sending::Idle {
-                uring.arm_send(slot, key);
+        if let Backend::Uring(uring) = &mut self.backend
+            && slot.sending == Sending::Idle
+        {
+            uring.arm_send(slot, key);
+        }
+    }
+}
+
+impl Drop for Reactor {
+    /// The memory of our sends must outlive them, and closing the ring ends them only later: so they are ended, and
+    /// what the kernel does not give back is left to the end of the process.
+    fn drop(&mut self) {
+        if matches!(self.backend, Backend::Epoll(_)) {
+            return;
+        }
+        let keys: Vec<Key> = self.slots.iter().map(|(key, _)| key).collect();
+        for key in keys {
+            self.close(key);
+        }
+        for _ in 0..DRAIN_TURNS_MAX {
+            if self.slots.is_empty() || self.turn(DRAIN_WAIT).is_err() {
+                break;
             }
+        }
+        if !self.slots.is_empty() {
+            std::mem::forget(std::mem::take(&mut self.slots));
+        } else if let Backend::Uring(uring) = &mut self.backend {
+            uring.reclaim_buffers(&self.buffers);
         }
     }
 }

@@ -27,11 +27,12 @@ impl<const BYTES: usize> Recycler<BYTES> {
     /// Moves `future` into a block. A future that does not fit is a compile-time error.
     pub fn place<F: Future>(&self, future: F) -> Placed<'_, F, BYTES> {
         const {
+            assert!(BYTES > 0, "memory of no size cannot be allocated");
             assert!(size_of::<F>() <= BYTES, "the future outgrew its block");
             assert!(align_of::<F>() <= 16, "the future needs a larger alignment");
         }
         let block = self.free.borrow_mut().pop().unwrap_or_else(|| {
-            // SAFETY: LAYOUT has a non-zero size, which `place` of any future proves by fitting into it.
+            // SAFETY: LAYOUT has a non-zero size: asserted above.
             let block = unsafe { alloc(Self::LAYOUT) };
             NonNull::new(block).unwrap_or_else(|| handle_alloc_error(Self::LAYOUT))
         });

@@ -393,6 +393,7 @@ impl Exchange<'_> {
             })
             .await
         };
+        self.stream.set_bulk(false);
         context.shard.listener(self.listener).add(ListenerCounter::ReceivedBytes, body.moved);
         shard.add(ClusterCounter::SentBytes, body.moved);
         match responded {
@@ -613,6 +614,8 @@ impl Exchange<'_> {
             _ => None,
         };
         if let Some(length) = whole {
+            // Long responses leave a connection receiving in bulk, as their like often follow; this one is short.
+            connection.stream.set_bulk(false);
             out.extend_from_slice(&rest[..length]);
             self.send_block(out);
             // Bytes behind the response: nobody asked for them (response-queue poisoning).

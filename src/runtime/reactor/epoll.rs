@@ -41,6 +41,13 @@ impl Epoll {
         if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
+    pub(super) fn remove(&self, fd: BorrowedFd<'_>) {
+        // SAFETY: both descriptors are open; a null event is allowed when removing. It cannot fail for one added.
+        let _ = unsafe {
+            libc::epoll_ctl(self.fd.as_raw_fd(), libc::EPOLL_CTL_DEL, fd.as_raw_fd(), std::ptr::null_mut())
+        };
+    }
+
     pub(super) fn turn(&mut self, slots: &mut Slab<Slot>, wait: Duration) -> io::Result<()> {
         // Rounded up: waking before the deadline would only mean waiting again.
         let wait_ms = i32::try_from(wait.as_nanos().div_ceil(1_000_000)).unwrap_or(i32::MAX);
@@ -78,5 +85,12 @@ fn report(slot: &mut Slot, events: i32) {
             slot.flush();
         }
         slot.wake_writer();
+    }
+}
+
+#[cfg(test)]
+impl Epoll {
+    pub(super) fn raw_fd(&self) -> i32 {
+        self.fd.as_raw_fd()
     }
 }

@@ -5,6 +5,8 @@ use std::collections::VecDeque;
 pub(super) enum Queue<T> {
     Empty,
     One(T),
+    // Boxed, though it costs a second block: a queue of many is rare, and the slot of every socket holds two.
+    #[allow(clippy::box_collection)]
     Many(Box<VecDeque<T>>),
 }
 

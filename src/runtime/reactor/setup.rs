@@ -10,7 +10,7 @@ use io_uring::{IoUring, opcode};
 
 use super::epoll::Epoll;
 use super::uring::Uring;
-use super::{Backend, Buffers, Reactor};
+use super::{Backend, Buffers, Reactor, ReactorStats};
 
 /// What the configuration asks for (`workers.engine`).
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -85,7 +85,7 @@ pub(super) fn choose(choice: EngineChoice, sizes: RingSizes) -> io::Result<(Reac
         let why = "asked for by workers.engine".to_owned();
         return Ok((on_epoll(sizes)?, EngineReport { engine: Engine::Epoll, why }));
     }
-    match on_uring(sizes) {
+    match on_uring(sizes, &LADDER) {
         Ok((reactor, why)) => Ok((reactor, EngineReport { engine: Engine::IoUring, why })),
         Err(error) if choice == EngineChoice::Auto => {
             Ok((on_epoll(sizes)?, EngineReport { engine: Engine::Epoll, why: explain(&error) }))
@@ -99,7 +99,7 @@ pub(super) fn choose(choice: EngineChoice, sizes: RingSizes) -> io::Result<(Reac
 /// # Errors
 /// The cause and the cure, in words for the operator.
 pub fn probe(sizes: RingSizes) -> Result<String, String> {
-    on_uring(sizes).map(|(_, why)| why).map_err(|error| explain(&error))
+    on_uring(sizes, &LADDER).map(|(_, why)| why).map_err(|error| explain(&error))
 }
 
 fn on_epoll(sizes: RingSizes) -> io::Result<Reactor> {
@@ -107,8 +107,8 @@ fn on_epoll(sizes: RingSizes) -> io::Result<Reactor> {
     Ok(Reactor::with_backend(Backend::Epoll(Epoll::new()?), buffers))
 }
 
-fn on_uring(sizes: RingSizes) -> io::Result<(Reactor, String)> {
-    let (ring, flags) = build(sizes)?;
+pub(super) fn on_uring(sizes: RingSizes, ladder: &[Rung]) -> io::Result<(Reactor, String)> {
+    let (ring, flags) = build(sizes, ladder)?;
     let mut probed = io_uring::Probe::new();
     ring.submitter().register_probe(&mut probed)?;
     let needed = [
@@ -132,19 +132,30 @@ fn on_uring(sizes: RingSizes) -> io::Result<(Reactor, String)> {
     uring.restrict_and_enable()?;
     let mut reactor = Reactor::with_backend(Backend::Uring(Box::new(uring)), buffers);
     self_test(&mut reactor)?;
+    reactor.stats = ReactorStats::default();
     let receive = if setup.multishot_receive { "multishot" } else { "single-shot" };
     let (major, minor, patch) = release;
     Ok((reactor, format!("self-test passed on Linux {major}.{minor}.{patch}: {flags}, {receive} receive")))
 }
 
-/// Tries the set-ups from the best to the plainest that still serves.
-fn build(sizes: RingSizes) -> io::Result<(IoUring, &'static str)> {
+/// One set-up of a ring.
+pub(super) struct Rung {
+    flags: &'static str,
+    sqarray: bool,
+    deferred: bool,
+}
+
+/// The set-ups from the best to the plainest that still serves: Linux 6.6, 6.1 and 5.19.
+pub(super) const LADDER: [Rung; 3] = [
+    Rung { flags: "single issuer, deferred work, no SQ array", sqarray: false, deferred: true },
+    Rung { flags: "single issuer, deferred work", sqarray: true, deferred: true },
+    Rung { flags: "cooperative work", sqarray: true, deferred: false },
+];
+
+/// Tries the set-ups in their order.
+fn build(sizes: RingSizes, ladder: &[Rung]) -> io::Result<(IoUring, &'static str)> {
     let mut last = None;
-    for (flags, sqarray, deferred) in [
-        ("single issuer, deferred work, no SQ array", false, true), // 6.6
-        ("single issuer, deferred work", true, true),               // 6.1
-        ("cooperative work", true, false),                          // 5.19
-    ] {
+    for &Rung { flags, sqarray, deferred } in ladder {
         let mut builder = IoUring::builder();
         builder.dontfork().setup_r_disabled().setup_submit_all().setup_clamp();
         builder.setup_cqsize(sizes.completions.max(sizes.entries));
@@ -172,7 +183,7 @@ fn self_test(reactor: &mut Reactor) -> io::Result<()> {
     let (mut near, far) = UnixStream::pair()?;
     far.set_nonblocking(true)?;
     let key = reactor.register(far.into())?;
-    let mut cx = Context::from_waker(Waker::noop());
+    let cx = Context::from_waker(Waker::noop());
     for expected in [&b"ping"[..], b"pong"] {
         near.write_all(expected)?;
         let mut turns = 0;
@@ -189,7 +200,7 @@ fn self_test(reactor: &mut Reactor) -> io::Result<()> {
         }
     }
     // Armed again, then closed with the receive pending.
-    let _: Poll<_> = reactor.poll_recv(key, &mut cx);
+    let _: Poll<_> = reactor.poll_recv(key, &cx);
     reactor.close(key);
     let mut turns = 0;
     while !reactor.slots.is_empty() {

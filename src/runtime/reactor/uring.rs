@@ -5,6 +5,8 @@
 //! runs a task: it wakes it.
 
 mod buffer_ring;
+#[cfg(test)]
+pub(super) mod faults;
 
 use std::collections::VecDeque;
 use std::io;
@@ -18,11 +20,13 @@ use crate::base::slab::{GENERATION_BITS, Key, Slab};
 
 use super::super::buffers::{Buffers, RecvBuf, Size};
 use super::setup::Setup;
-use super::{INBOX_MAX, ReactorStats, Received, Receiving, Sending, Slot};
+use super::{ACCEPTED_MAX, INBOX_MAX, ReactorStats, Received, Receiving, Sending, Slot};
 use buffer_ring::{BUFFER_GROUP, BufferRing};
 
 const ENTER_GETEVENTS: u32 = 1;
 const ENTER_EXT_ARG: u32 = 8;
+/// Bytes that one send asks for. Only a bound for the entry's 32-bit length: short sends are carried on.
+const SEND_BYTES_MAX: usize = 1 << 20;
 
 /// What an operation was, in the low bits of its completion's `user_data`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -68,14 +72,18 @@ struct Completion {
     flags: u32,
 }
 
-pub(super) struct Uring {
+pub(in crate::runtime) struct Uring {
     // Field order is drop order: the kernel lets go of the buffers when the ring goes.
     ring: IoUring,
     buffer_ring: BufferRing,
     multishot_receive: bool,
     /// Taken out of the ring, not applied yet.
     reaped: VecDeque<Completion>,
+    /// Operations that found the submission queue full, in order. They go before any later one.
+    backlog: VecDeque<squeue::Entry>,
     overflows_seen: u64,
+    #[cfg(test)]
+    faults: faults::Faults,
 }
 
 impl Uring {
@@ -86,7 +94,10 @@ impl Uring {
             buffer_ring,
             multishot_receive: setup.multishot_receive,
             reaped: VecDeque::new(),
+            backlog: VecDeque::new(),
             overflows_seen: 0,
+            #[cfg(test)]
+            faults: faults::Faults::default(),
         })
     }
 
@@ -105,6 +116,11 @@ impl Uring {
         self.ring.submitter().register_enable_rings()
     }
 
+    /// For the end: no operation is left.
+    pub(super) fn reclaim_buffers(&mut self, buffers: &Buffers) {
+        self.buffer_ring.reclaim(buffers);
+    }
+
     pub(super) fn turn(
         &mut self,
         slots: &mut Slab<Slot>,
@@ -113,9 +129,10 @@ impl Uring {
         wait: Duration,
     ) -> io::Result<()> {
         self.buffer_ring.refill(buffers);
-        // Completions that wait already must not be slept upon.
-        let wait = if self.reaped.is_empty() { wait } else { Duration::ZERO };
-        self.enter(Some(wait))?;
+        self.submit_backlog();
+        // Neither completions that wait already nor operations still to be submitted may be slept upon.
+        let wait = if self.reaped.is_empty() && self.backlog.is_empty() { wait } else { Duration::ZERO };
+        self.enter(wait)?;
         self.reap();
         stats.completion_overflows = self.overflows_seen;
         while let Some(completion) = self.reaped.pop_front() {
@@ -126,12 +143,13 @@ impl Uring {
 
     /// A receive for a socket that has none armed: from the buffer ring where possible, else one of our own.
     pub(super) fn receive(&mut self, slot: &mut Slot, key: Key, buffers: &Rc<Buffers>) -> Option<Received> {
-        if slot.bulk || !self.buffer_ring.has_free() {
+        // A bulk receive that came short emptied the socket: no call to hear that again.
+        let known_empty = slot.bulk && !slot.readable;
+        if (slot.bulk || !self.buffer_ring.has_free()) && !known_empty {
             let received = slot.recv_now(buffers);
-            if received.is_none() {
-                self.arm_readable(slot, key);
+            if received.is_some() {
+                return received;
             }
-            return received;
         }
         self.arm_receive(slot, key);
         None
@@ -165,22 +183,27 @@ impl Uring {
     }
 
     pub(super) fn arm_readable(&mut self, slot: &mut Slot, key: Key) {
-        let events = (libc::POLLIN | libc::POLLRDHUP) as u32;
         slot.receiving = Receiving::Readiness;
-        self.push(
-            opcode::PollAdd::new(types::Fd(slot.fd.as_raw_fd()), events)
-                .build()
-                .user_data(Op::Readable.word(key)),
-        );
+        // The poll tells, at once if something is there.
+        slot.readable = false;
+        self.push_poll(slot, libc::POLLIN | libc::POLLRDHUP, Op::Readable.word(key));
+    }
+
+    /// Waits for the end of the peer's stream while nobody wants its bytes: a poll for those would be ready again
+    /// and again.
+    pub(super) fn arm_hang_up(&mut self, slot: &mut Slot, key: Key) {
+        slot.receiving = Receiving::HangUp;
+        self.push_poll(slot, libc::POLLRDHUP, Op::Readable.word(key));
+    }
+
+    fn push_poll(&mut self, slot: &Slot, events: i16, word: u64) {
+        let fd = types::Fd(slot.fd.as_raw_fd());
+        self.push(opcode::PollAdd::new(fd, events as u32).build().user_data(word));
     }
 
     pub(super) fn arm_writable(&mut self, slot: &mut Slot, key: Key) {
         slot.sending = Sending::Readiness;
-        self.push(
-            opcode::PollAdd::new(types::Fd(slot.fd.as_raw_fd()), libc::POLLOUT as u32)
-                .build()
-                .user_data(Op::Writable.word(key)),
-        );
+        self.push_poll(slot, libc::POLLOUT, Op::Writable.word(key));
     }
 
     /// Sends the front of the outbox. It stays there, untouched, until the completion.
@@ -190,19 +213,21 @@ impl Uring {
         let bytes = front.bytes();
         // Without MSG_WAITALL: a short send shows that the peer takes something, which its deadline asks.
         let flags = libc::MSG_NOSIGNAL | if more { libc::MSG_MORE } else { 0 };
-        let entry = opcode::Send::new(types::Fd(slot.fd.as_raw_fd()), bytes.as_ptr(), bytes.len() as u32)
-            .flags(flags)
-            .build();
+        let len = bytes.len().min(SEND_BYTES_MAX) as u32;
+        let entry =
+            opcode::Send::new(types::Fd(slot.fd.as_raw_fd()), bytes.as_ptr(), len).flags(flags).build();
         slot.sending = Sending::InFlight;
         self.push(entry.user_data(Op::Send.word(key)));
     }
 
-    /// Asks the kernel to stop a multishot. It counts as armed until its last completion.
+    /// Asks the kernel to stop what takes bytes or connections out of the socket. It counts as armed until its
+    /// last completion.
     pub(super) fn cancel_receive(&mut self, slot: &mut Slot, key: Key) {
         let op = match slot.receiving {
             Receiving::Idle | Receiving::Readiness => return,
             Receiving::Accepting => Op::Accept,
             Receiving::Multishot | Receiving::Single => Op::Receive,
+            Receiving::HangUp => Op::Readable,
         };
         if !slot.cancelling {
             slot.cancelling = true;
@@ -219,47 +244,68 @@ impl Uring {
     }
 
     fn push(&mut self, entry: squeue::Entry) {
-        loop {
-            // SAFETY: memory an entry names outlives the operation: send bytes sit in an outbox that is left
-            // alone while `Sending::InFlight` (slots outlive their operations), receive memory belongs to the
-            // buffer ring. Descriptors are closed only when no operation on them is left.
-            if unsafe { self.ring.submission().push(&entry) }.is_ok() {
-                return;
-            }
-            // Queue full: hand it over without waiting. EBUSY means that completions must be taken first.
-            let entered = self.enter(None);
-            self.reap();
-            debug_assert!(entered.is_ok(), "submitting a full queue: {entered:?}");
+        if !self.backlog.is_empty() || !self.submit(&entry) {
+            self.backlog.push_back(entry);
+            self.submit_backlog();
         }
     }
 
-    /// Submits what is queued; with a `wait`, also runs the kernel's deferred work and waits for a completion.
-    fn enter(&mut self, wait: Option<Duration>) -> io::Result<()> {
-        let timespec = wait.map_or_else(types::Timespec::new, types::Timespec::from);
-        let arguments = types::SubmitArgs::new().timespec(&timespec);
+    /// Puts an entry into the submission queue. `false` when that is full.
+    fn submit(&mut self, entry: &squeue::Entry) -> bool {
+        // SAFETY: memory an entry names outlives the operation: send bytes sit in an outbox that is left
+        // alone while `Sending::InFlight` (slots outlive their operations), receive memory belongs to the
+        // buffer ring. Descriptors are closed only when no operation on them is left.
+        unsafe { self.ring.submission().push(entry) }.is_ok()
+    }
+
+    /// Hands the kernel a full queue, without waiting, for as long as that makes room for what did not fit. EBUSY
+    /// and the like leave the rest to the next turn, which takes completions first; other errors show there again.
+    fn submit_backlog(&mut self) {
+        while let Some(entry) = self.backlog.pop_front() {
+            if self.submit(&entry) {
+                continue;
+            }
+            let entered = self.enter(Duration::ZERO);
+            self.reap();
+            if entered.is_err() || !self.submit(&entry) {
+                self.backlog.push_front(entry);
+                return;
+            }
+        }
+    }
+
+    /// Submits what is queued, runs the kernel's deferred work, and waits up to `wait` for a completion.
+    fn enter(&mut self, wait: Duration) -> io::Result<()> {
         let overflowing = self.ring.submission().cq_overflow();
         if overflowing {
             self.overflows_seen += 1;
         }
         let completions_wait = !self.ring.completion().is_empty();
-        let min_complete =
-            u32::from(wait.is_some_and(|wait| !wait.is_zero()) && !completions_wait && !overflowing);
+        let min_complete = u32::from(!wait.is_zero() && !completions_wait && !overflowing);
         let to_submit = self.ring.submission().len() as u32;
-        // SAFETY: `arguments` and the timespec it points to live through the call; the flags match it.
-        let result = unsafe {
-            self.ring.submitter().enter(
-                to_submit,
-                min_complete,
-                ENTER_GETEVENTS | ENTER_EXT_ARG,
-                Some(&arguments),
-            )
-        };
-        match result.map_err(|error| (error.raw_os_error(), error)) {
-            Ok(_) | Err((Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN | libc::ENOMEM), _)) => {
+        match self.system_call(to_submit, min_complete, wait) {
+            Ok(_) => Ok(()),
+            // Nothing is lost: what was not submitted stays queued, what completed stays in the ring.
+            Err(error)
+                if matches!(
+                    error.raw_os_error(),
+                    Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN | libc::ENOMEM)
+                ) =>
+            {
                 Ok(())
             }
-            Err((_, error)) => Err(error),
+            Err(error) => Err(error),
         }
+    }
+
+    fn system_call(&mut self, to_submit: u32, min_complete: u32, wait: Duration) -> io::Result<usize> {
+        #[cfg(test)]
+        let to_submit = self.faults.next(to_submit)?;
+        let timespec = types::Timespec::from(wait);
+        let arguments = types::SubmitArgs::new().timespec(&timespec);
+        let flags = ENTER_GETEVENTS | ENTER_EXT_ARG;
+        // SAFETY: `arguments` and the timespec it points to live through the call; the flags match it.
+        unsafe { self.ring.submitter().enter(to_submit, min_complete, flags, Some(&arguments)) }
     }
 
     fn reap(&mut self) {
@@ -285,42 +331,85 @@ impl Uring {
             .and_then(|id| self.buffer_ring.take(id))
             .map(|base| buffers.adopt(base, Size::Usual, usize::try_from(result).unwrap_or(0)));
         let key = key_of(word);
+        let op = Op::from_word(word);
         let Some(slot) = slots.get_mut(key) else {
-            stats.stale += 1;
+            // A cancel may well complete after its target; anything else would be a slot freed too early.
+            if op != Some(Op::Cancel) {
+                stats.stale += 1;
+            }
+            if op == Some(Op::Accept) && result >= 0 {
+                drop(buffer_ring::accepted(result));
+            }
             return;
         };
         let over = !cqueue::more(flags);
-        match Op::from_word(word) {
+        match op {
             Some(Op::Accept) => {
-                end_receive(slot, over, stats);
-                match result {
-                    0.. => slot.deliver(Received::Accepted(buffer_ring::accepted(result))),
-                    _ if result == -libc::ECANCELED => slot.wake_reader(),
-                    _ => slot.deliver(Received::Failed(-result)),
-                }
+                end_receive(slot, over, result, stats);
+                self.accepted(slot, key, result);
             }
             Some(Op::Receive) => {
-                end_receive(slot, over, stats);
+                end_receive(slot, over, result, stats);
                 self.received(slot, key, result, buf, stats);
             }
             Some(Op::Readable) => {
-                slot.receiving = Receiving::Idle;
-                slot.cancelling = false;
+                end_receive(slot, true, result, stats);
+                // After a failure nothing is known, so something may be there.
+                let events = if result >= 0 { result } else { i32::from(libc::POLLIN) };
                 let ended = libc::POLLRDHUP | libc::POLLHUP | libc::POLLERR;
-                slot.hung_up |= result > 0 && result & i32::from(ended) != 0;
-                slot.readable |= result > 0;
+                if result != -libc::ECANCELED {
+                    slot.hung_up |= events & i32::from(ended) != 0;
+                    slot.readable = true;
+                }
                 slot.wake_reader();
             }
             Some(Op::Writable) => {
                 slot.sending = Sending::Idle;
                 slot.writable |= result > 0;
-                slot.wake_writer();
+                self.carry_on_sending(slot, key);
             }
             Some(Op::Send) => self.sent(slot, key, result),
-            Some(Op::Cancel) | None => {}
+            Some(Op::Cancel) => self.cancelled(slot, key, result),
+            None => {}
         }
-        if slot.closing && slot.receiving == Receiving::Idle && slot.sending == Sending::Idle {
-            slots.remove(key);
+        if slot.closing {
+            if slot.receiving == Receiving::Idle && slot.sending == Sending::Idle {
+                slots.remove(key);
+            }
+        } else if slot.watched && slot.receiving == Receiving::Idle && slot.nothing_arrived() {
+            self.arm_receive(slot, key);
+        }
+    }
+
+    fn accepted(&mut self, slot: &mut Slot, key: Key, result: i32) {
+        if slot.closing && result < 0 {
+            return;
+        }
+        match result {
+            0.. => {
+                slot.deliver(Received::Accepted(buffer_ring::accepted(result)));
+                // Nobody takes them: leave the next ones in the kernel's queue, which has a bound.
+                if slot.inbox.len() >= ACCEPTED_MAX {
+                    self.cancel_receive(slot, key);
+                }
+            }
+            _ if result == -libc::EAGAIN => self.arm_readable(slot, key),
+            _ if ended_early(result) => slot.wake_reader(),
+            _ => slot.deliver(Received::Failed(-result)),
+        }
+    }
+
+    /// A cancel that could not even look for its target (no memory) leaves a socket nobody would ever close.
+    fn cancelled(&mut self, slot: &mut Slot, key: Key, result: i32) {
+        let looked = result >= 0 || matches!(-result, libc::ENOENT | libc::EALREADY);
+        if looked || (slot.receiving == Receiving::Idle && slot.sending == Sending::Idle) {
+            return;
+        }
+        if slot.closing {
+            self.cancel_all(slot, key);
+        } else if slot.cancelling {
+            slot.cancelling = false;
+            self.cancel_receive(slot, key);
         }
     }
 
@@ -346,9 +435,13 @@ impl Uring {
             (0, _) => slot.deliver(Received::End),
             _ if result == -libc::ENOBUFS => {
                 stats.recv_starved += 1;
+                // Bytes may well be there: not quiet until the next receive has looked.
+                slot.readable = true;
                 slot.wake_reader();
             }
-            _ if result == -libc::ECANCELED => slot.wake_reader(),
+            // Not again at once: the poll waits until something is there.
+            _ if result == -libc::EAGAIN => self.arm_readable(slot, key),
+            _ if ended_early(result) => slot.wake_reader(),
             _ => slot.deliver(Received::Failed(if result < 0 { -result } else { libc::EIO })),
         }
     }
@@ -357,21 +450,38 @@ impl Uring {
         slot.sending = Sending::Idle;
         match usize::try_from(result) {
             Ok(count) => slot.sent(count),
-            Err(_) if matches!(-result, libc::EINTR | libc::EAGAIN) => {}
+            Err(_) if result == -libc::EINTR => {}
+            // Not again at once: the poll waits until there is room.
+            Err(_) if result == -libc::EAGAIN && !slot.closing => return self.arm_writable(slot, key),
             Err(_) => slot.fail_send(&io::Error::from_raw_os_error(-result)),
         }
-        if !slot.closing && !slot.outbox.is_empty() {
+        self.carry_on_sending(slot, key);
+    }
+
+    fn carry_on_sending(&mut self, slot: &mut Slot, key: Key) {
+        if slot.closing {
+            return;
+        }
+        if slot.outbox.is_empty() {
+            slot.end_if_asked();
+        } else {
             self.arm_send(slot, key);
         }
         slot.wake_writer();
     }
 }
 
+/// The kernel gave up an operation that says nothing about the socket: it is armed again when somebody asks.
+fn ended_early(result: i32) -> bool {
+    matches!(-result, libc::ECANCELED | libc::EINTR | libc::EAGAIN)
+}
+
 /// A multishot operation counts as armed until the completion that has no more behind it.
-fn end_receive(slot: &mut Slot, over: bool, stats: &mut ReactorStats) {
+fn end_receive(slot: &mut Slot, over: bool, result: i32, stats: &mut ReactorStats) {
     if over {
         let repeats = matches!(slot.receiving, Receiving::Accepting | Receiving::Multishot);
-        stats.rearmed += u64::from(repeats && !slot.cancelling);
+        let wants_more = result > 0 || result == -libc::ENOBUFS || ended_early(result);
+        stats.rearmed += u64::from(repeats && wants_more && !slot.cancelling);
         slot.receiving = Receiving::Idle;
         slot.cancelling = false;
     }

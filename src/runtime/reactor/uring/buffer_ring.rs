@@ -46,6 +46,9 @@ impl BufferRing {
         }
         let entries =
             NonNull::new(memory.cast()).ok_or_else(|| io::Error::from_raw_os_error(libc::ENOMEM))?;
+        // A child must not copy what the kernel reads of us. Refusal costs nothing but the copy.
+        // SAFETY: the mapping above, with its length.
+        let _ = unsafe { libc::madvise(memory, bytes, libc::MADV_DONTFORK) };
         let mut this = Self {
             entries,
             bytes,
@@ -108,10 +111,21 @@ impl BufferRing {
     }
 }
 
+impl BufferRing {
+    /// Takes back every buffer that is lent, when no operation is left that could receive into one.
+    pub(super) fn reclaim(&mut self, buffers: &Buffers) {
+        for lent in &mut self.lent {
+            if let Some(base) = lent.take() {
+                buffers.release_raw(base, Size::Usual);
+            }
+        }
+    }
+}
+
 impl Drop for BufferRing {
     fn drop(&mut self) {
-        // The lent buffers are left to the process's end: the kernel tears a ring down asynchronously, and a
-        // receive may still write into them. A worker's ring lives as long as its process anyway.
+        // Buffers that were not reclaimed are left to the process's end: the kernel tears a ring down
+        // asynchronously, and a receive may still write into them.
         // SAFETY: mapped in `new` with this length; the kernel holds its own reference to the pages.
         unsafe { libc::munmap(self.entries.as_ptr().cast(), self.bytes) };
     }

@@ -1,0 +1,147 @@
+//! Listeners: everything accepted is served, nothing is accepted without bound, and a closed one is closed.
+
+use super::*;
+
+/// Connects `count` clients. The listener's queue holds 128.
+fn crowd(address: SocketAddr, count: usize) -> Vec<TcpStream> {
+    (0..count).map(|_| connect(address)).collect()
+}
+
+#[test]
+fn u9_a_stopped_listener_hands_out_everything_accepted_or_queued_before() {
+    on_engines(|runtime| {
+        let (socket, address) = listener();
+        let clients = crowd(address, 100);
+        runtime.play(async {
+            let listener = Listener::new(runtime, socket).expect("listener");
+            let mut served = Vec::new();
+            for _ in 0..3 {
+                served.push(listener.accept().await.expect("accept").open(runtime).expect("open"));
+            }
+            listener.stop();
+            while let Some(incoming) = listener.accept_rest().await {
+                served.push(incoming.open(runtime).expect("open"));
+            }
+            assert_eq!(served.len(), clients.len());
+            for socket in &served {
+                socket.send(b"!", false);
+            }
+        });
+        for mut client in clients {
+            assert_eq!(read_all(&mut client).expect("served, not reset"), b"!");
+        }
+    });
+}
+
+#[test]
+fn u9_stopping_twice_or_with_nothing_armed_ends_as_well() {
+    on_engines(|runtime| {
+        let (socket, address) = listener();
+        let clients = crowd(address, 2);
+        let served = runtime.play(async {
+            let listener = Listener::new(runtime, socket).expect("listener");
+            listener.stop();
+            listener.stop();
+            let mut served = 0;
+            while let Some(incoming) = listener.accept_rest().await {
+                incoming.refuse();
+                served += 1;
+            }
+            served
+        });
+        assert_eq!(served, clients.len());
+    });
+}
+
+#[test]
+fn a_listener_that_nobody_asks_stops_accepting() {
+    on_engines(|runtime| {
+        let (socket, address) = listener();
+        const WAVE: usize = 20;
+        let mut clients = crowd(address, 1);
+        runtime.play(async {
+            let listener = Listener::new(runtime, socket).expect("listener");
+            listener.accept().await.expect("accept").open(runtime).expect("open");
+            let mut longest = 0;
+            for _ in 0..6 {
+                clients.extend(crowd(address, WAVE));
+                for _ in 0..5 {
+                    runtime.sleep_until(runtime.now() + Duration::from_millis(1)).await;
+                }
+                longest = longest.max(runtime.inside().inbox_longest);
+            }
+            assert!(
+                longest <= reactor::ACCEPTED_MAX + WAVE,
+                "{longest} connections taken that nobody asked for"
+            );
+            for _ in 1..clients.len() {
+                listener.accept().await.expect("accept").open(runtime).expect("open");
+            }
+        });
+    });
+}
+
+#[test]
+fn u2_a_dropped_listener_frees_its_port_though_an_accept_is_armed() {
+    on_engines(|runtime| {
+        let (socket, address) = listener();
+        runtime.play(async {
+            let listener = Listener::new(runtime, socket).expect("listener");
+            let armed = runtime.deadline();
+            armed.set(runtime.now() + Duration::from_millis(2));
+            assert!(armed.within(listener.accept()).await.is_err());
+            drop(listener);
+            runtime.until(|| runtime.inside().sockets == 0).await;
+        });
+        let refused = TcpStream::connect(address).expect_err("nobody listens");
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+    });
+}
+
+#[test]
+fn a_dropped_listener_wakes_no_worker_though_its_socket_lives_on_elsewhere() {
+    let (runtime, _) = Runtime::new(EngineChoice::Epoll, TINY).expect("epoll");
+    let (socket, _) = listener();
+    let elsewhere = socket.try_clone().expect("clone");
+    let watched = || {
+        let fd = runtime.0.reactor.borrow().engine_fd();
+        let facts = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).expect("fdinfo");
+        facts.lines().filter(|line| line.starts_with("tfd:")).count()
+    };
+    let listener = Listener::new(&runtime, socket).expect("listener");
+    assert_eq!(watched(), 1);
+    drop(listener);
+    assert_eq!(watched(), 0);
+    drop(elsewhere);
+}
+
+#[test]
+fn a_refused_connection_is_reset() {
+    on_engines(|runtime| {
+        let (socket, address) = listener();
+        let mut client = connect(address);
+        runtime.play(async {
+            let listener = Listener::new(runtime, socket).expect("listener");
+            listener.accept().await.expect("accept").refuse();
+        });
+        assert_eq!(read_all(&mut client).expect_err("a reset").kind(), io::ErrorKind::ConnectionReset);
+    });
+}
+
+#[test]
+fn connecting_to_nobody_is_refused_and_to_somebody_works() {
+    on_engines(|runtime| {
+        let (socket, address) = listener();
+        runtime.play(async {
+            let connected = Socket::connect(runtime, address).await.expect("connect");
+            let (mut peer, _) = socket.accept().expect("accept");
+            connected.send(b"hello", false);
+            let mut hello = [0; 5];
+            peer.read_exact(&mut hello).expect("read");
+            assert_eq!(&hello, b"hello");
+            drop(socket);
+            let error = Socket::connect(runtime, address).await.err().expect("refused");
+            assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+        });
+    });
+}
