@@ -336,4 +336,14 @@ mod tests {
         let rest = buf.split_off(5);
         assert_eq!((&*buf, &*rest), (&b"first"[..], &b"second"[..]));
     }
+
+    #[test]
+    fn split_off_keeps_bytes_that_reach_into_both_margins() {
+        let buffers = Buffers::new(1);
+        let mut buf = filled(&buffers, &[b'x'; RECV_BUF_BYTES + TAILROOM]);
+        assert!(buf.prepend(&[b'h'; HEADROOM]));
+        let whole = buf.to_vec();
+        let rest = buf.split_off(1);
+        assert_eq!((&*buf, &*rest), (&whole[..1], &whole[1..]));
+    }
 }

@@ -171,6 +171,7 @@ fn r18_a_ring_that_fails_for_good_ends_the_run_with_the_error() {
         runtime.0.reactor.borrow_mut().uring().expect("a ring").inject(&[Fault::Errno(libc::EBADF)]);
         let (socket, _peer) = pair(runtime);
         let sockets: Vec<_> = (0..10).map(|_| pair(runtime)).collect();
+        runtime.spawn(std::future::pending());
         let ended = runtime.block_on(async {
             // More than the submission queue holds: arming must not wait for room that never comes.
             for (socket, _) in &sockets {
