@@ -1,12 +1,11 @@
 //! Endpoints: how requests spread, what is retried, what is taken out, and which answer a failure gives.
 
-use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::harness::client::Client;
-use crate::harness::gateway::free_port;
+use crate::harness::gateway::{free_port, fresh_listener};
 use crate::harness::origin::Origin;
 use crate::harness::setup::Setup;
 use crate::harness::{Engine, eventually, on_both_engines, process};
@@ -182,7 +181,7 @@ fn a_late_answer_gives_504(engine: Engine) {
 }
 
 fn a_full_backlog_gives_an_answer_at_the_connect_deadline(engine: Engine) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let listener = fresh_listener();
     let address = listener.local_addr().unwrap();
     socket2::SockRef::from(&listener).listen(0).unwrap();
     // Connections nobody accepts fill the backlog; the next SYN gets no answer.
@@ -245,7 +244,7 @@ fn bytes_that_waited_beside_the_next_request_do_not_answer_it(engine: Engine) {
     let mut client = gateway.client();
     client.get("/first");
     for request_first in [true, false] {
-        process::signal(data, libc::SIGSTOP);
+        process::stop(data);
         let mut ask = || client.send("GET /next HTTP/1.1\r\nHost: a.test\r\n\r\n");
         if request_first {
             ask();

@@ -83,7 +83,7 @@ fn what_was_accepted_before_the_drain_is_served(engine: Engine) {
     let data = gateway.data_process();
     assert_eq!(gateway.get("/").status, 200);
     // Stopped, it cannot accept: the kernel queues these connections and their requests.
-    process::signal(data, libc::SIGSTOP);
+    process::stop(data);
     let mut clients: Vec<_> = (0..30).map(|_| gateway.client()).collect();
     for client in &mut clients {
         client.send("GET /queued HTTP/1.1\r\nHost: a.test\r\n\r\n");

@@ -73,7 +73,7 @@ fn a_stopped_origin_gives_504_and_recovers(engine: Engine) {
     gateway.expect_log("site");
     let mut client = gateway.client();
     assert_eq!(client.get("/").status, 200);
-    origin.signal(libc::SIGSTOP);
+    origin.stop();
     let start = Instant::now();
     let response = client.get("/");
     origin.signal(libc::SIGCONT);

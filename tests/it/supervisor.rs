@@ -140,7 +140,7 @@ fn a_stopped_gateway_goes_on_where_it_was(engine: Engine) {
     eventually("the request is at the origin", || {
         origin.targets().iter().any(|target| target == "/late/500")
     });
-    process::signal(data, libc::SIGSTOP);
+    process::stop(data);
     std::thread::sleep(Duration::from_millis(2500));
     let mut new: Client = gateway.client();
     new.send("GET /new HTTP/1.1\r\nHost: a.test\r\n\r\n");

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::harness::bytes::{read_digest, write_pattern};
 use crate::harness::client::{Client, reset};
-use crate::harness::gateway::{Gateway, free_port};
+use crate::harness::gateway::{Gateway, free_port, fresh_listener};
 use crate::harness::origin::{Origin, Peer};
 use crate::harness::setup::Setup;
 use crate::harness::{Engine, SOON, eventually, on_both_engines, process};
@@ -214,7 +214,7 @@ fn a_refused_endpoint_ends_the_connection_at_once(engine: Engine) {
 }
 
 fn an_endpoint_that_does_not_answer_ends_at_the_connect_deadline(engine: Engine) {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let listener = fresh_listener();
     let address = listener.local_addr().unwrap();
     socket2::SockRef::from(&listener).listen(0).unwrap();
     let fillers: Vec<_> = (0..4)

@@ -45,17 +45,24 @@ impl Drop for TempDir {
     }
 }
 
-/// A port of 127.0.0.1 that nobody listens on, never handed out twice.
-pub fn free_port() -> u16 {
+/// A listener of 127.0.0.1 on a port that no test of this run had before: what still speaks to the former owner
+/// of a port must not reach a later one.
+pub fn fresh_listener() -> TcpListener {
     static GIVEN: Mutex<Vec<u16>> = Mutex::new(Vec::new());
     loop {
-        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
         let mut given = GIVEN.lock().unwrap();
         if !given.contains(&port) {
             given.push(port);
-            return port;
+            return listener;
         }
     }
+}
+
+/// A port of 127.0.0.1 that nobody listens on.
+pub fn free_port() -> u16 {
+    fresh_listener().local_addr().unwrap().port()
 }
 
 /// The build under test: the one that belongs to these tests, or another one named by `$RINGFORT`.

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::bytes::{Digest, random};
 use super::client::reset;
+use super::gateway::fresh_listener;
 use super::message::{End, Fields, Reader};
 
 /// One whole request as it reached the origin.
@@ -50,10 +51,7 @@ pub struct Peer {
 impl Origin {
     /// An origin that runs `script` on each connection and closes it when the script returns.
     pub fn start(script: impl Fn(&mut Peer) + Send + Sync + 'static) -> Self {
-        Self::start_on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap(), script)
-    }
-
-    pub fn start_on(listener: TcpListener, script: impl Fn(&mut Peer) + Send + Sync + 'static) -> Self {
+        let listener = fresh_listener();
         let port = listener.local_addr().unwrap().port();
         let log = Arc::new(Log::default());
         let (for_accept, script) = (log.clone(), Arc::new(script));
@@ -324,6 +322,10 @@ impl ChildOrigin {
 
     pub fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port)
+    }
+
+    pub fn stop(&self) {
+        super::process::stop(self.child.id());
     }
 
     pub fn signal(&self, signal: i32) {

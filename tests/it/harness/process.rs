@@ -1,12 +1,26 @@
 //! Facts about processes, read from `/proc`, and signals to those a test started itself.
 
 use std::fs;
+use std::io;
 
 /// Sends a signal to a process that the test started, directly or through the gateway.
 pub fn signal(pid: u32, signal: i32) {
     // SAFETY: kill takes two integers; the process id is one that this test started and still watches.
     let rc = unsafe { libc::kill(pid as i32, signal) };
-    assert!(rc == 0 || !alive(pid), "kill({pid}, {signal}): {}", std::io::Error::last_os_error());
+    assert!(rc == 0 || !alive(pid), "kill({pid}, {signal}): {}", io::Error::last_os_error());
+}
+
+/// Stops a process and waits until every thread of it stands.
+pub fn stop(pid: u32) {
+    signal(pid, libc::SIGSTOP);
+    let stands = |entry: io::Result<fs::DirEntry>| {
+        let stat =
+            entry.and_then(|thread| fs::read_to_string(thread.path().join("stat"))).unwrap_or_default();
+        stat.rsplit(')').next().is_some_and(|rest| rest.starts_with(" T"))
+    };
+    super::eventually("every thread stands", || {
+        fs::read_dir(format!("/proc/{pid}/task")).is_ok_and(|mut threads| threads.all(stands))
+    });
 }
 
 /// Whether the process runs (a zombie does not).
@@ -64,6 +78,6 @@ fn stat_field(pid: u32, index: usize) -> Option<String> {
 pub fn io_uring_is_permitted() -> bool {
     // SAFETY: zero entries and a null parameter block are refused by the kernel before it reads anything.
     let rc = unsafe { libc::syscall(libc::SYS_io_uring_setup, 0, std::ptr::null_mut::<u8>()) };
-    let errno = std::io::Error::last_os_error().raw_os_error();
+    let errno = io::Error::last_os_error().raw_os_error();
     rc >= 0 || !matches!(errno, Some(libc::EPERM | libc::ENOSYS | libc::EACCES))
 }
