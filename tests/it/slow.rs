@@ -21,8 +21,8 @@ on_both_engines!(
     slow_clients_do_not_hold_up_others,
 );
 
-/// What a reader that takes nothing may cost: one bulk buffer waiting and one being filled, and its session.
-pub const STALLED_BYTES_MAX: u64 = 300 << 10;
+/// What a reader that takes nothing may cost: four bulk buffers of 128 KiB received, one on its way out, its session.
+pub const STALLED_BYTES_MAX: u64 = 680 << 10;
 
 /// Drips a byte every 40 ms until the connection ends; returns what was answered and after how long.
 fn drip(client: &mut Client, bytes: &[u8]) -> (Option<u16>, Duration) {
