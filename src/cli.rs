@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand};
 
 use crate::config;
 use crate::control::supervisor::DATA_COMMAND;
-use crate::control::{Outcome, data, supervisor};
+use crate::control::{Outcome, data, socket, supervisor};
 
 /// Thread-per-core proxy appliance.
 ///
@@ -41,6 +41,12 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Tell the running gateway to stop accepting, finish what it accepted, and end.
+    Drain {
+        /// The admin Unix socket. Without it: where "run" puts it by default.
+        #[arg(long, value_name = "PATH")]
+        socket: Option<PathBuf>,
+    },
     /// Print the version.
     Version {
         /// Print JSON.
@@ -62,6 +68,16 @@ impl Cli {
                 print(&text);
                 code
             }
+            Command::Drain { socket } => match socket::post("/drain", socket.as_deref()) {
+                Ok(answer) => {
+                    print(&answer.body);
+                    if answer.is_good() { Outcome::Good } else { Outcome::Problems }.exit_code()
+                }
+                Err(text) => {
+                    eprintln!("ringfort: {text}");
+                    Outcome::CouldNotRun.exit_code()
+                }
+            },
             Command::Version { json } => {
                 let version = env!("CARGO_PKG_VERSION");
                 let json_text = || serde_json::json!({ "name": "ringfort", "version": version }).to_string();
@@ -100,6 +116,8 @@ mod tests {
             "ringfort run --config a.toml",
             "ringfort check --config a.toml",
             "ringfort check --config a.toml --explain / -H a:b -H c:d --json",
+            "ringfort drain",
+            "ringfort drain --socket a.sock",
             "ringfort version --json",
             "ringfort __data",
         ] {

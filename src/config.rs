@@ -158,7 +158,7 @@ pub fn parse(name: &str, text: &str) -> Result<(Config, Vec<Problem>), Vec<Probl
 }
 
 fn folder(file: &Path) -> &Path {
-    file.parent().unwrap_or(Path::new(""))
+    file.parent().unwrap_or_else(|| Path::new(""))
 }
 
 fn parse_in(name: &str, base: &Path, text: &str) -> Result<(Config, Vec<Problem>), Vec<Problem>> {

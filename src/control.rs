@@ -8,6 +8,7 @@ pub mod data;
 pub mod handover;
 pub mod log;
 pub mod resolve;
+pub mod socket;
 pub mod source;
 pub mod supervisor;
 

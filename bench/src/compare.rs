@@ -301,7 +301,8 @@ fn closing(outcome: &Outcome, check: bool) -> String {
     let disturbed = samples.iter().filter(|sample| sample.foreign_cpu_ratio > DISTURBED_RATIO).count();
     if disturbed > 0 || outcome.steal_ratio > DISTURBED_RATIO {
         out.push_str(&format!(
-            "warning: in {disturbed} of {} runs others used more than {:.0} % of the proxy's CPU; repeat on a quiet machine\n",
+            "warning: in {disturbed} of {} runs others used more than {:.0} % of the proxy's CPU; \
+             repeat on a quiet machine\n",
             samples.len(),
             DISTURBED_RATIO * 100.0
         ));

@@ -95,8 +95,11 @@ pub fn request_head(bytes: &[u8]) -> Result<Option<RequestHead>, &'static str> {
 /// The request that the load generator sends: what a plain client such as wrk sends, and no more.
 pub fn request(host: &str, target: &str, close: bool) -> Vec<u8> {
     let connection = if close { "Connection: close\r\n" } else { "" };
-    format!("GET {target} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: ringfort-bench\r\nAccept: */*\r\n{connection}\r\n")
-        .into_bytes()
+    format!(
+        "GET {target} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: ringfort-bench\r\nAccept: */*\r\n\
+         {connection}\r\n"
+    )
+    .into_bytes()
 }
 
 /// The response that the origin sends.

@@ -12,6 +12,7 @@ use super::values::{self, Fault};
 use super::{AdminSpec, Cpus, Engine, HostSpec, RingSpec, WorkersSpec};
 use crate::proxy::snapshot::{DrainSpec, HttpSpec, Limits, Snapshot};
 
+mod actions;
 mod clusters;
 mod edits;
 mod listeners;
@@ -135,7 +136,7 @@ impl<'t> Names<'t> {
 
     /// Adds the name of the next table; also one that is missing or wrong, so that positions stay those of the file.
     fn add(&mut self, node: &Node<'t>, findings: &mut Findings) -> &'t str {
-        let name = node.text("name").unwrap_or(Text { text: "", span: node.span() });
+        let name = node.text("name").unwrap_or_else(|| Text { text: "", span: node.span() });
         let text = name.text;
         if node.has("name") {
             tell(values::name(text), &name.span, findings);
@@ -165,7 +166,7 @@ impl<'t> Names<'t> {
             }
             _ => format!("add a [[{}]] of that name", self.kind),
         };
-        let nearest = nearest(name.text, known);
+        let nearest = if findings.are_many() { None } else { nearest(name.text, known) };
         findings.push(Finding::error(&name.span, what).nearest(nearest).cure(cure).absence());
         None
     }

@@ -29,15 +29,16 @@ pub fn check(path: Option<&Path>, explain: Option<&str>, fields: &[String], as_j
         Err(text) => return refuse(&text, as_json),
     };
     let explained = match (&config, &request) {
-        (Some(config), Some(request)) => request.explain(&config.snapshot),
-        _ => Vec::new(),
+        (Some(config), Some(request)) => Some(request.explain(&config.snapshot)),
+        _ => None,
     };
     let code = if config.is_some() { GOOD } else { FOUND_PROBLEMS };
     if !as_json {
-        return (summary(&name, config.as_ref(), &problems) + &text_of(&explained), code);
+        let explained = explained.map_or_else(String::new, |explained| text_of(&explained));
+        return (summary(&name, config.as_ref(), &problems) + &explained, code);
     }
     let mut object = json!({ "file": name, "ok": config.is_some(), "problems": problems });
-    if request.is_some() {
+    if let Some(explained) = explained {
         object["explain"] = explained.iter().map(Explained::to_json).collect();
     }
     (format!("{object:#}\n"), code)
@@ -49,8 +50,13 @@ pub fn explain(snapshot: &Snapshot, request: &str, fields: &[String]) -> Result<
 }
 
 fn text_of(explained: &[Explained]) -> String {
+    if explained.is_empty() {
+        return "no listener takes HTTP requests\n".to_owned();
+    }
     let mut text = String::new();
-    explained.iter().for_each(|explained| explained.write(&mut text));
+    for explained in explained {
+        explained.write(&mut text);
+    }
     text
 }
 

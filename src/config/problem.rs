@@ -115,6 +115,12 @@ impl Findings {
         self.list.push(finding);
     }
 
+    /// So many that nearest words, whose search costs most, help nobody any more.
+    pub(super) fn are_many(&self) -> bool {
+        const MANY: usize = 200;
+        self.list.len() > MANY
+    }
+
     /// With line and column, in the order of the text; each said once.
     pub(super) fn into_problems(self, file: &str, text: &str) -> Vec<Problem> {
         let Self { mut list, syntax_errors } = self;

@@ -326,6 +326,8 @@ fn check_explains_which_route_a_request_gets() {
     assert_eq!(code, 0);
     let (text, _) = check(Some(&data("http.toml")), Some("/target?x"), &[], false);
     assert!(text.ends_with("-> answered here with 200 and a body of 3 bytes\n"), "{text}");
+    let (text, code) = check(Some(&data("tcp.toml")), Some("/"), &[], false);
+    assert!(text.ends_with("1 cluster\nno listener takes HTTP requests\n") && code == 0, "{text}");
     for bad in ["", "GET", "GET ftp://a.test/", "GET a.test", "GET /a b"] {
         assert_eq!(check(None, Some(bad), &[], false).1, 2, "{bad:?}");
     }

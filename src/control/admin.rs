@@ -1,5 +1,6 @@
 //! The admin endpoints: one table, served over TCP (read-only, with the Host check) and over a Unix socket that only
-//! this user may connect to (the same, and what changes state). Never waits for a worker: every answer is made from shards and facts at hand.
+//! this user may connect to (the same, and what changes state). Never waits for a worker: every answer is made from
+//! shards and facts at hand.
 
 use std::convert::Infallible;
 use std::net::TcpListener;

@@ -308,7 +308,7 @@ mod tests {
 
     #[test]
     fn a_panic_on_any_thread_leaves_one_line_and_ends_the_process() {
-        const MARK: &str = "RINGFORT_TEST_PANIC";
+        const MARK: &str = "RINGFORT_TEST_ABORT";
         if std::env::var_os(MARK).is_some() {
             abort_on_panic();
             let worker = std::thread::Builder::new().name("worker-7".into());

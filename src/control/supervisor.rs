@@ -97,7 +97,8 @@ impl Supervisor {
             match after_exit(exit, stop, self.facts.restarts) {
                 Next::Finish(outcome) => {
                     if outcome != Outcome::Good {
-                        tracing::error!(died = %exit, ran_ms = millis(ran), "the data process ended; so does the gateway");
+                        let ran_ms = millis(ran);
+                        tracing::error!(died = %exit, ran_ms, "the data process ended; so does the gateway");
                     }
                     return Ok(outcome);
                 }
@@ -113,7 +114,7 @@ impl Supervisor {
                     tokio::select! {
                         () = tokio::time::sleep(pause) => {}
                         // Nothing is being served: there is nothing to drain.
-                        () = signals.stop() => return Ok(Outcome::Good),
+                        _ = signals.stop() => return Ok(Outcome::Good),
                     }
                     self.facts.restarts += 1;
                 }
@@ -145,24 +146,26 @@ impl Supervisor {
     /// Waits for the child's end, while passing on what signals ask for.
     async fn watch(&mut self, mut child: Child, signals: &mut Signals) -> io::Result<(Exit, Option<Stop>)> {
         let mut stop: Option<Stop> = None;
+        let mut interrupted = false;
         let mut kill_at = Instant::now();
         loop {
             tokio::select! {
                 status = child.wait() => return Ok((exit_of(status?), stop)),
-                () = signals.stop() => match stop {
-                    None => {
+                ask = signals.stop() => {
+                    let again = ask == Ask::Interrupt && interrupted;
+                    interrupted |= ask == Ask::Interrupt;
+                    if stop.is_none() {
                         tracing::info!("told to stop: draining");
                         self.sockets = None;
                         signal_child(&child, process::Signal::Terminate);
                         kill_at = Instant::now() + self.drain_deadline + DRAIN_SLACK;
                         stop = Some(Stop::Draining);
-                    }
-                    Some(_) => {
-                        tracing::warn!("told to stop again: ending without waiting");
+                    } else if again {
+                        tracing::warn!("interrupted again: ending without waiting");
                         signal_child(&child, process::Signal::Kill);
                         stop = Some(Stop::Killed);
                     }
-                },
+                }
                 () = tokio::time::sleep_until(kill_at), if stop == Some(Stop::Draining) => {
                     tracing::error!("the data process is past the drain deadline: killing it");
                     signal_child(&child, process::Signal::Kill);
@@ -171,6 +174,14 @@ impl Supervisor {
             }
         }
     }
+}
+
+/// Who asks to stop. A second Ctrl-C is somebody who will not wait; a second SIGTERM may be a service manager that
+/// stops what an operator has told to drain before, and cuts nothing short.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Ask {
+    Interrupt,
+    Terminate,
 }
 
 /// The signals a supervisor takes.
@@ -194,11 +205,11 @@ impl Signals {
     }
 
     /// Waits for SIGTERM or SIGINT. The others are answered with a line in the log, and never end the process.
-    async fn stop(&mut self) {
+    async fn stop(&mut self) -> Ask {
         loop {
             tokio::select! {
-                _ = self.terminate.recv() => return,
-                _ = self.interrupt.recv() => return,
+                _ = self.terminate.recv() => return Ask::Terminate,
+                _ = self.interrupt.recv() => return Ask::Interrupt,
                 _ = self.hang_up.recv() => tracing::warn!("SIGHUP: reloading is not supported yet; restart instead"),
                 _ = self.user_1.recv() => tracing::warn!("SIGUSR1 has no meaning here"),
                 _ = self.user_2.recv() => tracing::warn!("SIGUSR2: upgrading is not supported yet; restart instead"),

@@ -157,8 +157,9 @@ impl Decoder {
     }
 
     fn add_digit(&mut self, digit: u8) -> Result<State, Reject> {
-        // 16 digits fill the 64 bits: none is ever shifted out.
-        if self.size_digits == 16 {
+        // Above 2^63 - 1 it is an attack, not a size; some next hop would read it as negative. No digit is ever
+        // shifted out below that.
+        if self.size_digits == 16 || self.left > i64::MAX as u64 >> 4 {
             return Err(Reject::BAD_CHUNK_SIZE);
         }
         self.size_digits += 1;

@@ -366,27 +366,12 @@ mod tests {
         assert_eq!(class(None), "none");
     }
 
-    /// Families of which the data path does not write every variant yet. Must be empty in a release.
-    const PENDING: &[&str] = &[
-        "Counter",
-        "Gauge",
-        "Histogram",
-        "ListenerCounter",
-        "ListenerGauge",
-        "ClusterCounter",
-        "ClusterGauge",
-        "ClusterHistogram",
-        "Shed",
-        "AcceptError",
-    ];
-
     #[test]
     fn every_declared_metric_is_written_somewhere() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
         let mut source = String::new();
         read_sources(&root, &mut source);
-        let mut unwritten = unwritten(&source);
-        unwritten.retain(|path| !PENDING.contains(&path.split(':').next().unwrap()));
+        let unwritten = unwritten(&source);
         assert!(unwritten.is_empty(), "declared in catalog.rs but written nowhere: {unwritten:?}");
     }
 

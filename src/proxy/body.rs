@@ -52,6 +52,8 @@ pub struct Body {
     chunked_out: bool,
     /// Payload bytes moved.
     pub moved: u64,
+    /// Whether anything, the head included, went to the receiver.
+    pub begun: bool,
 }
 
 /// How the sender's framing is followed.
@@ -77,11 +79,12 @@ impl Body {
             BodyFraming::Chunked => Reader::Chunked(Decoder::new()),
             BodyFraming::UntilClose => Reader::UntilClose,
         };
-        Self { reader, chunked_out: to == BodyFraming::Chunked, moved: 0 }
+        Self { reader, chunked_out: to == BodyFraming::Chunked, moved: 0, begun: false }
     }
 
     /// Moves the body: what of it is in `first`, then what `source` brings. `head` goes before it, in one piece with
-    /// its first bytes where that is possible. Returns what follows the body.
+    /// its first bytes where that is possible. Returns what follows the body. A `source` that brought a long body is
+    /// left receiving in bulk.
     ///
     /// # Errors
     /// When either side fails; what was moved until then has gone to `sink`.
@@ -113,9 +116,6 @@ impl Body {
             // Everything is with the kernel before more is received: that bounds what a stalled reader costs.
             drained(runtime, sink, &deadline, pace.sink_stall).await?;
             if step.done {
-                if bulk {
-                    source.set_bulk(false);
-                }
                 return Ok(step.rest);
             }
             self.check_rate(started, runtime.now(), pace)?;
@@ -169,6 +169,7 @@ impl Body {
     fn forward(&mut self, head: &[u8], mut buf: RecvBuf, sink: &Stream) -> Result<Step, BodyError> {
         let step = self.decode(&mut buf)?;
         self.moved += buf.len() as u64;
+        self.begun = true;
         let payload = buf.len();
         let mut last_chunk_due = self.chunked_out && step.done;
         if self.chunked_out && payload > 0 {

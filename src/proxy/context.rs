@@ -10,12 +10,13 @@ use crate::base::random::Random;
 use crate::base::time::Instant;
 use crate::h1::HeadLimits;
 use crate::http::{Prepared, date};
-use crate::metrics::Shard;
+use crate::metrics::{ListenerGauge, Shard};
 use crate::route::{Action, Route};
 use crate::runtime::{Recycler, Runtime};
 use crate::sys::clock;
 
-use super::snapshot::{Listener, Snapshot};
+use super::outcome::Termination;
+use super::snapshot::{Listener, Snapshot, Timeouts};
 use super::upstream::Upstreams;
 
 /// Room for the state of one exchange.
@@ -73,6 +74,9 @@ pub struct Context {
     drained_since: Cell<Option<Instant>>,
     sessions: Cell<usize>,
     date: RefCell<(Instant, String)>,
+    /// Has a certain request panic, so that tests see what becomes of a worker that does. Not in release builds.
+    #[cfg(debug_assertions)]
+    pub panics_on_request: bool,
 }
 
 impl Context {
@@ -88,6 +92,8 @@ impl Context {
             drained_since: Cell::new(None),
             sessions: Cell::new(0),
             date: RefCell::new((Instant::ZERO, String::new())),
+            #[cfg(debug_assertions)]
+            panics_on_request: std::env::var_os("RINGFORT_TEST_PANIC").is_some(),
         })
     }
 
@@ -119,10 +125,11 @@ impl Context {
         self.sessions.get()
     }
 
-    /// Counts a session until the guard is dropped.
-    pub fn enter_session(self: &Rc<Self>) -> SessionGuard {
+    /// Counts a session of a listener as open until the guard is dropped.
+    pub fn enter_session(self: &Rc<Self>, listener: u16) -> SessionGuard {
         self.sessions.set(self.sessions.get() + 1);
-        SessionGuard(self.clone())
+        self.shard.listener(usize::from(listener)).gauge_add(ListenerGauge::ConnectionsActive, 1);
+        SessionGuard { context: self.clone(), listener }
     }
 
     /// Calls `write` with the present `Date` value (RFC 9110 §6.6.1), made at most twice a second.
@@ -137,10 +144,38 @@ impl Context {
     }
 }
 
-pub struct SessionGuard(Rc<Context>);
+/// One open session, however it ends.
+pub struct SessionGuard {
+    context: Rc<Context>,
+    listener: u16,
+}
+
+impl SessionGuard {
+    pub const fn context(&self) -> &Rc<Context> {
+        &self.context
+    }
+
+    /// Position of the listener in the snapshot.
+    pub const fn listener(&self) -> u16 {
+        self.listener
+    }
+
+    /// Deadlines of the listener as it stands now. One that is gone from the snapshot leaves its sessions the
+    /// shortest ones: they are to end.
+    pub fn timeouts(&self) -> Timeouts {
+        self.context.serving().listener(self.listener).map_or(Timeouts::ZERO, |listener| listener.timeouts)
+    }
+
+    /// Counts how the session ended.
+    pub fn ended(&self, termination: Termination) {
+        self.context.shard.listener(usize::from(self.listener)).session_ended(termination as usize);
+    }
+}
 
 impl Drop for SessionGuard {
     fn drop(&mut self) {
-        self.0.sessions.set(self.0.sessions.get() - 1);
+        let context = &self.context;
+        context.sessions.set(context.sessions.get() - 1);
+        context.shard.listener(usize::from(self.listener)).gauge_add(ListenerGauge::ConnectionsActive, -1);
     }
 }

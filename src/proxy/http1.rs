@@ -4,17 +4,16 @@
 mod exchange;
 mod judge;
 
-use std::rc::Rc;
+use std::future::Future;
 use std::task::Poll;
 use std::time::Duration;
 
 use crate::base::time::Instant;
 use crate::runtime::{Deadline, RecvBuf};
 
-use super::context::Context;
+use super::context::{Context, SessionGuard};
 use super::facts::Facts;
 use super::outcome::{Ending, Termination};
-use super::snapshot::Timeouts;
 use super::stream::Stream;
 
 /// How long a closing connection is read on, so that what the client still sends does not make the kernel answer
@@ -25,10 +24,9 @@ const LINGER_BYTES_MAX: usize = 1 << 20;
 
 /// One downstream connection.
 pub struct Http1 {
-    context: Rc<Context>,
+    guard: SessionGuard,
     stream: Stream,
     facts: Facts,
-    timeouts: Timeouts,
     deadline: Deadline,
     requests: u32,
 }
@@ -41,58 +39,61 @@ enum Next {
 }
 
 impl Http1 {
-    pub fn new(context: Rc<Context>, stream: Stream, facts: Facts, timeouts: Timeouts) -> Self {
-        let deadline = context.runtime.deadline();
-        Self { context, stream, facts, timeouts, deadline, requests: 0 }
+    pub fn new(guard: SessionGuard, stream: Stream) -> Self {
+        let deadline = guard.context().runtime.deadline();
+        Self { guard, stream, facts: Facts::default(), deadline, requests: 0 }
     }
 
     /// Serves until the connection ends.
-    pub async fn serve(mut self) -> Termination {
-        let context = self.context.clone();
+    // Not an `async fn`, which would keep `self` twice for the whole life of the session.
+    #[expect(clippy::manual_async_fn)]
+    pub fn serve(mut self) -> impl Future<Output = ()> {
+        async move {
+            let ending = self.requests().await;
+            self.guard.ended(ending.termination());
+            match ending {
+                Ending::Graceful(_) => self.linger().await,
+                Ending::Abort(_) => self.stream.abort(),
+            }
+        }
+    }
+
+    /// Answers one request after another.
+    async fn requests(&mut self) -> Ending {
         let mut carry: Option<RecvBuf> = None;
-        let ending = loop {
+        loop {
             let first = match carry.take() {
                 Some(buf) => buf,
                 None => match self.next_bytes().await {
                     Ok(buf) => buf,
-                    Err(ending) => break ending,
+                    Err(ending) => return ending,
                 },
             };
-            match context.exchanges.place(exchange::run(&mut self, first)).await {
-                Next::Request(rest) => {
-                    carry = rest;
-                    // Pipelined requests are answered in order, but do not keep other sessions waiting.
-                    if carry.is_some() {
-                        context.runtime.yield_now().await;
-                    }
-                }
-                Next::End(ending) => break ending,
+            let context = self.guard.context().clone();
+            match context.exchanges.place(exchange::run(self, first)).await {
+                Next::Request(rest) => carry = rest,
+                Next::End(ending) => return ending,
             }
-        };
-        match ending {
-            Ending::Graceful(termination) => {
-                self.linger().await;
-                termination
-            }
-            Ending::Abort(termination) => {
-                self.stream.abort();
-                termination
+            // Pipelined requests are answered in order, but do not keep other sessions waiting.
+            if carry.is_some() {
+                context.runtime.yield_now().await;
             }
         }
     }
 
     /// Waits for the first bytes of a request.
     async fn next_bytes(&mut self) -> Result<RecvBuf, Ending> {
-        let started = self.context.runtime.now();
-        let patience = if self.requests == 0 { self.timeouts.header } else { self.timeouts.idle };
-        self.deadline.set(started + patience);
-        let Self { context, stream, deadline, .. } = self;
+        let (context, stream, deadline) = (self.guard.context(), &self.stream, &self.deadline);
+        let started = context.runtime.now();
+        let timeouts = self.guard.timeouts();
+        let until = started + if self.requests == 0 { timeouts.header } else { timeouts.idle };
+        deadline.set(until);
         let received = std::future::poll_fn(|cx| {
             if let Poll::Ready(received) = stream.poll_recv(cx) {
                 return Poll::Ready(Some(received));
             }
             if let Some(since) = context.drained_since() {
-                deadline.set((started + patience).min(drain_deadline(context, since)));
+                deadline.set(until.min(drain_deadline(context, since)));
             }
             deadline.poll_past(cx).map(|()| None)
         });
@@ -100,7 +101,7 @@ impl Http1 {
             Some(Ok(buf)) if !buf.is_empty() => Ok(buf),
             Some(Ok(_)) => Err(Ending::Graceful(Termination::ClientClosed)),
             Some(Err(_)) => Err(Ending::Graceful(Termination::ClientAborted)),
-            None if self.context.is_draining() => Err(Ending::Graceful(Termination::Drained)),
+            None if context.is_draining() => Err(Ending::Graceful(Termination::Drained)),
             None if self.requests == 0 => Err(Ending::Graceful(Termination::FirstByteTimeout)),
             None => Err(Ending::Graceful(Termination::IdleTimeout)),
         }
@@ -108,8 +109,8 @@ impl Http1 {
 
     /// Sends FIN behind what is on its way and reads until the client's, for a while.
     async fn linger(&mut self) {
-        let context = &self.context;
-        let stall = self.timeouts.write_stall;
+        let context = self.guard.context();
+        let stall = self.guard.timeouts().write_stall;
         if super::body::drained(&context.runtime, &self.stream, &self.deadline, stall).await.is_err() {
             return;
         }

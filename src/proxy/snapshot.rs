@@ -80,6 +80,18 @@ pub struct Timeouts {
     pub tcp_idle: Duration,
 }
 
+impl Timeouts {
+    /// Every deadline has passed.
+    pub const ZERO: Self = Self {
+        header: Duration::ZERO,
+        idle: Duration::ZERO,
+        body_idle: Duration::ZERO,
+        body_rate_min_bytes_per_s: 0,
+        write_stall: Duration::ZERO,
+        tcp_idle: Duration::ZERO,
+    };
+}
+
 /// A named set of endpoints and how they are used.
 #[derive(Clone, Debug)]
 pub struct Cluster {

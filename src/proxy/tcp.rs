@@ -3,19 +3,15 @@
 
 use std::cell::Cell;
 use std::pin::pin;
-use std::rc::Rc;
 use std::task::Poll;
-use std::time::Duration;
 
 use crate::base::time::Instant;
 use crate::limits;
 use crate::metrics::{ClusterCounter, ListenerCounter};
 use crate::runtime::Runtime;
 
-use super::context::Context;
-use super::facts::Facts;
+use super::context::SessionGuard;
 use super::outcome::Termination;
-use super::snapshot::Timeouts;
 use super::stream::Stream;
 use super::upstream::{AcquireError, Tried};
 
@@ -29,13 +25,13 @@ enum Broken {
 }
 
 /// Relays until both directions have ended.
-pub async fn relay(
-    context: Rc<Context>,
-    downstream: Stream,
-    facts: Facts,
-    cluster: u16,
-    timeouts: Timeouts,
-) -> Termination {
+pub async fn relay(guard: SessionGuard, downstream: Stream, cluster: u16) {
+    let termination = run(&guard, downstream, cluster).await;
+    guard.ended(termination);
+}
+
+async fn run(guard: &SessionGuard, downstream: Stream, cluster: u16) -> Termination {
+    let (context, timeouts) = (guard.context(), guard.timeouts());
     let acquired = context.upstreams.acquire(cluster, true, &mut Tried::default()).await;
     let connection = match acquired {
         Ok(connection) => connection,
@@ -74,12 +70,13 @@ pub async fn relay(
             if up_done && down_done {
                 return Poll::Ready(None);
             }
-            deadline.set(idle_deadline(&context, activity.get(), timeouts.tcp_idle));
+            // Also while the worker drains: a relay has no moment at which its client could be told to leave.
+            deadline.set(activity.get() + timeouts.tcp_idle);
             deadline.poll_past(cx).map(|()| Some(Termination::IdleTimeout))
         })
         .await
     };
-    let listener = context.shard.listener(usize::from(facts.listener));
+    let listener = context.shard.listener(usize::from(guard.listener()));
     listener.add(ListenerCounter::ReceivedBytes, sent_up.get());
     listener.add(ListenerCounter::SentBytes, sent_down.get());
     let shard = context.shard.cluster(usize::from(cluster));
@@ -90,21 +87,8 @@ pub async fn relay(
         Some(termination) => {
             downstream.abort();
             connection.abort();
-            if context.is_draining() && termination == Termination::IdleTimeout {
-                Termination::Drained
-            } else {
-                termination
-            }
+            termination
         }
-    }
-}
-
-/// When a relay with no byte since `activity` is cut.
-fn idle_deadline(context: &Context, activity: Instant, idle: Duration) -> Instant {
-    match context.drained_since() {
-        // Draining: what still moves may finish; what stands goes after the grace.
-        Some(since) => since.max(activity) + context.serving().snapshot.drain.idle_grace,
-        None => activity + idle,
     }
 }
 

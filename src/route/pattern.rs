@@ -21,7 +21,8 @@ const NEST_MAX: u32 = 64;
 #[derive(Clone)]
 pub struct Pattern {
     text: Box<str>,
-    dfa: dense::DFA<Vec<u32>>,
+    /// Boxed: it is some 800 bytes by itself, and few routes have one.
+    dfa: Box<dense::DFA<Vec<u32>>>,
     start: StateID,
 }
 
@@ -64,7 +65,7 @@ impl Pattern {
         let start = dfa
             .start_state(&start::Config::new().anchored(Anchored::Yes))
             .map_err(|error| PatternError(error.to_string()))?;
-        Ok(Self { text: text.into(), dfa, start })
+        Ok(Self { text: text.into(), dfa: Box::new(dfa), start })
     }
 
     /// As written.

@@ -116,16 +116,19 @@ struct HostMap(Vec<(u64, Box<str>, Paths)>);
 
 impl HostMap {
     fn get(&self, host: &str) -> Option<&Paths> {
-        if self.0.is_empty() {
-            return None;
-        }
-        let hash = hash_ignoring_case(host);
-        let first = self.0.partition_point(|(other, ..)| *other < hash);
-        self.0[first..]
-            .iter()
-            .take_while(|(other, ..)| *other == hash)
-            .find(|(_, name, _)| name.eq_ignore_ascii_case(host))
-            .map(|(.., paths)| paths)
+        /// Up to here comparing is quicker than hashing: nearly all names differ in length.
+        const COMPARED_MAX: usize = 8;
+        let same = |(_, name, _): &&(u64, Box<str>, Paths)| {
+            name.len() == host.len() && name.eq_ignore_ascii_case(host)
+        };
+        let found = if self.0.len() <= COMPARED_MAX {
+            self.0.iter().find(same)
+        } else {
+            let hash = hash_ignoring_case(host);
+            let first = self.0.partition_point(|(other, ..)| *other < hash);
+            self.0[first..].iter().take_while(|(other, ..)| *other == hash).find(same)
+        };
+        found.map(|(.., paths)| paths)
     }
 
     fn new(hosts: HashMap<&str, Paths>) -> Self {
@@ -161,13 +164,22 @@ impl Paths {
         self.any.sort_by_key(|index| rank(*index));
     }
 
-    /// Routes whose path matches, most specific first.
-    fn matching<'t>(&'t self, routes: &'t [Route], path: &'t str) -> impl Iterator<Item = u16> + 't {
-        let first = self.exact.partition_point(|(exact, _)| **exact < *path);
-        let exact = self.exact[first..].iter().take_while(move |(exact, _)| **exact == *path);
-        let prefix = self.prefix.iter().filter(move |(prefix, _)| path.starts_with(&**prefix));
-        let regex = self.regex.iter().filter(move |index| routes[usize::from(**index)].path.matches(path));
-        exact.chain(prefix).map(|(_, index)| index).chain(regex).chain(&self.any).copied()
+    /// The most specific route of this path that `accept` takes.
+    fn find(&self, routes: &[Route], path: &str, accept: impl Fn(&u16) -> bool) -> Option<u16> {
+        if !self.exact.is_empty() {
+            let first = self.exact.partition_point(|(exact, _)| **exact < *path);
+            let same = self.exact[first..].iter().take_while(|(exact, _)| **exact == *path);
+            if let Some(found) = same.map(|(_, index)| *index).find(&accept) {
+                return Some(found);
+            }
+        }
+        for (prefix, index) in &self.prefix {
+            if path.starts_with(&**prefix) && accept(index) {
+                return Some(*index);
+            }
+        }
+        let matches = |index: &&u16| routes[usize::from(**index)].path.matches(path) && accept(index);
+        self.regex.iter().find(matches).or_else(|| self.any.iter().find(|index| accept(index))).copied()
     }
 
     /// Every route, most specific path first.
@@ -210,15 +222,25 @@ impl Hosts {
         named.chain([&self.any])
     }
 
-    /// The path tables that apply to a host, most specific first.
-    fn matching<'t>(&'t self, host: &'t str) -> impl Iterator<Item = &'t Paths> + 't {
-        // A tail begins at a dot with at least one byte before it.
-        let tails = memchr::memchr_iter(b'.', host.as_bytes())
-            .skip_while(|&dot| dot == 0 || host.len() - dot > self.wildcard_bytes_max)
-            .map(|dot| &host[dot..]);
-        let tails = (!self.wildcard.0.is_empty()).then_some(tails).into_iter().flatten();
-        let exact = self.exact.get(host).into_iter();
-        exact.chain(tails.filter_map(|tail| self.wildcard.get(tail))).chain([&self.any])
+    /// The most specific route of this host and path that `accept` takes.
+    fn find(&self, routes: &[Route], host: &str, path: &str, accept: impl Fn(&u16) -> bool) -> Option<u16> {
+        let found = self.exact.get(host).and_then(|paths| paths.find(routes, path, &accept));
+        if found.is_some() {
+            return found;
+        }
+        if self.wildcard_bytes_max > 0 {
+            for dot in memchr::memchr_iter(b'.', host.as_bytes()) {
+                // Before the tail there is at least one byte; a tail longer than every wildcard matches none.
+                if dot > 0
+                    && host.len() - dot <= self.wildcard_bytes_max
+                    && let Some(paths) = self.wildcard.get(&host[dot..])
+                    && let Some(found) = paths.find(routes, path, &accept)
+                {
+                    return Some(found);
+                }
+            }
+        }
+        self.any.find(routes, path, accept)
     }
 }
 
@@ -243,11 +265,9 @@ impl Table {
     /// The most specific route that matches, with its index. One dot at the end of the host is ignored.
     pub fn find(&self, request: &Request<'_>, field: FieldLookup<'_, '_>) -> Option<(u16, &Route)> {
         let host = request.host.strip_suffix('.').unwrap_or(request.host);
-        self.hosts(request.listener)
-            .matching(host)
-            .flat_map(|paths| paths.matching(&self.routes, request.path))
-            .map(|index| (index, &self.routes[usize::from(index)]))
-            .find(|(_, route)| route.conditions_match(request, field))
+        let accept = |index: &u16| self.routes[usize::from(*index)].conditions_match(request, field);
+        let index = self.hosts(request.listener).find(&self.routes, host, request.path, accept)?;
+        Some((index, &self.routes[usize::from(index)]))
     }
 
     /// Routes that can never be chosen, each with a route that always comes before it.

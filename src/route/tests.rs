@@ -162,7 +162,7 @@ fn a_route_behind_one_that_takes_all_its_requests_is_unreachable() {
     let table = table(vec![
         prefix("first", "/a"),
         prefix("again", "/a"),
-        get_only.clone(),
+        get_only,
         Spec { methods: vec!["GET".into()], ..prefix("get again", "/a") },
         Spec { hosts: vec![host("x.test"), host("y.test")], ..prefix("both", "/a") },
         Spec { hosts: vec![host("x.test")], ..prefix("one of both", "/a") },

@@ -447,18 +447,21 @@ impl Reactor {
     /// Keeps an eye on a socket that nobody reads, until somebody does: `is_quiet` is only true of a watched one.
     pub(super) fn watch(&mut self, key: Key) {
         let Some(slot) = self.slots.get_mut(key) else { return };
-        slot.bulk = false;
         slot.watched = true;
         if !slot.inbox.is_empty() {
             return;
         }
         match &mut self.backend {
-            Backend::Uring(uring) => match slot.receiving {
-                Receiving::Idle => uring.arm_receive(slot, key),
-                // Armed for good as soon as this has ended.
-                Receiving::HangUp => uring.cancel_receive(slot, key),
-                _ => {}
-            },
+            Backend::Uring(uring) => {
+                // Whatever is armed next tells at once if something is there.
+                slot.readable = false;
+                match slot.receiving {
+                    Receiving::Idle => uring.arm_receive(slot, key),
+                    // Armed for good as soon as this has ended.
+                    Receiving::HangUp => uring.cancel_receive(slot, key),
+                    _ => {}
+                }
+            }
             // The last receive may have filled its buffer to the brim and left nothing behind.
             Backend::Epoll(_) if slot.readable => {
                 if let Some(received) = slot.recv_now(&self.buffers) {
@@ -488,8 +491,11 @@ impl Reactor {
     /// Receives the coming bytes in large buffers, or in usual ones again.
     pub(super) fn set_bulk(&mut self, key: Key, bulk: bool) {
         let Some(slot) = self.slots.get_mut(key) else { return };
-        slot.bulk = bulk;
+        if std::mem::replace(&mut slot.bulk, bulk) == bulk {
+            return;
+        }
         if let (true, Backend::Uring(uring)) = (bulk, &mut self.backend) {
+            slot.readable = true;
             uring.cancel_receive(slot, key);
         }
     }

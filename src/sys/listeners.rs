@@ -7,7 +7,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -62,8 +62,14 @@ fn try_open_unix(path: &Path, backlog: u32) -> io::Result<UnixListener> {
         if !metadata.file_type().is_socket() {
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, "a file that is no socket is there"));
         }
-        match UnixStream::connect(path) {
-            Ok(_) => return Err(io::ErrorKind::AddrInUse.into()),
+        let caller = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        // A listener whose queue is full would block a blocking socket for as long as it stays so.
+        caller.set_nonblocking(true)?;
+        match caller.connect(&SockAddr::unix(path)?) {
+            Ok(()) => return Err(io::ErrorKind::AddrInUse.into()),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                return Err(io::ErrorKind::AddrInUse.into());
+            }
             // Refused: a socket file without a listener. Anything else may be somebody's.
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path)?,
             Err(error) => return Err(error),
@@ -255,7 +261,8 @@ mod tests {
         let folder = std::env::temp_dir().join(format!("ringfort-unix-{}", std::process::id()));
         fs::create_dir_all(&folder).unwrap();
         let path = folder.join("admin.sock");
-        let first = open_unix(&path, 8).unwrap();
+        // With room for one: the queue is full after the first attempt.
+        let first = open_unix(&path, 1).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
         assert_eq!(open_unix(&path, 8).unwrap_err().kind(), io::ErrorKind::AddrInUse);
         drop(first);

@@ -9,8 +9,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use crate::metrics::{AcceptError, ListenerCounter, ListenerGauge, Shed};
-use crate::proxy::context::{Context, SessionGuard};
-use crate::proxy::facts::Facts;
+use crate::proxy::context::Context;
 use crate::proxy::http1::Http1;
 use crate::proxy::outcome::Termination;
 use crate::proxy::snapshot::Protocol;
@@ -18,7 +17,7 @@ use crate::proxy::stream::Stream;
 use crate::proxy::tcp;
 use crate::runtime::{Incoming, Listener};
 
-/// Pause after an error that will not go away at once (EMFILE and its kind), and between looks at a full house.
+/// Pause after an error that will not go away at once (EMFILE and its kind).
 const PAUSE: Duration = Duration::from_millis(50);
 /// Connections taken in a row before the sessions get a turn.
 const ACCEPTS_A_TURN: u32 = 64;
@@ -31,11 +30,6 @@ pub(super) async fn run(context: Rc<Context>, index: u16, listener: TcpListener)
     };
     let mut in_a_row = 0;
     while !context.is_draining() {
-        if is_full(&context, index) {
-            listener.stop();
-            context.runtime.sleep_until(context.runtime.now() + PAUSE).await;
-            continue;
-        }
         match unless_draining(&context, listener.accept()).await {
             None => break,
             Some(Ok(incoming)) => admit(&context, index, incoming),
@@ -56,30 +50,32 @@ pub(super) async fn run(context: Rc<Context>, index: u16, listener: TcpListener)
     }
 }
 
-/// Whether the count of connections is at its limit: then the others wait in the kernel's queue.
-fn is_full(context: &Context, index: u16) -> bool {
+/// Which limit a new connection would exceed. Refusing it at once lets its client go elsewhere; left in the kernel's
+/// queue it would wait for nothing.
+fn exceeded(context: &Context, index: u16) -> Option<Shed> {
     let serving = context.serving();
+    let limits = &serving.snapshot.limits;
     let active = context.shard.listener(usize::from(index)).gauge(ListenerGauge::ConnectionsActive);
     let listener_max = serving.listener(index).and_then(|listener| listener.connections_max);
-    context.sessions() >= serving.snapshot.limits.connections_max as usize
+    if context.sessions() >= limits.connections_max as usize
         || listener_max.is_some_and(|connections_max| active >= u64::from(connections_max))
+    {
+        return Some(Shed::Connections);
+    }
+    (super::memory_bytes(context) >= limits.memory_bytes_max).then_some(Shed::Memory)
 }
 
 fn admit(context: &Rc<Context>, index: u16, incoming: Incoming) {
     let shard = context.shard.listener(usize::from(index));
     shard.add(ListenerCounter::ConnectionsAccepted, 1);
-    if super::memory_bytes(context) >= context.serving().snapshot.limits.memory_bytes_max {
-        context.shard.shed(Shed::Memory);
+    if let Some(cause) = exceeded(context, index) {
+        context.shard.shed(cause);
         shard.session_ended(Termination::Shed as usize);
         incoming.refuse();
         return;
     }
     match incoming.open(&context.runtime) {
-        Ok(socket) => {
-            shard.gauge_add(ListenerGauge::ConnectionsActive, 1);
-            let active = Active { guard: context.enter_session(), context: context.clone(), index };
-            context.runtime.spawn(session(active, Stream::Socket(socket)));
-        }
+        Ok(socket) => start(context, index, Stream::Socket(socket)),
         Err(_) => {
             context.shard.shed(Shed::Descriptors);
             shard.session_ended(Termination::Shed as usize);
@@ -87,35 +83,14 @@ fn admit(context: &Rc<Context>, index: u16, incoming: Incoming) {
     }
 }
 
-/// Counts one session as active until it is dropped, however it ends.
-struct Active {
-    guard: SessionGuard,
-    context: Rc<Context>,
-    index: u16,
-}
-
-impl Drop for Active {
-    fn drop(&mut self) {
-        let shard = self.context.shard.listener(usize::from(self.index));
-        shard.gauge_add(ListenerGauge::ConnectionsActive, -1);
-        let _ = &self.guard;
-    }
-}
-
-async fn session(active: Active, stream: Stream) {
-    let (context, index) = (active.context.clone(), active.index);
+fn start(context: &Rc<Context>, index: u16, stream: Stream) {
     let serving = context.serving();
     let Some(listener) = serving.listener(index) else { return };
-    let (facts, timeouts, protocol) = (Facts::new(index), listener.timeouts, listener.protocol);
-    drop(serving);
-    let termination = match protocol {
-        Protocol::Http => Http1::new(context.clone(), stream, facts, timeouts).serve().await,
-        Protocol::Tcp { cluster } => {
-            // A relay's state is large; an idle HTTP connection shares this future and must not pay for it.
-            Box::pin(tcp::relay(context.clone(), stream, facts, cluster, timeouts)).await
-        }
-    };
-    context.shard.listener(usize::from(index)).session_ended(termination as usize);
+    let guard = context.enter_session(index);
+    match listener.protocol {
+        Protocol::Http => context.runtime.spawn(Http1::new(guard, stream).serve()),
+        Protocol::Tcp { cluster } => context.runtime.spawn(tcp::relay(guard, stream, cluster)),
+    }
 }
 
 /// Counts an error of accept. How long to wait before the next try, if it would only fail again.
@@ -140,4 +115,30 @@ async fn unless_draining<T>(context: &Context, future: impl Future<Output = T>) 
         future.as_mut().poll(cx).map(Some)
     })
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::config;
+    use crate::metrics::Shard;
+    use crate::runtime::{EngineChoice, RingSizes, Runtime, Socket};
+
+    /// What an idle connection costs beside its socket's slot and its timer. An `async` block hides its size, so a
+    /// line added to a session can double it unseen.
+    #[test]
+    fn an_idle_session_is_small() {
+        const SESSION_BYTES_MAX: usize = 320;
+        let (runtime, _) = Runtime::new(EngineChoice::Epoll, RingSizes::default()).expect("epoll");
+        let snapshot = Arc::new(config::embedded_default().snapshot);
+        let shard = Arc::new(Shard::new(0, &["web".into()], &[], Termination::WORDS));
+        let context = Context::new(runtime.clone(), shard, snapshot, 1);
+        let (near, _far) = std::os::unix::net::UnixStream::pair().expect("a pair");
+        let stream = Stream::Socket(Socket::new(&runtime, near.into()).expect("a socket"));
+        let session = Http1::new(context.enter_session(0), stream).serve();
+        println!("session {} http1 {}", size_of_val(&session), size_of::<Http1>());
+        assert!(size_of_val(&session) <= SESSION_BYTES_MAX, "{} bytes", size_of_val(&session));
+    }
 }

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import time
 
-from lib import BINARY, ENGINES, Gateway, Origin, Tally, children, config, cpu_seconds, free_port, responses
+from lib import BINARY, ENGINES, Gateway, Origin, Tally, config, cpu_seconds, free_ports, responses
 
 GET = b"GET /target HTTP/1.1\r\nHost: a.test\r\n\r\n"
 
@@ -61,7 +61,7 @@ def refused_rings(tally):
         os.makedirs(folder, exist_ok=True)
         path = os.path.join(folder, "ringfort.toml")
         with open(path, "w") as f:
-            f.write(config("io_uring", origin.port, free_port(), free_port()))
+            f.write(config("io_uring", origin.port, *free_ports(2)))
         started = time.monotonic()
         done = subprocess.run([*wrapper, BINARY, "run", "--config", path], capture_output=True, timeout=20)
         took = time.monotonic() - started
@@ -79,7 +79,7 @@ def failing_calls(tally):
     rows = [("io_uring", call) for call in ("io_uring_enter:error=EINTR:when=5+7", "io_uring_enter:error=EAGAIN:when=6+7",
                                             "io_uring_enter:error=EBUSY:when=9+11")]
     rows += [("epoll", call) for call in ("epoll_wait,epoll_pwait,epoll_pwait2:error=EINTR:when=5+7",
-                                          "accept4:error=EAGAIN:when=2+2", "accept4:error=ECONNABORTED:when=2+3")]
+                                          "accept4:error=EMFILE:when=2+2", "accept4:error=ECONNABORTED:when=2+3")]
     for engine, injection in rows:
         name = f"R18 {injection}"
         with Gateway(engine, Origin().port, wrapper=strace(injection)) as gateway:

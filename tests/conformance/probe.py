@@ -50,10 +50,10 @@ def judge(case, data, origin, gateway):
     waits = "timeout" in case["expected"] or "close" in case["expected"]
     for name, behind in (("alone", b""), ("followed", HIDDEN)):
         origin.forget()
-        got, end = responses(data + behind, timeout=2.0 if waits else 1.0, port=gateway.web)
+        got, end = responses(data + behind, 2.0 if waits else 1.0, gateway.web, linger=0.25)
         statuses = [status for status, _ in got]
-        seen, raw = origin.seen()
-        targets = [target for _, target, _ in seen]
+        seen = origin.seen()
+        targets = [target for _, target in seen]
         # A request that is merely incomplete takes what follows as its own: only the case alone is judged by status.
         if not behind and not meets(case["expected"], statuses, end):
             return f"{name}: expected {case['expected']}, got {statuses} {end}", statuses, end

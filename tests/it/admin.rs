@@ -4,7 +4,6 @@ use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 
 use crate::harness::client::Client;
-use crate::harness::gateway::ringfort;
 use crate::harness::origin::Origin;
 use crate::harness::setup::Setup;
 use crate::harness::{Engine, eventually, on_both_engines};
@@ -22,7 +21,7 @@ on_both_engines!(
 );
 
 fn health_and_readiness_are_told(engine: Engine) {
-    let gateway = Setup::to(engine, &Origin::serving()).start();
+    let gateway = Setup::answering(engine).start();
     for path in ["/healthz", "/readyz"] {
         assert_eq!(gateway.admin(path).unwrap().status, 200, "{path}");
     }
@@ -72,7 +71,7 @@ fn metrics_count_what_happened(engine: Engine) {
 }
 
 fn the_configuration_is_shown_with_its_defaults(engine: Engine) {
-    let gateway = Setup::to(engine, &Origin::serving()).start();
+    let gateway = Setup::answering(engine).start();
     let text = gateway.admin("/config").unwrap().text();
     let config: serde_json::Value =
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
@@ -82,7 +81,7 @@ fn the_configuration_is_shown_with_its_defaults(engine: Engine) {
 }
 
 fn a_foreign_host_is_refused(engine: Engine) {
-    let gateway = Setup::to(engine, &Origin::serving()).start();
+    let gateway = Setup::answering(engine).start();
     let port = gateway.port("admin");
     for (host, allowed) in [
         (format!("127.0.0.1:{port}"), true),
@@ -102,7 +101,7 @@ fn a_foreign_host_is_refused(engine: Engine) {
 }
 
 fn tcp_is_read_only(engine: Engine) {
-    let gateway = Setup::to(engine, &Origin::serving()).start();
+    let gateway = Setup::answering(engine).start();
     for path in ["/drain", "/reload", "/upgrade", "/", "/config"] {
         for method in ["POST", "PUT", "DELETE"] {
             let status = gateway.admin_request(method, path).unwrap().status;
@@ -113,7 +112,7 @@ fn tcp_is_read_only(engine: Engine) {
 }
 
 fn the_unix_socket_is_private_and_answers_the_same(engine: Engine) {
-    let gateway = Setup::to(engine, &Origin::serving()).start();
+    let gateway = Setup::answering(engine).start();
     let mode = std::fs::metadata(gateway.socket()).unwrap().permissions().mode();
     assert_eq!(mode & 0o007, 0, "others may not connect: {mode:o}");
     for path in ["/healthz", "/readyz", "/workers", "/metrics", "/config"] {
@@ -123,21 +122,14 @@ fn the_unix_socket_is_private_and_answers_the_same(engine: Engine) {
 }
 
 fn a_drain_can_be_asked_for_on_the_unix_socket(engine: Engine) {
-    let mut gateway = Setup::to(engine, &Origin::serving()).drain(100, 5000).start();
+    let mut gateway = Setup::answering(engine).drain(100, 5000).start();
     let reply = gateway.socket_request("POST", "/drain");
     assert!(reply.starts_with("HTTP/1.1 20"), "{reply}");
-    let status = gateway.wait_exit(std::time::Duration::from_secs(10));
-    assert_eq!(status.and_then(|s| s.code()), Some(0));
-
-    // The command does the same.
-    let mut gateway = Setup::to(engine, &Origin::serving()).drain(100, 5000).start();
-    let output = ringfort().args(["drain", "--socket"]).arg(gateway.socket()).output().unwrap();
-    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
     let status = gateway.wait_exit(std::time::Duration::from_secs(10));
     assert_eq!(status.and_then(|s| s.code()), Some(0));
 }
 
 fn an_unknown_path_is_not_found(engine: Engine) {
-    let gateway = Setup::to(engine, &Origin::serving()).start();
+    let gateway = Setup::answering(engine).start();
     assert_eq!(gateway.admin("/no/such/page").unwrap().status, 404);
 }

@@ -273,7 +273,7 @@ fn hosts_and_targets_get_their_outcome(engine: Engine) {
         row("A6 asterisk", target(b"*"), Refused(BAD)),
         row("A6 authority", target(b"a.test:80"), Refused(BAD)),
         row("A6 a word", target(b"admin"), Refused(BAD)),
-        row("A7 OPTIONS *", get("OPTIONS * HTTP/1.1"), ServedOr(&[200, 204], |r| assert_eq!(r.target, "*"))),
+        row("A7 OPTIONS *", get("OPTIONS * HTTP/1.1"), Served(|r| assert_eq!(r.target, "*"))),
         row("A8 CONNECT", get("CONNECT a.test:443 HTTP/1.1"), Refused(&[405, 501])),
         row("A8 CONNECT without port", get("CONNECT a.test HTTP/1.1"), Refused(BAD)),
         row("A8 CONNECT of a path", get("CONNECT /row HTTP/1.1"), Refused(BAD)),
@@ -545,20 +545,9 @@ fn broken_bodies_abort_their_request(engine: Engine) {
             }),
         ),
     ];
-    for size in [
-        "0x5",
-        "+5",
-        "-1",
-        " 5",
-        "5_0",
-        "",
-        "00000000000000005",
-        "FFFFFFFFFFFFFFFF",
-        "FFFFFFFFFFFFFFFF0",
-        "g",
-        "5 ",
-        "5\t",
-    ] {
+    for size in
+        ["0x5", "+5", "-1", " 5", "5_0", "", "00000000000000005", "FFFFFFFFFFFFFFFF0", "g", "5 ", "5\t"]
+    {
         rows.push(row(
             "C13 a size that is none",
             chunked(&format!("{size}\r\nhello\r\n0\r\n\r\n")),

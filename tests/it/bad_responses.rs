@@ -149,10 +149,8 @@ fn a_cut_response_is_seen_as_cut(engine: Engine) {
         ),
     ] {
         for by_reset in [false, true] {
+            // To an HTTP/1.0 client a body without length ends with the connection: a reset must show the cut.
             for version in ["1.1", "1.0"] {
-                if version == "1.0" && head.contains("chunked") && !by_reset {
-                    // To an HTTP/1.0 client such a body ends with the connection: only a reset shows the cut.
-                }
                 let origin = cutting(head, part, by_reset);
                 let mut gateway = Setup::to(engine, &origin).start();
                 gateway.expect_log("site");

@@ -73,7 +73,7 @@ fn pipelined_requests_are_answered_in_order(engine: Engine) {
 
 fn ten_thousand_pipelined_requests_do_not_hold_up_others(engine: Engine) {
     const COUNT: usize = 10_000;
-    let gateway = Setup::new(engine).route("respond = { status = 200, body = \"ok\\n\" }").start();
+    let gateway = Setup::answering(engine).start();
     let data = gateway.data_process();
     let before = process::anonymous_bytes(data);
     let mut greedy = gateway.client();

@@ -87,7 +87,7 @@ fn a_data_process_that_keeps_dying_is_restarted_with_back_off(engine: Engine) {
 
 /// R31: never two copies that share the connections silently.
 fn a_second_copy_says_so_and_exits(engine: Engine) {
-    let gateway = Setup::to(engine, &Origin::serving()).start();
+    let gateway = Setup::answering(engine).start();
     let start = Instant::now();
     let output = ringfort().args(["run", "--config"]).arg(gateway.config()).output().unwrap();
     let text = String::from_utf8_lossy(&output.stderr);

@@ -6,14 +6,12 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use crate::config::Config;
-use crate::control::cpus;
 use crate::control::handover::Sockets;
+use crate::control::{cpus, socket};
 use crate::limits::ADMIN_CONNECTIONS_MAX;
 use crate::sys::{affinity, listeners};
 
 const ADMIN_BACKLOG: u32 = ADMIN_CONNECTIONS_MAX as u32;
-const ADMIN_FOLDER: &str = "ringfort";
-const ADMIN_FILE: &str = "admin.sock";
 
 /// The CPU of each worker, from configuration, affinity and control group.
 pub fn cpus(config: &Config) -> Result<Vec<usize>, String> {
@@ -47,13 +45,11 @@ fn admin_socket(configured: Option<&Path>) -> Result<Option<(UnixListener, PathB
         })?;
         return Ok(Some((listener, path.into())));
     }
-    let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_absolute());
     let mut notes = Vec::new();
-    for base in [Some(PathBuf::from("/run")), runtime].into_iter().flatten() {
-        let folder = base.join(ADMIN_FOLDER);
-        let path = folder.join(ADMIN_FILE);
+    for path in socket::default_paths() {
+        let Some(folder) = path.parent() else { continue };
         // Exists already under systemd's RuntimeDirectory=.
-        let made = fs::create_dir(&folder);
+        let made = fs::create_dir(folder);
         let made = made.or_else(|error| if folder.is_dir() { Ok(()) } else { Err(error) });
         match made.and_then(|()| listeners::open_unix(&path, ADMIN_BACKLOG)) {
             Ok(listener) => return Ok(Some((listener, path))),

@@ -23,7 +23,7 @@ pub enum Exit {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Stop {
     Draining,
-    /// Killed by the supervisor: the drain deadline had passed, or it was told to stop twice.
+    /// Killed by the supervisor: the drain deadline had passed, or it was interrupted twice.
     Killed,
 }
 

@@ -55,6 +55,9 @@ fn c13_chunk_sizes_that_are_no_hex_number_are_400() {
         "5\0",
         "10000000000000000",
         "FFFFFFFFFFFFFFFF0",
+        // Above 2^63 - 1: negative to some next hop.
+        "8000000000000000",
+        "FFFFFFFFFFFFFFFF",
     ] {
         refuses(format!("{size}\r\nhello\r\n0\r\n\r\n"), Reject::BAD_CHUNK_SIZE);
     }
@@ -63,7 +66,7 @@ fn c13_chunk_sizes_that_are_no_hex_number_are_400() {
 #[test]
 fn the_largest_size_does_not_overflow() {
     let mut decoder = Decoder::new();
-    let mut buf = b"FFFFFFFFFFFFFFFF\r\nhello".to_vec();
+    let mut buf = b"7FFFFFFFFFFFFFFF\r\nhello".to_vec();
     let decoded = decoder.decode(&mut buf).unwrap();
     assert_eq!((&buf[decoded.payload], decoded.done), (&b"hello"[..], false));
 }

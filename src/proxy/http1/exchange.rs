@@ -94,16 +94,17 @@ enum HeadError {
 
 /// Reads one request, answers it, and says what follows.
 pub(super) async fn run(session: &mut Http1, first: RecvBuf) -> Next {
-    let context = session.context.clone();
+    let context = session.guard.context().clone();
     let serving = context.serving();
     let started = context.runtime.now();
+    let timeouts = session.guard.timeouts();
     session.requests += 1;
     let mut input = HeadInput::new(first);
     let request = loop {
-        match judge(&context, &serving, &mut session.facts, &session.stream, input.bytes()) {
+        match judge(&context, &serving, session, input.bytes()) {
             Ok(Parsed::Complete(request)) => break request,
             Ok(Parsed::Partial) => {
-                session.deadline.set(started + session.timeouts.header);
+                session.deadline.set(started + timeouts.header);
                 let bytes_max = serving.head_limits.head_bytes_max;
                 match input.more(&session.stream, &session.deadline, bytes_max).await {
                     Ok(()) => {}
@@ -126,8 +127,8 @@ pub(super) async fn run(session: &mut Http1, first: RecvBuf) -> Next {
         serving: &serving,
         stream: &session.stream,
         deadline: &session.deadline,
-        timeouts: session.timeouts,
-        listener: usize::from(session.facts.listener),
+        timeouts,
+        listener: usize::from(session.guard.listener()),
         request: &request,
         keep_alive: Cell::new(request.keep_alive && may_stay),
         status: Cell::new(None),
@@ -146,8 +147,7 @@ pub(super) async fn run(session: &mut Http1, first: RecvBuf) -> Next {
     match next {
         Next::End(Ending::Graceful(Termination::ClientClosing)) if request.keep_alive => {
             // The client would have stayed: it is we who close.
-            let cause =
-                if session.context.is_draining() { Termination::Drained } else { Termination::RequestsMax };
+            let cause = if context.is_draining() { Termination::Drained } else { Termination::RequestsMax };
             Next::End(Ending::Graceful(cause))
         }
         next => next,
@@ -156,10 +156,10 @@ pub(super) async fn run(session: &mut Http1, first: RecvBuf) -> Next {
 
 /// Answers a head that is not taken, and closes.
 fn refuse(session: &Http1, status: u16, text: &str, termination: Termination) -> Next {
-    let context = &session.context;
+    let context = session.guard.context();
     let mut out = context.runtime.take_block();
     context.with_date(|date| write_answer(&mut out, status, text, false, false, &[], Some(date)));
-    let shard = context.shard.listener(usize::from(session.facts.listener));
+    let shard = context.shard.listener(usize::from(session.guard.listener()));
     shard.request(Some(status));
     shard.add(ListenerCounter::SentBytes, out.len() as u64);
     session.stream.send(&out, false);
@@ -214,7 +214,7 @@ impl Exchange<'_> {
             }
             BodyFraming::Chunked | BodyFraming::UntilClose => false,
         };
-        let refused = matches!(answer, Answer::Own { upgrade_refused: true, .. });
+        let refused = matches!(answer, Answer::Own { tunnel: true, .. });
         self.keep_alive.set(self.keep_alive.get() && drainable && !refused);
         let keep_alive = self.keep_alive.get();
         let mut out = self.context.runtime.take_block();
@@ -393,6 +393,7 @@ impl Exchange<'_> {
             })
             .await
         };
+        self.stream.set_bulk(false);
         context.shard.listener(self.listener).add(ListenerCounter::ReceivedBytes, body.moved);
         shard.add(ClusterCounter::SentBytes, body.moved);
         match responded {
@@ -613,6 +614,8 @@ impl Exchange<'_> {
             _ => None,
         };
         if let Some(length) = whole {
+            // Long responses leave a connection receiving in bulk, as their like often follow; this one is short.
+            connection.stream.set_bulk(false);
             out.extend_from_slice(&rest[..length]);
             self.send_block(out);
             // Bytes behind the response: nobody asked for them (response-queue poisoning).
@@ -635,6 +638,14 @@ impl Exchange<'_> {
         let shard = self.context.shard.cluster(usize::from(cluster));
         shard.add(ClusterCounter::ReceivedBytes, body.moved.saturating_sub(already));
         runtime.put_block(out);
+        if let (Err(error), false) = (&moved, body.begun) {
+            // Not even the head went down: the client can still be told.
+            self.status.set(None);
+            return Responded::Failed(match error {
+                BodyError::Malformed(reject) => invalid(reject.by_upstream()),
+                _ => UNANSWERED,
+            });
+        }
         match moved {
             Ok(following) => Responded::Complete { reusable: reusable && following.is_none() },
             Err(BodyError::SinkBroken) => Responded::Broken(Termination::ClientAborted),

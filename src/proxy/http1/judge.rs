@@ -9,8 +9,7 @@ use crate::http::{BodyFraming, Forwarded, Reject, Version, normalize_path};
 use crate::route::{self, Action, Redirect, Route};
 
 use super::super::context::{Context, Serving};
-use super::super::facts::Facts;
-use super::super::stream::Stream;
+use super::Http1;
 
 /// What a head asks for, once it is whole and valid.
 pub(super) struct Request {
@@ -32,20 +31,14 @@ pub(super) enum Answer {
     Prepared { route: u16 },
     /// Elsewhere.
     Redirect { status: u16, location: String, route: u16 },
-    /// An answer of our own, with fields, and whether the connection may go on.
-    Own {
-        status: u16,
-        text: &'static str,
-        fields: &'static [(&'static str, &'static str)],
-        upgrade_refused: bool,
-    },
+    /// An answer of our own. After one to `tunnel` the client may go on in another protocol: what follows is not HTTP.
+    Own { status: u16, text: &'static str, fields: &'static [(&'static str, &'static str)], tunnel: bool },
 }
 
 pub(super) fn judge(
     context: &Context,
     serving: &Rc<Serving>,
-    facts: &mut Facts,
-    stream: &Stream,
+    session: &mut Http1,
     bytes: &[u8],
 ) -> Result<Parsed<Request>, Reject> {
     let mut slots = FieldSlots::new();
@@ -53,7 +46,7 @@ pub(super) fn judge(
         Parsed::Complete(head) => head,
         Parsed::Partial => return Ok(Parsed::Partial),
     };
-    let answer = answer(context, serving, facts, stream, &mut head)?;
+    let answer = answer(context, serving, session, &mut head)?;
     Ok(Parsed::Complete(Request {
         head_len: head.head_len,
         version: head.version,
@@ -67,14 +60,13 @@ pub(super) fn judge(
 }
 
 const fn own(status: u16) -> Answer {
-    Answer::Own { status, text: "", fields: &[], upgrade_refused: false }
+    Answer::Own { status, text: "", fields: &[], tunnel: false }
 }
 
 fn answer(
     context: &Context,
     serving: &Rc<Serving>,
-    facts: &mut Facts,
-    stream: &Stream,
+    session: &mut Http1,
     head: &mut RequestHead<'_, '_>,
 ) -> Result<Answer, Reject> {
     let mut normalized = String::new();
@@ -90,19 +82,24 @@ fn answer(
                 status: 405,
                 text,
                 fields: &[("Allow", "GET, HEAD, POST")],
-                upgrade_refused: false,
+                tunnel: true,
             });
         }
     };
+    #[cfg(debug_assertions)]
+    if context.panics_on_request && path == "/__panic_worker" {
+        panic!("asked to by the request");
+    }
     if head.upgrade {
         let text = "Other protocols (WebSocket) are not served on this connection yet.";
-        return Ok(Answer::Own { status: 501, text, fields: &[], upgrade_refused: true });
+        return Ok(Answer::Own { status: 501, text, fields: &[], tunnel: true });
     }
     // RFC 9110 §7.6.2: the last hop allowed answers itself.
     if head.max_forwards == Some(0) {
         return Ok(if head.method == "OPTIONS" { own(200) } else { own(405) });
     }
-    let asked = route::Request { listener: facts.listener, method: head.method, host: head.host, path };
+    let listener = session.guard.listener();
+    let asked = route::Request { listener, method: head.method, host: head.host, path };
     let lookup = |name: &str| head.field(name);
     let Some((index, route)) = serving.snapshot.routes.find(&asked, &lookup) else {
         return Ok(if path == "*" { own(200) } else { own(404) });
@@ -116,9 +113,8 @@ fn answer(
         Action::Cluster(cluster) => *cluster,
         weighted => weighted.cluster(context.random_u32()).unwrap_or(u16::MAX),
     };
-    let client_ip = peer(facts, stream);
-    let upstream_head =
-        forwarded_head(context, serving, facts.listener, client_ip, head, route, (path, query));
+    let client_ip = peer(session);
+    let upstream_head = forwarded_head(context, serving, listener, client_ip, head, route, (path, query));
     Ok(Answer::Forward { cluster, route: index, head: upstream_head })
 }
 
@@ -145,7 +141,8 @@ fn forwarded_head(
 }
 
 /// The client's address, asked of the kernel once a connection.
-fn peer(facts: &mut Facts, stream: &Stream) -> IpAddr {
+fn peer(session: &mut Http1) -> IpAddr {
+    let Http1 { facts, stream, .. } = session;
     *facts.peer.get_or_insert_with(|| {
         // A client that is gone already gets no answer either; its address no longer matters.
         stream.peer_ip().unwrap_or(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED))

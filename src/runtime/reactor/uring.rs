@@ -143,12 +143,13 @@ impl Uring {
 
     /// A receive for a socket that has none armed: from the buffer ring where possible, else one of our own.
     pub(super) fn receive(&mut self, slot: &mut Slot, key: Key, buffers: &Rc<Buffers>) -> Option<Received> {
-        if slot.bulk || !self.buffer_ring.has_free() {
+        // A bulk receive that came short emptied the socket: no call to hear that again.
+        let known_empty = slot.bulk && !slot.readable;
+        if (slot.bulk || !self.buffer_ring.has_free()) && !known_empty {
             let received = slot.recv_now(buffers);
-            if received.is_none() {
-                self.arm_readable(slot, key);
+            if received.is_some() {
+                return received;
             }
-            return received;
         }
         self.arm_receive(slot, key);
         None

@@ -58,9 +58,14 @@ pub fn free_port() -> u16 {
     }
 }
 
-/// The binary under test.
+/// The build under test: the one that belongs to these tests, or another one named by `$RINGFORT`.
+fn binary() -> std::ffi::OsString {
+    std::env::var_os("RINGFORT").unwrap_or_else(|| env!("CARGO_BIN_EXE_ringfort").into())
+}
+
+/// The binary under test, as a command.
 pub fn ringfort() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_ringfort"));
+    let mut command = Command::new(binary());
     command.env_remove("RINGFORT_TEST_PANIC").env_remove("NOTIFY_SOCKET");
     command
 }
@@ -317,7 +322,7 @@ impl Drop for Gateway {
 
 /// Whether a line of the log is a warning or worse; a panic's own text counts too.
 fn grave(line: &str) -> bool {
-    [r#""level":"WARN""#, r#""level":"ERROR""#, "panicked at"].iter().any(|mark| line.contains(mark))
+    [r#""level":"warn""#, r#""level":"error""#, "panicked at"].iter().any(|mark| line.contains(mark))
 }
 
 fn metric(text: &str, name: &str, labels: &str) -> f64 {
@@ -387,7 +392,7 @@ fn a_metric_is_summed_over_its_label_sets() {
 
 #[test]
 fn a_warning_in_the_log_is_grave() {
-    assert!(grave(r#"{"ts":"2026","level":"WARN","message":"x"}"#));
+    assert!(grave(r#"{"ts":"2026","level":"warn","message":"x"}"#));
     assert!(grave("thread 'worker-0' panicked at src/x.rs:1:1:"));
-    assert!(!grave(r#"{"ts":"2026","level":"INFO","message":"WARN"}"#));
+    assert!(!grave(r#"{"ts":"2026","level":"info","message":"warn"}"#));
 }

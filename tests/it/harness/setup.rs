@@ -36,7 +36,12 @@ impl Setup {
         }
     }
 
-    /// As [`Setup::new`], with everything routed to one origin.
+    /// As [`Setup::new`], with everything answered 200 `ok` by the gateway itself.
+    pub fn answering(engine: Engine) -> Self {
+        Self::new(engine).route("respond = { status = 200, body = \"ok\\n\" }")
+    }
+
+    /// As [`Setup::new`], with everything routed to one origin, which must outlive the gateway's traffic.
     pub fn to(engine: Engine, origin: &Origin) -> Self {
         Self::to_all(engine, &[origin.address()])
     }
