@@ -99,7 +99,9 @@ fn without_a_configuration_the_embedded_default_serves() {
         .spawn()
         .unwrap();
     let ready = holds_within(crate::harness::SOON, || {
-        std::net::TcpStream::connect(("127.0.0.1", 9901)).is_ok() && get(9901, "/readyz").status == 200
+        let Some(mut admin) = Client::try_connect(9901) else { return false };
+        admin.send("GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        admin.try_read_response("GET").is_ok_and(|response| response.status == 200)
     });
     let response = ready.then(|| get(8080, "/"));
     process::signal(child.id(), libc::SIGTERM);

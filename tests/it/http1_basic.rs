@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::harness::bytes::{Digest, Pattern, random};
+use crate::harness::bytes::{Digest, Pattern, random, write_pattern};
 use crate::harness::client::{Client, Response};
 use crate::harness::message::End;
 use crate::harness::origin::{Origin, Request};
@@ -309,12 +309,12 @@ fn connection_close_is_honoured(engine: Engine) {
 fn a_long_body_costs_constant_memory(engine: Engine) {
     const LEN: usize = 48 << 20;
     let origin = Origin::start(|peer| {
-        let Some(request) = peer.read_request_head() else { return };
-        let down = request.method == "GET";
-        if peer.read_request_body(request).is_some() {
-            let len = if down { LEN } else { 0 };
-            let _ = peer.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {len}\r\n\r\n").as_bytes());
-            let _ = crate::harness::bytes::write_pattern(peer.stream(), 5, len, 1 << 18);
+        while let Some(request) = peer.read_request() {
+            let len = if request.method == "GET" { LEN } else { 0 };
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {len}\r\n\r\n");
+            if peer.send(head.as_bytes()).is_err() || write_pattern(peer.stream(), 5, len, 1 << 18).is_err() {
+                return;
+            }
         }
     });
     let gateway = Setup::to(engine, &origin).start();
@@ -324,7 +324,7 @@ fn a_long_body_costs_constant_memory(engine: Engine) {
 
     let mut client = gateway.client();
     client.send(format!("POST /up HTTP/1.1\r\nHost: a.test\r\nContent-Length: {LEN}\r\n\r\n"));
-    let sent = crate::harness::bytes::write_pattern(client.stream(), 5, LEN, 1 << 18).unwrap();
+    let sent = write_pattern(client.stream(), 5, LEN, 1 << 18).unwrap();
     assert_eq!(client.read_response().status, 200);
     assert_eq!(origin.requests().last().unwrap().digest, sent);
 
@@ -410,7 +410,7 @@ fn a_response_without_length_ends_with_its_connection(engine: Engine) {
     let origin = Origin::start(|peer| {
         if peer.read_request().is_some() {
             let _ = peer.send(b"HTTP/1.1 200 OK\r\n\r\n");
-            let _ = crate::harness::bytes::write_pattern(peer.stream(), 9, 70_000, 4096);
+            let _ = write_pattern(peer.stream(), 9, 70_000, 4096);
         }
     });
     let gateway = Setup::to(engine, &origin).start();
