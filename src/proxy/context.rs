@@ -20,9 +20,9 @@ use super::snapshot::{Listener, Snapshot, Timeouts};
 use super::upstream::Upstreams;
 
 /// Room for the state of one exchange.
-pub const EXCHANGE_BYTES: usize = 4_096;
+pub const EXCHANGE_BYTES: usize = 2_560;
 /// Blocks for exchanges kept while there are none.
-const EXCHANGES_KEPT_MAX: usize = 256;
+const EXCHANGES_KEPT_MAX: usize = 512;
 
 /// One configuration as one worker serves it. Kept by every exchange that began under it.
 pub struct Serving {

@@ -52,6 +52,8 @@ async fn run(guard: &SessionGuard, downstream: Stream, cluster: u16) -> Terminat
         let mut down = pin!(one_way(&context.runtime, upstream, &downstream, &activity, &sent_down));
         let (mut up_done, mut down_done) = (false, false);
         let deadline = context.runtime.deadline();
+        // Past from the start: the first poll sets it.
+        deadline.set(activity.get());
         std::future::poll_fn(|cx| {
             if !up_done && let Poll::Ready(result) = up.as_mut().poll(cx) {
                 match result {
@@ -70,9 +72,13 @@ async fn run(guard: &SessionGuard, downstream: Stream, cluster: u16) -> Terminat
             if up_done && down_done {
                 return Poll::Ready(None);
             }
-            // Also while the worker drains: a relay has no moment at which its client could be told to leave.
-            deadline.set(activity.get() + timeouts.tcp_idle);
-            deadline.poll_past(cx).map(|()| Some(Termination::IdleTimeout))
+            // Also while the worker drains: a relay has no moment at which its client could be told to leave. The
+            // timer is looked at when it fires, not with every byte.
+            if deadline.is_past() {
+                deadline.set(activity.get() + timeouts.tcp_idle);
+                return deadline.poll_past(cx).map(|()| Some(Termination::IdleTimeout));
+            }
+            Poll::Pending
         })
         .await
     };

@@ -13,9 +13,10 @@
 
 use std::cell::Cell;
 use std::future::Future;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::Poll;
+use std::time::Duration;
 
 use crate::base::time::Instant;
 use crate::h1::{FieldSlots, Parsed, find_head_end, framing_to_client, parse_response, write_response};
@@ -298,7 +299,10 @@ impl Exchange<'_> {
         let mut tried = Tried::default();
         let mut fresh = false;
         loop {
-            let acquired = self.unless_gone(upstreams.acquire(cluster, fresh, &mut tried)).await;
+            let acquired = {
+                let acquire = pin!(upstreams.acquire(cluster, fresh, &mut tried));
+                self.unless_gone(acquire).await
+            };
             let connection = match acquired {
                 Err(Gone) => return Next::End(Ending::Abort(Termination::ClientAborted)),
                 Ok(Err(error)) => return self.fail(cannot_acquire(error), rest).await,
@@ -306,13 +310,19 @@ impl Exchange<'_> {
             };
             shard.add(ClusterCounter::SentBytes, head.len() as u64);
             if has_body {
-                return self.forward_with_body(connection, cluster, route, head, rest).await;
+                // In a block of its own: requests without a body must not pay for its size.
+                let forwarded = self.forward_with_body(connection, cluster, route, head, rest);
+                return self.context.exchanges.place(forwarded).await;
             }
             connection.stream.send(head, false);
             if let Some(spec) = upstreams.spec(cluster) {
                 self.deadline.set(self.context.runtime.now() + spec.request_timeout);
             }
-            match self.unless_gone(self.respond(&connection, cluster, route)).await {
+            let responded = {
+                let respond = pin!(self.respond(&connection, cluster, route));
+                self.unless_gone(respond).await
+            };
+            match responded {
                 Err(Gone) => {
                     shard.response(None);
                     return Next::End(Ending::Abort(Termination::ClientAborted));
@@ -368,30 +378,10 @@ impl Exchange<'_> {
             sink_stall: spec.request_timeout,
         };
         let mut body = Body::new(self.request.framing, self.request.framing);
-        let mut uploaded: Option<Result<Option<RecvBuf>, BodyError>> = None;
-        // Counts from the end of the request.
-        self.deadline.off();
-        let responded = {
+        let (uploaded, responded) = {
             let upload = body.relay(&context.runtime, self.stream, &connection.stream, head, first, pace);
-            let (mut upload, mut respond) = (pin!(upload), pin!(self.respond(&connection, cluster, route)));
-            std::future::poll_fn(|cx| {
-                if uploaded.is_none()
-                    && let Poll::Ready(result) = upload.as_mut().poll(cx)
-                {
-                    let client_at_fault = matches!(result, Err(error) if is_clients_fault(error));
-                    uploaded = Some(result);
-                    if client_at_fault {
-                        return Poll::Ready(None);
-                    }
-                    self.deadline.set(context.runtime.now() + spec.request_timeout);
-                }
-                if uploaded.is_some() && self.stream.poll_hung_up(cx).is_ready() {
-                    uploaded = Some(Err(BodyError::SourceBroken));
-                    return Poll::Ready(None);
-                }
-                respond.as_mut().poll(cx).map(Some)
-            })
-            .await
+            let respond = self.respond(&connection, cluster, route);
+            self.both_ways(pin!(upload), pin!(respond), spec.request_timeout).await
         };
         self.stream.set_bulk(false);
         context.shard.listener(self.listener).add(ListenerCounter::ReceivedBytes, body.moved);
@@ -430,6 +420,38 @@ impl Exchange<'_> {
                 Next::End(Ending::Abort(termination))
             }
         }
+    }
+
+    /// Runs both directions until the response is over, or the client fails to bring its body. What became of the
+    /// body, if it is decided, and of the response, unless the client is at fault.
+    async fn both_ways(
+        &self,
+        mut upload: Pin<&mut impl Future<Output = Result<Option<RecvBuf>, BodyError>>>,
+        mut respond: Pin<&mut impl Future<Output = Responded>>,
+        request_timeout: Duration,
+    ) -> (Option<Result<Option<RecvBuf>, BodyError>>, Option<Responded>) {
+        let mut uploaded: Option<Result<Option<RecvBuf>, BodyError>> = None;
+        // The response's deadline counts from the end of the request.
+        self.deadline.off();
+        let responded = std::future::poll_fn(|cx| {
+            if uploaded.is_none()
+                && let Poll::Ready(result) = upload.as_mut().poll(cx)
+            {
+                let client_at_fault = matches!(result, Err(error) if is_clients_fault(error));
+                uploaded = Some(result);
+                if client_at_fault {
+                    return Poll::Ready(None);
+                }
+                self.deadline.set(self.context.runtime.now() + request_timeout);
+            }
+            if uploaded.is_some() && self.stream.poll_hung_up(cx).is_ready() {
+                uploaded = Some(Err(BodyError::SourceBroken));
+                return Poll::Ready(None);
+            }
+            respond.as_mut().poll(cx).map(Some)
+        })
+        .await;
+        (uploaded, responded)
     }
 
     /// Keeps the connection of a complete exchange, or closes it.
@@ -494,8 +516,7 @@ impl Exchange<'_> {
     }
 
     /// Runs `future` unless the client leaves first.
-    async fn unless_gone<T>(&self, future: impl Future<Output = T>) -> Result<T, Gone> {
-        let mut future = pin!(future);
+    async fn unless_gone<T>(&self, mut future: Pin<&mut impl Future<Output = T>>) -> Result<T, Gone> {
         std::future::poll_fn(|cx| match future.as_mut().poll(cx) {
             Poll::Ready(output) => Poll::Ready(Ok(output)),
             Poll::Pending => self.stream.poll_hung_up(cx).map(|()| Err(Gone)),
@@ -657,7 +678,7 @@ impl Exchange<'_> {
         }
     }
 
-    fn since(&self, earlier: Instant) -> std::time::Duration {
+    fn since(&self, earlier: Instant) -> Duration {
         self.context.runtime.now().since(earlier)
     }
 }
