@@ -73,11 +73,11 @@ static RING: Table = Table {
     help: "Advanced: sizes of one worker's ring. The defaults suit all but tests, which make them tiny.",
     shown: true,
     rows: &[
-        number("entries", Integer { min: 8, max: 32_768 }, 1_024, "", "Submission queue entries."),
+        number("entries", Integer { min: 8, max: 4_096 }, 256, "", "Submission queue entries."),
         number(
             "recv_buffers",
-            Integer { min: 2, max: 32_768 },
-            256,
+            Integer { min: 2, max: 16_384 },
+            128,
             "",
             "Receive buffers of 16 KiB provided to the kernel; a power of two.",
         ),

@@ -280,7 +280,7 @@ fn routes_carry_their_changes_and_choices() {
 fn the_effective_configuration_has_every_default() {
     let effective = config(HTTP).effective;
     assert_eq!(effective["workers"]["cpus"], "0");
-    assert_eq!(effective["workers"]["ring"]["entries"], 1_024);
+    assert_eq!(effective["workers"]["ring"]["entries"], 256);
     assert_eq!(effective["timeouts"]["header_timeout_ms"], 10_000);
     assert_eq!(effective["route"][1]["respond"]["body"], "ok\n");
     assert_eq!(effective["route"][0].get("redirect"), None);
