@@ -47,6 +47,8 @@ struct Inner {
     turns: Cell<u64>,
     /// Longest time between two entries into the kernel since it was last asked for.
     gap_max: Cell<Duration>,
+    /// Bytes that sessions hold beside receive buffers.
+    charged: Cell<usize>,
 }
 
 impl Runtime {
@@ -68,6 +70,7 @@ impl Runtime {
             now: Cell::new(now),
             turns: Cell::new(0),
             gap_max: Cell::new(Duration::ZERO),
+            charged: Cell::new(0),
         };
         Self(Rc::new(inner))
     }
@@ -168,6 +171,25 @@ impl Runtime {
 
     pub fn buffer_stats(&self) -> BufferStats {
         self.0.reactor.borrow().buffer_stats()
+    }
+
+    /// Counts memory that a session grew by, beside receive buffers, against the worker's budget.
+    pub fn charge(&self, bytes: usize) {
+        self.0.charged.set(self.0.charged.get() + bytes);
+    }
+
+    /// Takes back what was charged.
+    pub fn discharge(&self, bytes: usize) {
+        self.0.charged.set(self.0.charged.get() - bytes);
+    }
+
+    pub fn charged(&self) -> usize {
+        self.0.charged.get()
+    }
+
+    /// A receive buffer with nothing in it.
+    pub fn empty_buffer(&self) -> RecvBuf {
+        self.0.reactor.borrow().empty_buffer()
     }
 
     /// An empty buffer to write into, recycled; give it back with `put_block`.

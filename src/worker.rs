@@ -208,5 +208,6 @@ impl Housekeeping {
 
 /// Bytes of the worker's budget in use.
 fn memory_bytes(context: &Context) -> usize {
-    context.sessions() * SESSION_BYTES + context.runtime.buffer_stats().bytes_allocated
+    let buffers = context.runtime.buffer_stats().bytes_allocated + context.runtime.charged();
+    context.sessions() * SESSION_BYTES + context.exchanges.bytes_allocated() + buffers
 }

@@ -1,16 +1,26 @@
 //! Responses of our own: refusals, and the fixed answers of routes. Small and plain; a failure names the side it
 //! happened on. Decides nothing: status, text and connection handling come from the caller.
 
-use crate::http::write_decimal;
+use crate::http::{Version, write_decimal};
 
-/// Appends a whole answer. `text` is one sentence; the standard one of the status where it is empty.
+/// The `Connection` field of an answer: HTTP/1.1 persists unless told otherwise, HTTP/1.0 only if told so
+/// (RFC 9112 §9.3).
+pub const fn connection_option(keep_alive: bool, client_version: Version) -> Option<&'static str> {
+    match (keep_alive, client_version) {
+        (false, _) => Some("close"),
+        (true, Version::Http10) => Some("keep-alive"),
+        (true, Version::Http11) => None,
+    }
+}
+
+/// Appends a whole answer. `connection` is the value of its `Connection` field, if any. `text` is one sentence; the standard one of the status where it is empty.
 /// `fields` are extra header fields (names and values valid), `date` an IMF-fixdate. `keep_alive` is for HTTP/1.1
 /// clients: an HTTP/1.0 client that shall stay needs a `Connection: keep-alive` among `fields`.
 pub fn write_answer(
     out: &mut Vec<u8>,
     status: u16,
     text: &str,
-    keep_alive: bool,
+    connection: Option<&str>,
     is_head: bool,
     fields: &[(&str, &str)],
     date: Option<&str>,
@@ -31,7 +41,7 @@ pub fn write_answer(
     for (name, value) in fields {
         write_field(out, name, value);
     }
-    write_ending(out, keep_alive, date);
+    write_ending(out, connection, date);
     if has_body && !is_head {
         write_decimal(out, u64::from(status));
         out.push(b' ');
@@ -79,10 +89,10 @@ impl Prepared {
         self.body.len()
     }
 
-    pub fn write(&self, out: &mut Vec<u8>, keep_alive: bool, is_head: bool, date: Option<&str>) {
+    pub fn write(&self, out: &mut Vec<u8>, connection: Option<&str>, is_head: bool, date: Option<&str>) {
         out.reserve(self.start.len() + self.body.len() + 64);
         out.extend_from_slice(&self.start);
-        write_ending(out, keep_alive, date);
+        write_ending(out, connection, date);
         if !is_head {
             out.extend_from_slice(&self.body);
         }
@@ -194,12 +204,12 @@ fn write_field(out: &mut Vec<u8>, name: &str, value: &str) {
     out.extend_from_slice(b"\r\n");
 }
 
-fn write_ending(out: &mut Vec<u8>, keep_alive: bool, date: Option<&str>) {
+fn write_ending(out: &mut Vec<u8>, connection: Option<&str>, date: Option<&str>) {
     if let Some(date) = date {
         write_field(out, "Date", date);
     }
-    if !keep_alive {
-        out.extend_from_slice(b"Connection: close\r\n");
+    if let Some(connection) = connection {
+        write_field(out, "Connection", connection);
     }
     out.extend_from_slice(b"\r\n");
 }
@@ -211,7 +221,7 @@ mod tests {
     fn answer(status: u16, text: &str, keep_alive: bool, is_head: bool) -> String {
         let mut out = Vec::new();
         let fields = [("Retry-After", "1")];
-        write_answer(&mut out, status, text, keep_alive, is_head, &fields, Some("D"));
+        write_answer(&mut out, status, text, connection_option(keep_alive, Version::Http11), is_head, &fields, Some("D"));
         String::from_utf8(out).unwrap()
     }
 
@@ -255,12 +265,12 @@ mod tests {
     fn a_prepared_answer_is_written_as_often_as_asked() {
         let prepared = Prepared::new(200, &[("Content-Type", "text/plain")], b"hello\n");
         let mut out = Vec::new();
-        prepared.write(&mut out, true, false, Some("D"));
+        prepared.write(&mut out, None, false, Some("D"));
         let want =
             "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 6\r\nDate: D\r\n\r\nhello\n";
         assert_eq!(std::str::from_utf8(&out).unwrap(), want);
         out.clear();
-        prepared.write(&mut out, false, true, None);
+        prepared.write(&mut out, Some("close"), true, None);
         assert!(out.ends_with(b"Content-Length: 6\r\nConnection: close\r\n\r\n"));
         assert_eq!(Prepared::new(204, &[], b"x").body_len(), 0);
     }

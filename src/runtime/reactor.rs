@@ -310,6 +310,10 @@ impl Reactor {
         self.buffers.stats()
     }
 
+    pub(super) fn empty_buffer(&self) -> RecvBuf {
+        self.buffers.take(Size::Usual)
+    }
+
     pub(super) fn take_block(&mut self) -> Vec<u8> {
         self.blocks.take()
     }

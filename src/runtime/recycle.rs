@@ -2,7 +2,7 @@
 //! exchange lives here only while there is an exchange.
 
 use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::pin::Pin;
 use std::ptr::NonNull;
@@ -12,6 +12,8 @@ use std::task::{Context, Poll};
 pub struct Recycler<const BYTES: usize> {
     free: RefCell<Vec<NonNull<u8>>>,
     kept_max: usize,
+    /// Blocks that exist, free ones included.
+    blocks: Cell<usize>,
 }
 
 impl<const BYTES: usize> Recycler<BYTES> {
@@ -21,7 +23,12 @@ impl<const BYTES: usize> Recycler<BYTES> {
     };
 
     pub const fn new(kept_max: usize) -> Self {
-        Self { free: RefCell::new(Vec::new()), kept_max }
+        Self { free: RefCell::new(Vec::new()), kept_max, blocks: Cell::new(0) }
+    }
+
+    /// Bytes of all blocks that exist.
+    pub const fn bytes_allocated(&self) -> usize {
+        self.blocks.get() * BYTES
     }
 
     /// Moves `future` into a block. A future that does not fit is a compile-time error.
@@ -32,6 +39,7 @@ impl<const BYTES: usize> Recycler<BYTES> {
             assert!(align_of::<F>() <= 16, "the future needs a larger alignment");
         }
         let block = self.free.borrow_mut().pop().unwrap_or_else(|| {
+            self.blocks.set(self.blocks.get() + 1);
             // SAFETY: LAYOUT has a non-zero size: asserted above.
             let block = unsafe { alloc(Self::LAYOUT) };
             NonNull::new(block).unwrap_or_else(|| handle_alloc_error(Self::LAYOUT))
@@ -77,6 +85,7 @@ impl<F, const BYTES: usize> Drop for Placed<'_, F, BYTES> {
         if free.len() < self.home.kept_max {
             free.push(self.future.cast());
         } else {
+            self.home.blocks.set(self.home.blocks.get() - 1);
             // SAFETY: allocated in `place` with this layout, and empty now.
             unsafe { dealloc(self.future.as_ptr().cast(), Recycler::<BYTES>::LAYOUT) };
         }

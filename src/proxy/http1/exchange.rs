@@ -20,10 +20,11 @@ use std::time::Duration;
 
 use crate::base::time::Instant;
 use crate::h1::{FieldSlots, Parsed, find_head_end, framing_to_client, parse_response, write_response};
-use crate::http::{BodyFraming, Reject, Version, write_answer};
+use crate::http::answer::{connection_option, write_answer};
+use crate::http::{BodyFraming, Reject, Version};
 use crate::limits;
 use crate::metrics::{ClusterCounter, Histogram, ListenerCounter};
-use crate::runtime::{Deadline, RecvBuf, TimedOut};
+use crate::runtime::{Deadline, RecvBuf, Runtime, TimedOut};
 
 use super::super::body::{Body, BodyError, Pace, drained};
 use super::super::context::{Context, Serving};
@@ -37,20 +38,26 @@ use super::{Http1, Next};
 /// A body of at most this many bytes goes out with its head, in one send.
 const SMALL_BODY_BYTES_MAX: u64 = 4_096;
 
-/// A head as its bytes arrive. Usually all of it is in the first buffer, and nothing is copied.
-struct HeadInput {
+/// A head as its bytes arrive. Usually all of it is in the first buffer, and nothing is copied. While more is waited
+/// for, the buffer is back in the pool and what came is kept in just the room it needs.
+struct HeadInput<'a> {
+    runtime: &'a Runtime,
     /// What came before and with `last`, once one buffer was not enough.
     assembled: Vec<u8>,
-    last: RecvBuf,
+    /// The latest buffer; `None` only while the next one is waited for.
+    last: Option<RecvBuf>,
 }
 
-impl HeadInput {
-    const fn new(first: RecvBuf) -> Self {
-        Self { assembled: Vec::new(), last: first }
+impl<'a> HeadInput<'a> {
+    const fn new(runtime: &'a Runtime, first: RecvBuf) -> Self {
+        Self { runtime, assembled: Vec::new(), last: Some(first) }
     }
 
     fn bytes(&self) -> &[u8] {
-        if self.assembled.is_empty() { &self.last } else { &self.assembled }
+        match &self.last {
+            Some(last) if self.assembled.is_empty() => last,
+            _ => &self.assembled,
+        }
     }
 
     /// Receives until the head may be whole: parsing it after every drip would cost quadratic work.
@@ -60,30 +67,45 @@ impl HeadInput {
         deadline: &Deadline,
         bytes_max: usize,
     ) -> Result<(), HeadError> {
-        if self.assembled.is_empty() {
-            self.assembled.extend_from_slice(&self.last);
+        if let (true, Some(first)) = (self.assembled.is_empty(), self.last.take()) {
+            self.append(&first);
         }
+        self.last = None;
         loop {
             let scanned = self.assembled.len();
-            match deadline.within(stream.recv()).await {
-                Ok(Ok(buf)) if !buf.is_empty() => self.last = buf,
+            let buf = match deadline.within(stream.recv()).await {
+                Ok(Ok(buf)) if !buf.is_empty() => buf,
                 Ok(Ok(_)) => return Err(HeadError::Ended),
                 Ok(Err(_)) => return Err(HeadError::Broken),
                 Err(TimedOut) => return Err(HeadError::TimedOut),
-            }
-            self.assembled.extend_from_slice(&self.last);
+            };
+            self.append(&buf);
             let long_enough = self.assembled.len() > bytes_max + 2;
             if long_enough || find_head_end(&self.assembled, scanned).is_some() {
+                self.last = Some(buf);
                 return Ok(());
             }
         }
     }
 
+    fn append(&mut self, bytes: &[u8]) {
+        let before = self.assembled.capacity();
+        self.assembled.extend_from_slice(bytes);
+        self.runtime.charge(self.assembled.capacity() - before);
+    }
+
     /// What follows a head of `head_len` bytes.
     fn rest(mut self, head_len: usize) -> RecvBuf {
-        let before_last = self.assembled.len().saturating_sub(self.last.len());
-        self.last.advance(head_len.saturating_sub(before_last));
-        self.last
+        let mut last = self.last.take().unwrap_or_else(|| self.runtime.empty_buffer());
+        let before_last = self.assembled.len().saturating_sub(last.len());
+        last.advance(head_len.saturating_sub(before_last));
+        last
+    }
+}
+
+impl Drop for HeadInput<'_> {
+    fn drop(&mut self) {
+        self.runtime.discharge(self.assembled.capacity());
     }
 }
 
@@ -100,7 +122,7 @@ pub(super) async fn run(session: &mut Http1, first: RecvBuf) -> Next {
     let started = context.runtime.now();
     let timeouts = session.guard.timeouts();
     session.requests += 1;
-    let mut input = HeadInput::new(first);
+    let mut input = HeadInput::new(&context.runtime, first);
     let request = loop {
         match judge(&context, &serving, session, input.bytes()) {
             Ok(Parsed::Complete(request)) => break request,
@@ -159,7 +181,7 @@ pub(super) async fn run(session: &mut Http1, first: RecvBuf) -> Next {
 fn refuse(session: &Http1, status: u16, text: &str, termination: Termination) -> Next {
     let context = session.guard.context();
     let mut out = context.runtime.take_block();
-    context.with_date(|date| write_answer(&mut out, status, text, false, false, &[], Some(date)));
+    context.with_date(|date| write_answer(&mut out, status, text, Some("close"), false, &[], Some(date)));
     let shard = context.shard.listener(usize::from(session.guard.listener()));
     shard.request(Some(status));
     shard.add(ListenerCounter::SentBytes, out.len() as u64);
@@ -217,7 +239,7 @@ impl Exchange<'_> {
         };
         let refused = matches!(answer, Answer::Own { tunnel: true, .. });
         self.keep_alive.set(self.keep_alive.get() && drainable && !refused);
-        let keep_alive = self.keep_alive.get();
+        let connection = connection_option(self.keep_alive.get(), self.request.version);
         let mut out = self.context.runtime.take_block();
         self.context.with_date(|date| {
             let date = Some(date);
@@ -225,7 +247,7 @@ impl Exchange<'_> {
                 Answer::Prepared { route } => {
                     if let Some(prepared) = self.serving.prepared(*route) {
                         self.status.set(Some(prepared.status()));
-                        prepared.write(&mut out, keep_alive, is_head, date);
+                        prepared.write(&mut out, connection, is_head, date);
                     }
                 }
                 Answer::Redirect { status, location, route } => {
@@ -233,11 +255,11 @@ impl Exchange<'_> {
                     let route = self.serving.snapshot.routes.routes().get(usize::from(*route));
                     let edits = route.into_iter().flat_map(|route| route.response_edits.appended());
                     let fields: Vec<_> = [("Location", location.as_str())].into_iter().chain(edits).collect();
-                    write_answer(&mut out, *status, "", keep_alive, is_head, &fields, date);
+                    write_answer(&mut out, *status, "", connection, is_head, &fields, date);
                 }
                 Answer::Own { status, text, fields, .. } => {
                     self.status.set(Some(*status));
-                    write_answer(&mut out, *status, text, keep_alive, is_head, fields, date);
+                    write_answer(&mut out, *status, text, connection, is_head, fields, date);
                 }
                 Answer::Forward { .. } => {}
             }
@@ -492,9 +514,10 @@ impl Exchange<'_> {
     fn send_failure(&self, failure: &Failure) {
         let mut out = self.context.runtime.take_block();
         self.status.set(Some(failure.status));
-        let (keep_alive, is_head) = (self.keep_alive.get(), self.request.is_head);
+        let connection = connection_option(self.keep_alive.get(), self.request.version);
+        let is_head = self.request.is_head;
         self.context.with_date(|date| {
-            write_answer(&mut out, failure.status, failure.text, keep_alive, is_head, &[], Some(date));
+            write_answer(&mut out, failure.status, failure.text, connection, is_head, &[], Some(date));
         });
         self.send_block(out);
     }
@@ -536,7 +559,7 @@ impl Exchange<'_> {
         };
         self.context.shard.observe(Histogram::UpstreamFirstByte, self.since(sent_at));
         loop {
-            let mut input = HeadInput::new(first);
+            let mut input = HeadInput::new(&self.context.runtime, first);
             let head = loop {
                 match self.take_response_head(input.bytes(), route) {
                     Ok(Parsed::Complete(head)) => break head,
@@ -591,6 +614,9 @@ impl Exchange<'_> {
             return Err(Reject::BAD_STATUS_LINE.by_upstream());
         }
         let framing_out = framing_to_client(&head, self.request.version);
+        if self.context.is_draining() {
+            self.keep_alive.set(false);
+        }
         let mut out = self.context.runtime.take_block();
         let keep_alive = self.keep_alive.get() && framing_out != BodyFraming::UntilClose;
         if let Some(route) = self.serving.snapshot.routes.routes().get(usize::from(route)) {

@@ -90,10 +90,8 @@ fn answer(
     if context.panics_on_request && path == "/__panic_worker" {
         panic!("asked to by the request");
     }
-    if head.upgrade {
-        let text = "Other protocols (WebSocket) are not served on this connection yet.";
-        return Ok(Answer::Own { status: 501, text, fields: &[], tunnel: true });
-    }
+    // No tunnels yet: the request is served as if it had not asked to change the protocol (RFC 9110 §7.8).
+    head.upgrade = false;
     // RFC 9110 §7.6.2: the last hop allowed answers itself.
     if head.max_forwards == Some(0) {
         return Ok(if head.method == "OPTIONS" { own(200) } else { own(405) });
