@@ -185,7 +185,7 @@ fn refuse(session: &Http1, status: u16, text: &str, termination: Termination) ->
     let shard = context.shard.listener(usize::from(session.guard.listener()));
     shard.request(Some(status));
     shard.add(ListenerCounter::SentBytes, out.len() as u64);
-    session.stream.send(&out, false);
+    session.stream.send(&out, true);
     context.runtime.put_block(out);
     Next::End(Ending::Graceful(termination))
 }
@@ -271,10 +271,11 @@ impl Exchange<'_> {
         self.after_answer(rest).await
     }
 
-    /// Sends `out`, counts it and keeps its memory.
+    /// Sends `out`, the last of this response, counts it and keeps its memory.
     fn send_block(&self, out: Vec<u8>) {
         self.context.shard.listener(self.listener).add(ListenerCounter::SentBytes, out.len() as u64);
-        self.stream.send(&out, false);
+        // Where the connection closes with it, the FIN follows at once and travels in the same segment.
+        self.stream.send(&out, !self.keep_alive.get());
         self.context.runtime.put_block(out);
     }
 
