@@ -221,7 +221,15 @@ mod tests {
     fn answer(status: u16, text: &str, keep_alive: bool, is_head: bool) -> String {
         let mut out = Vec::new();
         let fields = [("Retry-After", "1")];
-        write_answer(&mut out, status, text, connection_option(keep_alive, Version::Http11), is_head, &fields, Some("D"));
+        write_answer(
+            &mut out,
+            status,
+            text,
+            connection_option(keep_alive, Version::Http11),
+            is_head,
+            &fields,
+            Some("D"),
+        );
         String::from_utf8(out).unwrap()
     }
 

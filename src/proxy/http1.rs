@@ -11,6 +11,7 @@ use std::time::Duration;
 use crate::base::time::Instant;
 use crate::runtime::{Deadline, RecvBuf};
 
+use super::body::{BodyError, drained};
 use super::context::{Context, SessionGuard};
 use super::facts::Facts;
 use super::outcome::{Ending, Termination};
@@ -53,6 +54,9 @@ impl Http1 {
             self.guard.ended(ending.termination());
             match ending {
                 Ending::Graceful(_) => self.linger().await,
+                Ending::Close(_) => {
+                    let _ = self.deliver().await;
+                }
                 Ending::Abort(_) => self.stream.abort(),
             }
         }
@@ -99,23 +103,27 @@ impl Http1 {
         });
         match received.await {
             Some(Ok(buf)) if !buf.is_empty() => Ok(buf),
-            Some(Ok(_)) => Err(Ending::Graceful(Termination::ClientClosed)),
-            Some(Err(_)) => Err(Ending::Graceful(Termination::ClientAborted)),
+            Some(Ok(_)) => Err(Ending::Close(Termination::ClientClosed)),
+            Some(Err(_)) => Err(Ending::Close(Termination::ClientAborted)),
             None if context.is_draining() => Err(Ending::Graceful(Termination::Drained)),
             None if self.requests == 0 => Err(Ending::Graceful(Termination::FirstByteTimeout)),
             None => Err(Ending::Graceful(Termination::IdleTimeout)),
         }
     }
 
+    /// Waits until the kernel has all that was sent.
+    async fn deliver(&self) -> Result<(), BodyError> {
+        let stall = self.guard.timeouts().write_stall;
+        drained(&self.guard.context().runtime, &self.stream, &self.deadline, stall).await
+    }
+
     /// Sends FIN behind what is on its way and reads until the client's, for a while.
     async fn linger(&mut self) {
-        let context = self.guard.context();
-        let stall = self.guard.timeouts().write_stall;
-        if super::body::drained(&context.runtime, &self.stream, &self.deadline, stall).await.is_err() {
+        if self.deliver().await.is_err() {
             return;
         }
         self.stream.shutdown_write();
-        self.deadline.set(context.runtime.now() + LINGER);
+        self.deadline.set(self.guard.context().runtime.now() + LINGER);
         let mut discarded = 0;
         while discarded < LINGER_BYTES_MAX {
             match self.deadline.within(self.stream.recv()).await {

@@ -47,6 +47,8 @@ impl Termination {
 pub enum Ending {
     /// With what was sent delivered: our FIN, then the client's.
     Graceful(Termination),
+    /// At once behind what was sent: the client said that it sends no more, or has ended its stream.
+    Close(Termination),
     /// With RST: the client must not take what it got for the whole.
     Abort(Termination),
 }
@@ -54,7 +56,7 @@ pub enum Ending {
 impl Ending {
     pub const fn termination(self) -> Termination {
         match self {
-            Self::Graceful(termination) | Self::Abort(termination) => termination,
+            Self::Graceful(termination) | Self::Close(termination) | Self::Abort(termination) => termination,
         }
     }
 }

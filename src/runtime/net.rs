@@ -30,11 +30,11 @@ impl Socket {
     /// When the reactor cannot watch it.
     pub fn new(runtime: &Runtime, fd: OwnedFd) -> io::Result<Self> {
         SockRef::from(&fd).set_nonblocking(true)?;
-        Self::register(runtime, fd)
+        Self::register(runtime, fd, true)
     }
 
-    fn register(runtime: &Runtime, fd: OwnedFd) -> io::Result<Self> {
-        let key = runtime.0.reactor.borrow_mut().register(fd)?;
+    fn register(runtime: &Runtime, fd: OwnedFd, input_likely: bool) -> io::Result<Self> {
+        let key = runtime.0.reactor.borrow_mut().register(fd, input_likely)?;
         Ok(Self { runtime: runtime.clone(), key })
     }
 
@@ -51,7 +51,7 @@ impl Socket {
             Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => true,
             Err(error) => return Err(error),
         };
-        let this = Self::register(runtime, socket.into())?;
+        let this = Self::register(runtime, socket.into(), false)?;
         if pending {
             std::future::poll_fn(|cx| this.runtime.0.reactor.borrow_mut().poll_writable(this.key, cx)).await;
             if let Some(error) = this.with_fd(|socket| socket.take_error())? {
@@ -167,7 +167,7 @@ impl Incoming {
     /// # Errors
     /// When the reactor cannot watch it.
     pub fn open(self, runtime: &Runtime) -> io::Result<Socket> {
-        Socket::register(runtime, self.0)
+        Socket::register(runtime, self.0, true)
     }
 
     /// Closes it with RST.
@@ -190,7 +190,7 @@ impl Listener {
     pub fn new(runtime: &Runtime, listener: std::net::TcpListener) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
         let _ = SockRef::from(&listener).set_tcp_nodelay(true);
-        let key = runtime.0.reactor.borrow_mut().register(listener.into())?;
+        let key = runtime.0.reactor.borrow_mut().register(listener.into(), true)?;
         Ok(Self { runtime: runtime.clone(), key })
     }
 
@@ -241,7 +241,7 @@ impl Mailbox {
     pub fn new(runtime: &Runtime) -> io::Result<(Self, MailboxWaker)> {
         let fd = syscalls::eventfd()?;
         let waker = MailboxWaker(Arc::new(fd.try_clone()?));
-        let key = runtime.0.reactor.borrow_mut().register(fd)?;
+        let key = runtime.0.reactor.borrow_mut().register(fd, false)?;
         Ok((Self { runtime: runtime.clone(), key }, waker))
     }
 

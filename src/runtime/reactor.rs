@@ -323,15 +323,14 @@ impl Reactor {
     }
 
     /// Takes over a connected, connecting or listening socket, or an eventfd.
-    pub(super) fn register(&mut self, fd: OwnedFd) -> io::Result<Key> {
-        let key = self.slots.insert(Slot::new(fd));
-        if let (Backend::Epoll(epoll), Some(slot)) = (&self.backend, self.slots.get_mut(key)) {
-            if let Err(error) = epoll.add(slot.fd.as_fd(), key) {
-                self.slots.remove(key);
-                return Err(error);
-            }
-            // The first receive finds out; bytes are often there already.
-            slot.readable = true;
+    /// `input_likely`: something may be there to receive, and the first receive looks before it waits.
+    pub(super) fn register(&mut self, fd: OwnedFd, input_likely: bool) -> io::Result<Key> {
+        let key = self.slots.insert(Slot { readable: input_likely, ..Slot::new(fd) });
+        if let (Backend::Epoll(epoll), Some(slot)) = (&self.backend, self.slots.get_mut(key))
+            && let Err(error) = epoll.add(slot.fd.as_fd(), key)
+        {
+            self.slots.remove(key);
+            return Err(error);
         }
         Ok(key)
     }

@@ -155,6 +155,7 @@ pub(super) async fn run(session: &mut Http1, first: RecvBuf) -> Next {
         request: &request,
         keep_alive: Cell::new(request.keep_alive && may_stay),
         status: Cell::new(None),
+        unframed: Cell::new(false),
     };
     let shard = context.shard.listener(exchange.listener);
     shard.add(ListenerCounter::ReceivedBytes, request.head_len as u64);
@@ -168,11 +169,14 @@ pub(super) async fn run(session: &mut Http1, first: RecvBuf) -> Next {
         context.runtime.put_block(head);
     }
     match next {
-        Next::End(Ending::Graceful(Termination::ClientClosing)) if request.keep_alive => {
-            // The client would have stayed: it is we who close.
-            let cause = if context.is_draining() { Termination::Drained } else { Termination::RequestsMax };
-            Next::End(Ending::Graceful(cause))
-        }
+        Next::End(Ending::Graceful(Termination::ClientClosing)) => Next::End(if !request.keep_alive {
+            // RFC 9112 §9.6: after a request with "close" the client sends nothing.
+            Ending::Close(Termination::ClientClosing)
+        } else if context.is_draining() {
+            Ending::Graceful(Termination::Drained)
+        } else {
+            Ending::Graceful(Termination::RequestsMax)
+        }),
         next => next,
     }
 }
@@ -202,6 +206,8 @@ struct Exchange<'a> {
     keep_alive: Cell<bool>,
     /// Sent to the client; a response has begun once there is one.
     status: Cell<Option<u16>>,
+    /// Only closing tells the client where the response ends.
+    unframed: Cell<bool>,
 }
 
 /// What became of the endpoint's part.
@@ -487,6 +493,9 @@ impl Exchange<'_> {
 
     /// The response is with the kernel, the request was read whole; `following` is what came behind it.
     async fn after_response(&self, following: Option<RecvBuf>) -> Next {
+        if self.unframed.get() {
+            return Next::End(Ending::Graceful(Termination::ResponseUnframed));
+        }
         if !self.keep_alive.get() {
             return Next::End(Ending::Graceful(Termination::ClientClosing));
         }
@@ -653,6 +662,7 @@ impl Exchange<'_> {
         self.status.set(Some(status));
         if framing_out == BodyFraming::UntilClose {
             self.keep_alive.set(false);
+            self.unframed.set(true);
         }
         let whole = match framing {
             BodyFraming::None => Some(0),

@@ -182,7 +182,7 @@ fn self_test(reactor: &mut Reactor) -> io::Result<()> {
     let failed = |what: &str| io::Error::other(format!("self-test over a socket pair failed: {what}"));
     let (mut near, far) = UnixStream::pair()?;
     far.set_nonblocking(true)?;
-    let key = reactor.register(far.into())?;
+    let key = reactor.register(far.into(), false)?;
     let cx = Context::from_waker(Waker::noop());
     for expected in [&b"ping"[..], b"pong"] {
         near.write_all(expected)?;

@@ -143,9 +143,9 @@ impl Uring {
 
     /// A receive for a socket that has none armed: from the buffer ring where possible, else one of our own.
     pub(super) fn receive(&mut self, slot: &mut Slot, key: Key, buffers: &Rc<Buffers>) -> Option<Received> {
-        // A bulk receive that came short emptied the socket: no call to hear that again.
-        let known_empty = slot.bulk && !slot.readable;
-        if (slot.bulk || !self.buffer_ring.has_free()) && !known_empty {
+        // What is known to be there is taken at once. A bulk receive that came short emptied the socket: no call to
+        // hear that again.
+        if slot.readable || !(slot.bulk || self.buffer_ring.has_free()) {
             let received = slot.recv_now(buffers);
             if received.is_some() {
                 return received;
