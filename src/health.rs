@@ -75,6 +75,13 @@ impl ClusterHealth {
         Self { spec, endpoints: vec![Endpoint::default(); endpoints] }
     }
 
+    /// The state for another set of endpoints: `old[i]` is where the new endpoint `i` stood before, if it did.
+    #[must_use]
+    pub fn rearranged(&self, old: &[Option<usize>]) -> Self {
+        let state = |position: &Option<usize>| position.and_then(|at| self.endpoints.get(at).copied());
+        Self { spec: self.spec, endpoints: old.iter().map(|at| state(at).unwrap_or_default()).collect() }
+    }
+
     /// Whether requests should go elsewhere. An index that does not exist is not available.
     pub fn is_available(&self, endpoint: usize, now: Instant) -> bool {
         match self.endpoints.get(endpoint).map(|endpoint| endpoint.state) {

@@ -90,6 +90,11 @@ impl Runtime {
         self.0.executor.wake_all();
     }
 
+    /// Has every socket that is dropped from now on end with RST: what was cut off must not look whole.
+    pub fn cut_off(&self) {
+        self.0.reactor.borrow().reset_all_on_close();
+    }
+
     /// Tasks alive, not counting the one that `block_on` runs.
     pub fn tasks(&self) -> usize {
         self.0.executor.len()

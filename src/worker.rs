@@ -167,6 +167,8 @@ async fn serve(
             // The accept tasks end once their queues are empty; what is left then are sessions.
             if context.runtime.tasks() == 0 || now >= deadline {
                 housekeeping.run(&context);
+                // What is left now is cut off, and is to look so.
+                context.runtime.cut_off();
                 return;
             }
         }
@@ -191,6 +193,11 @@ impl Housekeeping {
         } else {
             context.upstreams.sweep();
         }
+        for ejected in context.upstreams.take_ejected() {
+            let (cluster, endpoint) = (&*ejected.cluster, ejected.endpoint);
+            let ejected_ms = ejected.duration.as_millis() as u64;
+            tracing::warn!(cluster, %endpoint, ejected_ms, "endpoint ejected after consecutive failures");
+        }
         let shard = &context.shard;
         let (turns, gap_max) = context.runtime.take_loop_facts();
         shard.add(Counter::LoopTurns, turns - std::mem::replace(&mut self.turns, turns));
@@ -206,8 +213,9 @@ impl Housekeeping {
     }
 }
 
-/// Bytes of the worker's budget in use.
+/// Bytes of the worker's budget in use: what sessions hold. Free buffers, and those lent to the ring, are a fixed
+/// cost beside it.
 fn memory_bytes(context: &Context) -> usize {
-    let buffers = context.runtime.buffer_stats().bytes_allocated + context.runtime.charged();
+    let buffers = context.runtime.buffer_stats().bytes_in_use + context.runtime.charged();
     context.sessions() * SESSION_BYTES + context.exchanges.bytes_allocated() + buffers
 }

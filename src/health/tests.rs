@@ -114,3 +114,19 @@ fn an_index_out_of_range_is_unavailable_and_harmless() {
     assert_eq!(health.on_failure(9, at(0)), Verdict::Kept);
     assert!(!health.is_available(9, at(0)));
 }
+
+#[test]
+fn an_endpoint_stays_ejected_when_the_others_change() {
+    let spec = EjectionSpec {
+        consecutive_failures: 1,
+        base: Duration::from_secs(1),
+        max: Duration::from_secs(30),
+        max_ejected_percent: 50,
+    };
+    let now = Instant::from_millis(1_000);
+    let mut health = ClusterHealth::new(spec, 2);
+    assert!(matches!(health.on_failure(1, now), Verdict::Ejected { .. }));
+    let health = health.rearranged(&[Some(1), None, Some(0)]);
+    let available = [0, 1, 2].map(|endpoint| health.is_available(endpoint, now));
+    assert_eq!(available, [false, true, true]);
+}

@@ -8,7 +8,7 @@ pub enum FieldKind {
     ContentLength,
     Date,
     Expect,
-    /// `Forwarded`, `X-Real-IP` and every `X-Forwarded-*` that has no kind of its own.
+    /// `Forwarded`, `X-Real-IP`, `X-Request-Id` and every `X-Forwarded-*` that has no kind of its own.
     ForwardedOther,
     /// `X-Forwarded-Client-Cert`: asserts an identity, so nobody but us may send it.
     ForwardedClientCert,
@@ -42,6 +42,7 @@ pub fn classify(name: &[u8]) -> FieldKind {
         10 if is(name, b"connection") => FieldKind::Connection,
         10 if is(name, b"keep-alive") => FieldKind::HopByHop,
         12 if is(name, b"max-forwards") => FieldKind::MaxForwards,
+        12 if is_dashed(name, b"x-request-id") => FieldKind::ForwardedOther,
         14 if is_dashed(name, b"content-length") => unless_underscored(name, FieldKind::ContentLength),
         14 if is(name, b"http2-settings") => FieldKind::HopByHop,
         16 if is(name, b"proxy-connection") => FieldKind::HopByHop,
@@ -138,7 +139,7 @@ fn is_dashed<const N: usize>(name: &[u8], lower: &[u8; N]) -> bool {
 mod tests {
     use super::*;
 
-    const NAMES: [(&str, FieldKind); 22] = [
+    const NAMES: [(&str, FieldKind); 23] = [
         ("te", FieldKind::Te),
         ("host", FieldKind::Host),
         ("date", FieldKind::Date),
@@ -147,6 +148,7 @@ mod tests {
         ("trailer", FieldKind::Trailer),
         ("forwarded", FieldKind::ForwardedOther),
         ("x-real-ip", FieldKind::ForwardedOther),
+        ("x-request-id", FieldKind::ForwardedOther),
         ("connection", FieldKind::Connection),
         ("keep-alive", FieldKind::HopByHop),
         ("max-forwards", FieldKind::MaxForwards),

@@ -105,7 +105,10 @@ impl Body {
         loop {
             let buf = match next.take() {
                 Some(buf) => buf,
-                None => receive(runtime, source, &deadline, pace.source_idle).await?,
+                None => {
+                    deadline.set(runtime.now() + pace.source_idle);
+                    receive(source, &deadline).await?
+                }
             };
             if buf.is_empty() && receives > 0 {
                 self.end_of_stream(sink)?;
@@ -130,7 +133,8 @@ impl Body {
         }
     }
 
-    /// Reads the body without a receiver, up to `bytes_max` payload bytes. Returns what follows it.
+    /// Reads the body without a receiver, up to `bytes_max` payload bytes and within `patience` in all. Returns what
+    /// follows it.
     ///
     /// # Errors
     /// As `relay`; a body that is longer counts as `SourceTimedOut`.
@@ -139,16 +143,17 @@ impl Body {
         runtime: &Runtime,
         source: &Stream,
         first: RecvBuf,
-        idle: Duration,
+        patience: Duration,
         bytes_max: u64,
     ) -> Result<Option<RecvBuf>, BodyError> {
         let deadline = runtime.deadline();
+        deadline.set(runtime.now() + patience);
         let mut next = Some(first);
         let mut receives = 0;
         loop {
             let mut buf = match next.take() {
                 Some(buf) => buf,
-                None => receive(runtime, source, &deadline, idle).await?,
+                None => receive(source, &deadline).await?,
             };
             if buf.is_empty() && receives > 0 {
                 return Err(BodyError::Truncated);
@@ -224,13 +229,14 @@ impl Body {
     }
 
     fn send_last_chunk(&self, sink: &Stream) {
-        let trailers = match &self.reader {
-            Reader::Chunked(decoder) => decoder.trailers(),
-            _ => &[],
-        };
-        let mut end = Vec::new();
-        write_last_chunk(&mut end, trailers);
-        sink.send(&end, false);
+        match &self.reader {
+            Reader::Chunked(decoder) if !decoder.trailers().is_empty() => {
+                let mut end = Vec::new();
+                write_last_chunk(&mut end, decoder.trailers());
+                sink.send(&end, false);
+            }
+            _ => sink.send(LAST_CHUNK, false),
+        }
     }
 
     fn has_trailers(&self) -> bool {
@@ -254,13 +260,7 @@ impl Body {
     }
 }
 
-async fn receive(
-    runtime: &Runtime,
-    source: &Stream,
-    deadline: &Deadline,
-    idle: Duration,
-) -> Result<RecvBuf, BodyError> {
-    deadline.set(runtime.now() + idle);
+async fn receive(source: &Stream, deadline: &Deadline) -> Result<RecvBuf, BodyError> {
     match deadline.within(source.recv()).await {
         Ok(Ok(buf)) => Ok(buf),
         Ok(Err(_)) => Err(BodyError::SourceBroken),

@@ -129,7 +129,7 @@ impl Context {
     pub fn enter_session(self: &Rc<Self>, listener: u16) -> SessionGuard {
         self.sessions.set(self.sessions.get() + 1);
         self.shard.listener(usize::from(listener)).gauge_add(ListenerGauge::ConnectionsActive, 1);
-        SessionGuard { context: self.clone(), listener }
+        SessionGuard { context: self.clone(), listener, counted: Cell::new(false) }
     }
 
     /// Calls `write` with the present `Date` value (RFC 9110 §6.6.1), made at most twice a second.
@@ -148,6 +148,7 @@ impl Context {
 pub struct SessionGuard {
     context: Rc<Context>,
     listener: u16,
+    counted: Cell<bool>,
 }
 
 impl SessionGuard {
@@ -166,14 +167,19 @@ impl SessionGuard {
         self.context.serving().listener(self.listener).map_or(Timeouts::ZERO, |listener| listener.timeouts)
     }
 
-    /// Counts how the session ended.
+    /// Counts how the session ended. The first cause wins; a session that is dropped without one was cut off at the
+    /// end of a drain.
     pub fn ended(&self, termination: Termination) {
+        if self.counted.replace(true) {
+            return;
+        }
         self.context.shard.listener(usize::from(self.listener)).session_ended(termination as usize);
     }
 }
 
 impl Drop for SessionGuard {
     fn drop(&mut self) {
+        self.ended(Termination::Drained);
         let context = &self.context;
         context.sessions.set(context.sessions.get() - 1);
         context.shard.listener(usize::from(self.listener)).gauge_add(ListenerGauge::ConnectionsActive, -1);

@@ -2,6 +2,8 @@
 //! idle it holds this small future and nothing else; the state of an exchange lives in recycled memory.
 
 mod exchange;
+mod failure;
+mod head_input;
 mod judge;
 
 use std::future::Future;
@@ -20,8 +22,6 @@ use super::stream::Stream;
 /// How long a closing connection is read on, so that what the client still sends does not make the kernel answer
 /// with RST and destroy the response on its way (RFC 9112 §9.6).
 const LINGER: Duration = Duration::from_secs(2);
-/// Bytes read and dropped meanwhile.
-const LINGER_BYTES_MAX: usize = 1 << 20;
 
 /// One downstream connection.
 pub struct Http1 {
@@ -124,13 +124,7 @@ impl Http1 {
         }
         self.stream.shutdown_write();
         self.deadline.set(self.guard.context().runtime.now() + LINGER);
-        let mut discarded = 0;
-        while discarded < LINGER_BYTES_MAX {
-            match self.deadline.within(self.stream.recv()).await {
-                Ok(Ok(buf)) if !buf.is_empty() => discarded += buf.len(),
-                _ => return,
-            }
-        }
+        while matches!(self.deadline.within(self.stream.recv()).await, Ok(Ok(buf)) if !buf.is_empty()) {}
     }
 }
 

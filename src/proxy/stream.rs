@@ -26,6 +26,10 @@ delegate! {
     fn poll_recv(&self, cx: &mut Context<'_>) -> Poll<io::Result<RecvBuf>>;
     /// Ready when the peer ended its stream or broke the connection, even behind bytes not yet received.
     fn poll_hung_up(&self, cx: &mut Context<'_>) -> Poll<()>;
+    /// Whether that is known to have happened.
+    fn is_hung_up(&self) -> bool;
+    /// Whether bytes are known to have come that nobody took.
+    fn has_input(&self) -> bool;
     /// Sends `bytes`; copies only what cannot go at once. `more`: further bytes follow immediately.
     fn send(&self, bytes: &[u8], more: bool);
     /// Sends a received buffer without copying it.

@@ -8,7 +8,6 @@ use std::task::Poll;
 use crate::base::time::Instant;
 use crate::limits;
 use crate::metrics::{ClusterCounter, ListenerCounter};
-use crate::runtime::Runtime;
 
 use super::context::SessionGuard;
 use super::outcome::Termination;
@@ -45,28 +44,31 @@ async fn run(guard: &SessionGuard, downstream: Stream, cluster: u16) -> Terminat
     };
     context.upstreams.on_answer(&connection);
     let activity = Cell::new(context.runtime.now());
-    let (sent_up, sent_down) = (Cell::new(0u64), Cell::new(0u64));
     let termination = {
         let upstream = &connection.stream;
-        let mut up = pin!(one_way(&context.runtime, &downstream, upstream, &activity, &sent_up));
-        let mut down = pin!(one_way(&context.runtime, upstream, &downstream, &activity, &sent_down));
+        let meter = Meter { guard, cluster: usize::from(cluster), activity: &activity };
+        let mut down = pin!(one_way(&meter, upstream, &downstream, Direction::Down));
+        let mut up = pin!(one_way(&meter, &downstream, upstream, Direction::Up));
         let (mut up_done, mut down_done) = (false, false);
         let deadline = context.runtime.deadline();
         // Past from the start: the first poll sets it.
         deadline.set(activity.get());
         std::future::poll_fn(|cx| {
-            if !up_done && let Poll::Ready(result) = up.as_mut().poll(cx) {
-                match result {
-                    Ok(()) => up_done = true,
-                    Err(Broken::Source) => return Poll::Ready(Some(Termination::ClientAborted)),
-                    Err(Broken::Sink) => return Poll::Ready(Some(Termination::UpstreamReset)),
-                }
-            }
+            // Down first: an endpoint that answered and reset has its answer passed on before its reset.
             if !down_done && let Poll::Ready(result) = down.as_mut().poll(cx) {
                 match result {
                     Ok(()) => down_done = true,
                     Err(Broken::Source) => return Poll::Ready(Some(Termination::UpstreamReset)),
                     Err(Broken::Sink) => return Poll::Ready(Some(Termination::ClientAborted)),
+                }
+            }
+            if !up_done && let Poll::Ready(result) = up.as_mut().poll(cx) {
+                match result {
+                    Ok(()) => up_done = true,
+                    Err(Broken::Source) => return Poll::Ready(Some(Termination::ClientAborted)),
+                    // What the endpoint sent before it broke is still to come down; its reset ends that.
+                    Err(Broken::Sink) if !down_done => up_done = true,
+                    Err(Broken::Sink) => return Poll::Ready(Some(Termination::UpstreamReset)),
                 }
             }
             if up_done && down_done {
@@ -82,12 +84,6 @@ async fn run(guard: &SessionGuard, downstream: Stream, cluster: u16) -> Terminat
         })
         .await
     };
-    let listener = context.shard.listener(usize::from(guard.listener()));
-    listener.add(ListenerCounter::ReceivedBytes, sent_up.get());
-    listener.add(ListenerCounter::SentBytes, sent_down.get());
-    let shard = context.shard.cluster(usize::from(cluster));
-    shard.add(ClusterCounter::SentBytes, sent_up.get());
-    shard.add(ClusterCounter::ReceivedBytes, sent_down.get());
     match termination {
         None => Termination::ClientClosed,
         Some(termination) => {
@@ -98,12 +94,47 @@ async fn run(guard: &SessionGuard, downstream: Stream, cluster: u16) -> Terminat
     }
 }
 
+#[derive(Clone, Copy)]
+enum Direction {
+    Up,
+    Down,
+}
+
+/// Counts bytes as they go, so that a relay of days shows while it lives.
+struct Meter<'a> {
+    guard: &'a SessionGuard,
+    cluster: usize,
+    activity: &'a Cell<Instant>,
+}
+
+impl Meter<'_> {
+    fn moved(&self, direction: Direction, bytes: u64) {
+        let shard = &self.guard.context().shard;
+        let listener = shard.listener(usize::from(self.guard.listener()));
+        let cluster = shard.cluster(self.cluster);
+        match direction {
+            Direction::Up => {
+                listener.add(ListenerCounter::ReceivedBytes, bytes);
+                cluster.add(ClusterCounter::SentBytes, bytes);
+            }
+            Direction::Down => {
+                cluster.add(ClusterCounter::ReceivedBytes, bytes);
+                listener.add(ListenerCounter::SentBytes, bytes);
+            }
+        }
+        self.active();
+    }
+
+    fn active(&self) {
+        self.activity.set(self.guard.context().runtime.now());
+    }
+}
+
 async fn one_way(
-    runtime: &Runtime,
+    meter: &Meter<'_>,
     source: &Stream,
     sink: &Stream,
-    activity: &Cell<Instant>,
-    moved: &Cell<u64>,
+    direction: Direction,
 ) -> Result<(), Broken> {
     let mut receives = 0u32;
     let mut in_a_row = 0u64;
@@ -115,16 +146,15 @@ async fn one_way(
         }
         let full = buf.len() >= limits::RECV_BUF_BYTES;
         in_a_row = if full { in_a_row + buf.len() as u64 } else { 0 };
-        activity.set(runtime.now());
-        moved.set(moved.get() + buf.len() as u64);
+        meter.moved(direction, buf.len() as u64);
         sink.send_buf(buf, false);
         // One buffer at most waits: the sender is held back by what the receiver takes.
         std::future::poll_fn(|cx| sink.poll_sent(0, cx)).await.map_err(|_| Broken::Sink)?;
-        activity.set(runtime.now());
+        meter.active();
         source.set_bulk(in_a_row >= limits::BULK_FROM_BYTES);
         receives += 1;
         if receives.is_multiple_of(RECEIVES_A_TURN) {
-            runtime.yield_now().await;
+            meter.guard.context().runtime.yield_now().await;
         }
     }
 }

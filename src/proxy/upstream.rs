@@ -8,6 +8,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::balance::{self, Candidate};
 use crate::base::random::Random;
@@ -30,12 +31,22 @@ pub enum AcquireError {
     Refused,
     /// The last endpoint tried did not answer within the connect deadline.
     TimedOut,
+    /// This machine has no descriptor, port or memory for another connection. No endpoint is to blame.
+    Local,
 }
 
 /// Endpoints that failed for one request. Owns memory only once one did.
 #[derive(Debug, Default)]
 pub struct Tried {
-    positions: Vec<usize>,
+    addresses: Vec<SocketAddr>,
+}
+
+/// An endpoint was taken out of balancing; for the log.
+#[derive(Debug)]
+pub struct Ejected {
+    pub cluster: Box<str>,
+    pub endpoint: SocketAddr,
+    pub duration: Duration,
 }
 
 pub struct Upstreams {
@@ -43,7 +54,12 @@ pub struct Upstreams {
     shard: Arc<Shard>,
     clusters: Vec<Rc<Cluster>>,
     random: RefCell<Random>,
+    /// Ejections nobody has logged yet; at most `EJECTED_KEPT_MAX`, all are counted.
+    ejected: RefCell<Vec<Ejected>>,
 }
+
+/// Ejections kept for the log between two looks of the worker.
+const EJECTED_KEPT_MAX: usize = 64;
 
 struct Cluster {
     position: usize,
@@ -87,7 +103,13 @@ impl Upstreams {
             shard: shard.clone(),
             clusters: clusters.collect(),
             random: RefCell::new(Random::new(!seed)),
+            ejected: RefCell::default(),
         }
+    }
+
+    /// What was ejected since the last call.
+    pub fn take_ejected(&self) -> Vec<Ejected> {
+        self.ejected.take()
     }
 
     /// The cluster's specification.
@@ -95,22 +117,24 @@ impl Upstreams {
         self.clusters.get(usize::from(cluster)).map(|cluster| &cluster.spec)
     }
 
-    /// Replaces the endpoints of a cluster. Those that stay keep their connections; health starts afresh.
+    /// Replaces the endpoints of a cluster. Those that stay keep their connections and their health.
     pub fn set_endpoints(&self, cluster: u16, addresses: &[SocketAddr]) {
         let Some(cluster) = self.clusters.get(usize::from(cluster)) else { return };
         let mut endpoints = cluster.endpoints.borrow_mut();
         let old = std::mem::take(&mut *endpoints);
-        for (position, &address) in addresses.iter().enumerate() {
-            let kept = old.iter().find(|endpoint| endpoint.address == address).cloned();
-            let endpoint = kept.unwrap_or_else(|| new_endpoint((position, address)));
-            endpoint.position.set(position);
-            endpoints.push(endpoint);
-        }
+        let stood = |address| old.iter().position(|endpoint| endpoint.address == address);
+        let kept: Vec<Option<usize>> = addresses.iter().map(|&address| stood(address)).collect();
         for gone in old.iter().filter(|old| !addresses.contains(&old.address)) {
             gone.position.set(usize::MAX);
             self.drop_idle(cluster, gone, |_| false);
         }
-        *cluster.health.borrow_mut() = ClusterHealth::new(cluster.spec.ejection, addresses.len());
+        for (position, (&address, &stood)) in addresses.iter().zip(&kept).enumerate() {
+            let endpoint = stood.map_or_else(|| new_endpoint((position, address)), |at| old[at].clone());
+            endpoint.position.set(position);
+            endpoints.push(endpoint);
+        }
+        let rearranged = cluster.health.borrow().rearranged(&kept);
+        *cluster.health.borrow_mut() = rearranged;
     }
 
     /// A connection for one request: an idle one unless `fresh`, else a new one. Endpoints that cannot be connected
@@ -128,22 +152,23 @@ impl Upstreams {
         let mut last_error = AcquireError::NoEndpoint;
         loop {
             let Some(endpoint) = self.pick(cluster, tried) else { return Err(last_error) };
-            let now = self.runtime.now();
-            cluster.health.borrow_mut().on_request(endpoint.position.get(), now);
             if !fresh && let Some(stream) = self.take_idle(cluster, &endpoint) {
+                cluster.health.borrow_mut().on_request(endpoint.position.get(), self.runtime.now());
                 return Ok(self.begin(cluster, endpoint, stream, true));
             }
-            if cluster.connections.get() >= cluster.spec.connections_max {
+            // Idle connections to other endpoints give way to a request that needs one here.
+            if cluster.connections.get() >= cluster.spec.connections_max && !self.drop_oldest_idle(cluster) {
                 return Err(AcquireError::Busy);
             }
             match self.connect(cluster, &endpoint).await {
                 Ok(stream) => return Ok(self.begin(cluster, endpoint, stream, false)),
+                Err(AcquireError::Local) => return Err(AcquireError::Local),
                 Err(error) => last_error = error,
             }
             self.shard.cluster(cluster.position).add(ClusterCounter::ConnectFailures, 1);
             self.failed(cluster, &endpoint);
-            tried.positions.push(endpoint.position.get());
-            if tried.positions.len() > cluster.spec.retries_max as usize {
+            tried.addresses.push(endpoint.address);
+            if tried.addresses.len() > cluster.spec.retries_max as usize {
                 return Err(last_error);
             }
             self.shard.cluster(cluster.position).add(ClusterCounter::Retries, 1);
@@ -177,7 +202,7 @@ impl Upstreams {
         let now = self.runtime.now();
         let candidate = |position: usize| {
             let load = endpoints[position].in_flight.get();
-            if tried.positions.contains(&position) {
+            if tried.addresses.contains(&endpoints[position].address) {
                 Candidate::Excluded
             } else if health.is_available(position, now) {
                 Candidate::Ready { load }
@@ -216,15 +241,31 @@ impl Upstreams {
         }
     }
 
+    /// Makes room for one connection. `false` where none is idle.
+    fn drop_oldest_idle(&self, cluster: &Cluster) -> bool {
+        let endpoints = cluster.endpoints.borrow();
+        let oldest = |endpoint: &&Rc<Endpoint>| endpoint.idle.borrow().first().map(|idle| idle.since);
+        let Some(endpoint) =
+            endpoints.iter().filter(|endpoint| oldest(endpoint).is_some()).min_by_key(oldest)
+        else {
+            return false;
+        };
+        let since = oldest(&endpoint);
+        self.drop_idle(cluster, endpoint, |idle| Some(idle.since) != since);
+        true
+    }
+
     async fn connect(&self, cluster: &Cluster, endpoint: &Endpoint) -> Result<Stream, AcquireError> {
         let started = self.runtime.now();
+        // It may be the trial of an endpoint that was ejected.
+        cluster.health.borrow_mut().on_request(endpoint.position.get(), started);
         let deadline = self.runtime.deadline();
         deadline.set(started + cluster.spec.connect_timeout);
         // Counted while it is being made, so that a burst cannot exceed the limit.
         let counted = Counted::new(&cluster.connections);
         let connected = deadline.within(Socket::connect(&self.runtime, endpoint.address)).await;
         let result: io::Result<Socket> = connected.map_err(|_| AcquireError::TimedOut)?;
-        let socket = result.map_err(|_| AcquireError::Refused)?;
+        let socket = result.map_err(|error| connect_error(&error))?;
         counted.keep();
         let shard = self.shard.cluster(cluster.position);
         shard.add(ClusterCounter::ConnectionsOpened, 1);
@@ -254,12 +295,11 @@ impl Upstreams {
         let verdict = cluster.health.borrow_mut().on_failure(endpoint.position.get(), now);
         if let Verdict::Ejected { until } = verdict {
             self.shard.cluster(cluster.position).add(ClusterCounter::Ejections, 1);
-            tracing::warn!(
-                cluster = %cluster.spec.name,
-                endpoint = %endpoint.address,
-                ejected_ms = until.since(now).as_millis() as u64,
-                "endpoint ejected after consecutive failures"
-            );
+            let mut ejected = self.ejected.borrow_mut();
+            if ejected.len() < EJECTED_KEPT_MAX {
+                let cluster = cluster.spec.name.clone();
+                ejected.push(Ejected { cluster, endpoint: endpoint.address, duration: until.since(now) });
+            }
         }
     }
 
@@ -342,6 +382,22 @@ impl Drop for Counted<'_> {
         if let Some(count) = self.0 {
             count.set(count.get() - 1);
         }
+    }
+}
+
+/// Whether a failed connect tells of the endpoint or of this machine.
+fn connect_error(error: &io::Error) -> AcquireError {
+    match error.raw_os_error() {
+        Some(
+            libc::EMFILE
+            | libc::ENFILE
+            | libc::ENOBUFS
+            | libc::ENOMEM
+            | libc::ENOSPC
+            | libc::EADDRNOTAVAIL
+            | libc::EAGAIN,
+        ) => AcquireError::Local,
+        _ => AcquireError::Refused,
     }
 }
 

@@ -51,6 +51,8 @@ pub struct BufferStats {
     pub bytes_allocated: usize,
     /// Receive buffers that hold data somebody still needs.
     pub in_use: usize,
+    /// Bytes of those.
+    pub bytes_in_use: usize,
 }
 
 /// Free receive buffers of one worker and the count of all.
@@ -60,6 +62,7 @@ pub(super) struct Buffers {
     usual_kept_max: usize,
     bytes_allocated: Cell<usize>,
     in_use: Cell<usize>,
+    bytes_in_use: Cell<usize>,
 }
 
 impl Buffers {
@@ -70,11 +73,16 @@ impl Buffers {
             usual_kept_max,
             bytes_allocated: Cell::new(0),
             in_use: Cell::new(0),
+            bytes_in_use: Cell::new(0),
         })
     }
 
     pub(super) fn stats(&self) -> BufferStats {
-        BufferStats { bytes_allocated: self.bytes_allocated.get(), in_use: self.in_use.get() }
+        BufferStats {
+            bytes_allocated: self.bytes_allocated.get(),
+            in_use: self.in_use.get(),
+            bytes_in_use: self.bytes_in_use.get(),
+        }
     }
 
     /// Raw memory of one buffer, for the buffer ring. Comes back through `adopt` or `release`.
@@ -119,6 +127,7 @@ impl Buffers {
     pub(super) fn adopt(self: &Rc<Self>, base: NonNull<u8>, size: Size, len: usize) -> RecvBuf {
         debug_assert!(len <= size.bytes());
         self.in_use.set(self.in_use.get() + 1);
+        self.bytes_in_use.set(self.bytes_in_use.get() + size.layout().size());
         let start = HEADROOM as u32;
         RecvBuf { home: self.clone(), base, start, end: start + len as u32, size }
     }
@@ -256,6 +265,7 @@ impl DerefMut for RecvBuf {
 impl Drop for RecvBuf {
     fn drop(&mut self) {
         self.home.in_use.set(self.home.in_use.get() - 1);
+        self.home.bytes_in_use.set(self.home.bytes_in_use.get() - self.size.layout().size());
         self.home.release_raw(self.base, self.size);
     }
 }

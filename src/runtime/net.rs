@@ -78,6 +78,16 @@ impl Socket {
         self.runtime.0.reactor.borrow_mut().poll_hung_up(self.key, cx)
     }
 
+    /// Whether the peer is known to have done so.
+    pub fn is_hung_up(&self) -> bool {
+        self.runtime.0.reactor.borrow().is_hung_up(self.key)
+    }
+
+    /// Whether bytes are known to have come that nobody took.
+    pub fn has_input(&self) -> bool {
+        self.runtime.0.reactor.borrow().has_input(self.key)
+    }
+
     /// Sends a copy of what the socket does not take at once. `more`: further bytes follow immediately.
     /// A failure shows in `sent` and in the next receive.
     pub fn send(&self, bytes: &[u8], more: bool) {

@@ -447,6 +447,14 @@ impl Reactor {
         Poll::Pending
     }
 
+    pub(super) fn is_hung_up(&self, key: Key) -> bool {
+        self.slots.get(key).is_none_or(|slot| slot.hung_up)
+    }
+
+    pub(super) fn has_input(&self, key: Key) -> bool {
+        self.slots.get(key).is_some_and(|slot| !slot.inbox.is_empty() || slot.readable)
+    }
+
     /// Keeps an eye on a socket that nobody reads, until somebody does: `is_quiet` is only true of a watched one.
     pub(super) fn watch(&mut self, key: Key) {
         let Some(slot) = self.slots.get_mut(key) else { return };
@@ -585,6 +593,13 @@ impl Reactor {
     pub(super) fn reset_on_close(&mut self, key: Key) {
         if let Some(fd) = self.fd(key) {
             syscalls::reset_on_close(fd);
+        }
+    }
+
+    /// Has every socket that is still there end with RST when it is closed.
+    pub(super) fn reset_all_on_close(&self) {
+        for (_, slot) in self.slots.iter() {
+            syscalls::reset_on_close(slot.fd.as_fd());
         }
     }
 

@@ -19,101 +19,26 @@ use std::task::Poll;
 use std::time::Duration;
 
 use crate::base::time::Instant;
-use crate::h1::{FieldSlots, Parsed, find_head_end, framing_to_client, parse_response, write_response};
+use crate::h1::{FieldSlots, Parsed, framing_to_client, parse_response, write_response};
 use crate::http::answer::{connection_option, write_answer};
 use crate::http::{BodyFraming, Reject, Version};
 use crate::limits;
 use crate::metrics::{ClusterCounter, Histogram, ListenerCounter};
-use crate::runtime::{Deadline, RecvBuf, Runtime, TimedOut};
+use crate::runtime::{Deadline, RecvBuf, TimedOut};
 
 use super::super::body::{Body, BodyError, Pace, drained};
 use super::super::context::{Context, Serving};
 use super::super::outcome::{Ending, Termination};
 use super::super::snapshot::Timeouts;
 use super::super::stream::Stream;
-use super::super::upstream::{AcquireError, Connection, Tried};
+use super::super::upstream::{Connection, Tried};
+use super::failure::{Failure, TIMED_OUT, UNANSWERED, cannot_acquire, invalid, is_clients_fault};
+use super::head_input::{HeadError, HeadInput};
 use super::judge::{Answer, Request, judge};
 use super::{Http1, Next};
 
 /// A body of at most this many bytes goes out with its head, in one send.
 const SMALL_BODY_BYTES_MAX: u64 = 4_096;
-
-/// A head as its bytes arrive. Usually all of it is in the first buffer, and nothing is copied. While more is waited
-/// for, the buffer is back in the pool and what came is kept in just the room it needs.
-struct HeadInput<'a> {
-    runtime: &'a Runtime,
-    /// What came before and with `last`, once one buffer was not enough.
-    assembled: Vec<u8>,
-    /// The latest buffer; `None` only while the next one is waited for.
-    last: Option<RecvBuf>,
-}
-
-impl<'a> HeadInput<'a> {
-    const fn new(runtime: &'a Runtime, first: RecvBuf) -> Self {
-        Self { runtime, assembled: Vec::new(), last: Some(first) }
-    }
-
-    fn bytes(&self) -> &[u8] {
-        match &self.last {
-            Some(last) if self.assembled.is_empty() => last,
-            _ => &self.assembled,
-        }
-    }
-
-    /// Receives until the head may be whole: parsing it after every drip would cost quadratic work.
-    async fn more(
-        &mut self,
-        stream: &Stream,
-        deadline: &Deadline,
-        bytes_max: usize,
-    ) -> Result<(), HeadError> {
-        if let (true, Some(first)) = (self.assembled.is_empty(), self.last.take()) {
-            self.append(&first);
-        }
-        self.last = None;
-        loop {
-            let scanned = self.assembled.len();
-            let buf = match deadline.within(stream.recv()).await {
-                Ok(Ok(buf)) if !buf.is_empty() => buf,
-                Ok(Ok(_)) => return Err(HeadError::Ended),
-                Ok(Err(_)) => return Err(HeadError::Broken),
-                Err(TimedOut) => return Err(HeadError::TimedOut),
-            };
-            self.append(&buf);
-            let long_enough = self.assembled.len() > bytes_max + 2;
-            if long_enough || find_head_end(&self.assembled, scanned).is_some() {
-                self.last = Some(buf);
-                return Ok(());
-            }
-        }
-    }
-
-    fn append(&mut self, bytes: &[u8]) {
-        let before = self.assembled.capacity();
-        self.assembled.extend_from_slice(bytes);
-        self.runtime.charge(self.assembled.capacity() - before);
-    }
-
-    /// What follows a head of `head_len` bytes.
-    fn rest(mut self, head_len: usize) -> RecvBuf {
-        let mut last = self.last.take().unwrap_or_else(|| self.runtime.empty_buffer());
-        let before_last = self.assembled.len().saturating_sub(last.len());
-        last.advance(head_len.saturating_sub(before_last));
-        last
-    }
-}
-
-impl Drop for HeadInput<'_> {
-    fn drop(&mut self) {
-        self.runtime.discharge(self.assembled.capacity());
-    }
-}
-
-enum HeadError {
-    Ended,
-    Broken,
-    TimedOut,
-}
 
 /// Reads one request, answers it, and says what follows.
 pub(super) async fn run(session: &mut Http1, first: RecvBuf) -> Next {
@@ -127,7 +52,10 @@ pub(super) async fn run(session: &mut Http1, first: RecvBuf) -> Next {
         match judge(&context, &serving, session, input.bytes()) {
             Ok(Parsed::Complete(request)) => break request,
             Ok(Parsed::Partial) => {
-                session.deadline.set(started + timeouts.header);
+                // The first head's deadline runs since the connection was accepted.
+                if session.requests > 1 {
+                    session.deadline.set(started + timeouts.header);
+                }
                 let bytes_max = serving.head_limits.head_bytes_max;
                 match input.more(&session.stream, &session.deadline, bytes_max).await {
                     Ok(()) => {}
@@ -156,11 +84,13 @@ pub(super) async fn run(session: &mut Http1, first: RecvBuf) -> Next {
         keep_alive: Cell::new(request.keep_alive && may_stay),
         status: Cell::new(None),
         unframed: Cell::new(false),
+        uploading: Cell::new(false),
     };
     let shard = context.shard.listener(exchange.listener);
     shard.add(ListenerCounter::ReceivedBytes, request.head_len as u64);
     let next = match &request.answer {
         Answer::Forward { cluster, route, head } => exchange.forward(*cluster, *route, head, rest).await,
+        Answer::Gone => Next::End(Ending::Abort(Termination::ClientAborted)),
         _ => exchange.answer(rest).await,
     };
     context.shard.listener(exchange.listener).request(exchange.status.get());
@@ -168,17 +98,7 @@ pub(super) async fn run(session: &mut Http1, first: RecvBuf) -> Next {
     if let Answer::Forward { head, .. } = request.answer {
         context.runtime.put_block(head);
     }
-    match next {
-        Next::End(Ending::Graceful(Termination::ClientClosing)) => Next::End(if !request.keep_alive {
-            // RFC 9112 §9.6: after a request with "close" the client sends nothing.
-            Ending::Close(Termination::ClientClosing)
-        } else if context.is_draining() {
-            Ending::Graceful(Termination::Drained)
-        } else {
-            Ending::Graceful(Termination::RequestsMax)
-        }),
-        next => next,
-    }
+    next
 }
 
 /// Answers a head that is not taken, and closes.
@@ -208,6 +128,8 @@ struct Exchange<'a> {
     status: Cell<Option<u16>>,
     /// Only closing tells the client where the response ends.
     unframed: Cell<bool>,
+    /// The request's body has not gone up whole.
+    uploading: Cell<bool>,
 }
 
 /// What became of the endpoint's part.
@@ -220,13 +142,6 @@ enum Responded {
     Failed(Failure),
     /// The response broke off; the client must notice.
     Broken(Termination),
-}
-
-/// An answer in place of the endpoint's.
-struct Failure {
-    status: u16,
-    text: &'static str,
-    termination: Termination,
 }
 
 /// The client is gone.
@@ -267,7 +182,7 @@ impl Exchange<'_> {
                     self.status.set(Some(*status));
                     write_answer(&mut out, *status, text, connection, is_head, fields, date);
                 }
-                Answer::Forward { .. } => {}
+                Answer::Forward { .. } | Answer::Gone => {}
             }
         });
         self.send_block(out);
@@ -288,19 +203,24 @@ impl Exchange<'_> {
     /// Drops the request's body, if there is one, and goes on or closes.
     async fn after_answer(&self, rest: RecvBuf) -> Next {
         if !self.keep_alive.get() {
-            return self.close_after_response();
+            return self.close_after_response(rest.is_empty());
         }
         let framing = self.request.framing;
-        let mut rest = Some(rest);
-        if framing.has_body() {
-            let first = rest.take().into_iter().next();
-            let Some(first) = first else { return self.close_after_response() };
+        let (first, mut rest) = if framing.has_body() { (Some(rest), None) } else { (None, Some(rest)) };
+        if let Some(first) = first {
             let mut body = Body::new(framing, BodyFraming::None);
-            let idle = self.timeouts.body_idle;
+            let patience = self.timeouts.body_idle;
             let runtime = &self.context.runtime;
-            match body.discard(runtime, self.stream, first, idle, limits::DRAIN_BODY_BYTES_MAX).await {
+            match body.discard(runtime, self.stream, first, patience, limits::DRAIN_BODY_BYTES_MAX).await {
                 Ok(following) => rest = following,
-                Err(_) => return Next::End(Ending::Graceful(Termination::BadRequest)),
+                Err(error) => {
+                    let termination = match error {
+                        BodyError::Malformed(_) => Termination::BadRequest,
+                        BodyError::SourceTimedOut => Termination::BodyTimeout,
+                        _ => Termination::ClientAborted,
+                    };
+                    return Next::End(Ending::Graceful(termination));
+                }
             }
         }
         // The next request waits until the client takes this response: that bounds what pipelining costs.
@@ -311,13 +231,32 @@ impl Exchange<'_> {
         }
     }
 
-    fn close_after_response(&self) -> Next {
-        let termination = if self.request.framing.has_body() {
-            Termination::EarlyResponse
+    /// Ends the connection behind its last response. `nothing_behind`: no byte came behind the request.
+    fn close_after_response(&self, nothing_behind: bool) -> Next {
+        let request = self.request;
+        Next::End(if request.framing.has_body() {
+            Ending::Graceful(Termination::EarlyResponse)
         } else {
-            Termination::ClientClosing
-        };
-        Next::End(Ending::Graceful(termination))
+            self.ending(nothing_behind)
+        })
+    }
+
+    /// How a connection ends that was told so with a complete response to a complete request.
+    fn ending(&self, nothing_behind: bool) -> Ending {
+        let request = self.request;
+        if self.unframed.get() && request.keep_alive {
+            return Ending::Graceful(Termination::ResponseUnframed);
+        }
+        if request.keep_alive {
+            let draining = self.context.is_draining();
+            return Ending::Graceful(if draining { Termination::Drained } else { Termination::RequestsMax });
+        }
+        // RFC 9112 §9.6: after a request with "close" the client sends nothing. One that did anyway would make the
+        // kernel answer with RST, and destroy the response on its way.
+        if nothing_behind && !request.framing.has_body() && !self.stream.has_input() {
+            return Ending::Close(Termination::ClientClosing);
+        }
+        Ending::Graceful(Termination::ClientClosing)
     }
 
     /// Has an endpoint answer.
@@ -337,6 +276,11 @@ impl Exchange<'_> {
                 Ok(Err(error)) => return self.fail(cannot_acquire(error), rest).await,
                 Ok(Ok(connection)) => connection,
             };
+            // A client that left while it waited for a connection gets nothing done.
+            if self.stream.is_hung_up() {
+                upstreams.release(connection);
+                return Next::End(Ending::Abort(Termination::ClientAborted));
+            }
             shard.add(ClusterCounter::SentBytes, head.len() as u64);
             if has_body {
                 // In a block of its own: requests without a body must not pay for its size.
@@ -344,45 +288,52 @@ impl Exchange<'_> {
                 return self.context.exchanges.place(forwarded).await;
             }
             connection.stream.send(head, false);
-            if let Some(spec) = upstreams.spec(cluster) {
-                self.deadline.set(self.context.runtime.now() + spec.request_timeout);
-            }
+            let Some(spec) = upstreams.spec(cluster) else { return self.fail(UNANSWERED, rest).await };
+            let retries_max = spec.retries_max;
+            self.deadline.set(self.context.runtime.now() + spec.request_timeout);
             let responded = {
                 let respond = pin!(self.respond(&connection, cluster, route));
                 self.unless_gone(respond).await
             };
-            match responded {
+            let responded = match responded {
+                Ok(responded) => responded,
                 Err(Gone) => {
                     shard.response(None);
                     return Next::End(Ending::Abort(Termination::ClientAborted));
                 }
-                Ok(Responded::Complete { reusable }) => {
+            };
+            self.judge_endpoint(&connection, cluster, &responded);
+            match responded {
+                Responded::Complete { reusable } => {
                     self.settle(connection, reusable);
                     return self.after_response(Some(rest)).await;
                 }
-                Ok(Responded::Unanswered) if self.request.idempotent && !fresh => {
+                Responded::Unanswered if self.request.idempotent && !fresh && retries_max > 0 => {
                     shard.add(ClusterCounter::Retries, 1);
                     fresh = true;
                 }
-                Ok(Responded::Unanswered) => {
-                    shard.response(None);
-                    upstreams.on_failure(&connection);
-                    return self.fail(UNANSWERED, rest).await;
-                }
-                Ok(Responded::Failed(failure)) => {
-                    shard.response(None);
-                    upstreams.on_failure(&connection);
-                    return self.fail(failure, rest).await;
-                }
-                Ok(Responded::Broken(termination)) => {
-                    if termination == Termination::UpstreamFailed
-                        || termination == Termination::UpstreamTimeout
-                    {
-                        upstreams.on_failure(&connection);
-                    }
-                    return Next::End(Ending::Abort(termination));
-                }
+                Responded::Unanswered => return self.fail(UNANSWERED, rest).await,
+                Responded::Failed(failure) => return self.fail(failure, rest).await,
+                Responded::Broken(termination) => return Next::End(Ending::Abort(termination)),
             }
+        }
+    }
+
+    /// Counts what the endpoint made of the request, for its health and the metrics.
+    fn judge_endpoint(&self, connection: &Connection, cluster: u16, responded: &Responded) {
+        let (upstreams, shard) = (&self.context.upstreams, self.context.shard.cluster(usize::from(cluster)));
+        match responded {
+            Responded::Complete { .. } => upstreams.on_answer(connection),
+            // An idle connection that had died says nothing of the endpoint.
+            Responded::Unanswered => shard.response(None),
+            Responded::Failed(_) => {
+                shard.response(None);
+                upstreams.on_failure(connection);
+            }
+            Responded::Broken(Termination::UpstreamFailed | Termination::UpstreamTimeout) => {
+                upstreams.on_failure(connection);
+            }
+            Responded::Broken(_) => {}
         }
     }
 
@@ -397,7 +348,7 @@ impl Exchange<'_> {
     ) -> Next {
         let (context, upstreams) = (self.context, &self.context.upstreams);
         let shard = context.shard.cluster(usize::from(cluster));
-        let Some(spec) = upstreams.spec(cluster) else { return self.close_after_response() };
+        let Some(spec) = upstreams.spec(cluster) else { return self.close_after_response(false) };
         if self.request.expect_continue && first.is_empty() {
             self.stream.send(b"HTTP/1.1 100 Continue\r\n\r\n", false);
         }
@@ -423,28 +374,35 @@ impl Exchange<'_> {
                 let error = uploaded.and_then(Result::err).unwrap_or(BodyError::SourceBroken);
                 self.fail_body(error)
             }
-            Some(Responded::Complete { reusable }) => match uploaded {
-                Some(Ok(following)) => {
-                    self.settle(connection, reusable);
-                    self.after_response(following).await
-                }
-                _ => {
-                    connection.abort();
-                    Next::End(Ending::Graceful(Termination::EarlyResponse))
-                }
-            },
-            Some(Responded::Unanswered) => {
-                shard.response(None);
-                upstreams.on_failure(&connection);
-                self.fail_and_close(UNANSWERED)
+            Some(responded) => {
+                self.judge_endpoint(&connection, cluster, &responded);
+                self.end_with_body(connection, responded, uploaded).await
             }
-            Some(Responded::Failed(failure)) => {
-                shard.response(None);
-                upstreams.on_failure(&connection);
+        }
+    }
+
+    /// The response to a request with a body is over, one way or another.
+    async fn end_with_body(
+        &self,
+        connection: Connection,
+        responded: Responded,
+        uploaded: Option<Result<Option<RecvBuf>, BodyError>>,
+    ) -> Next {
+        match (responded, uploaded) {
+            (Responded::Complete { reusable }, Some(Ok(following))) => {
+                self.settle(connection, reusable);
+                self.after_response(following).await
+            }
+            (Responded::Complete { .. }, _) => {
+                connection.abort();
+                Next::End(Ending::Graceful(Termination::EarlyResponse))
+            }
+            (Responded::Unanswered, _) => self.fail_and_close(UNANSWERED),
+            (Responded::Failed(failure), _) => {
                 connection.abort();
                 self.fail_and_close(failure)
             }
-            Some(Responded::Broken(termination)) => {
+            (Responded::Broken(termination), _) => {
                 connection.abort();
                 Next::End(Ending::Abort(termination))
             }
@@ -462,11 +420,13 @@ impl Exchange<'_> {
         let mut uploaded: Option<Result<Option<RecvBuf>, BodyError>> = None;
         // The response's deadline counts from the end of the request.
         self.deadline.off();
+        self.uploading.set(true);
         let responded = std::future::poll_fn(|cx| {
             if uploaded.is_none()
                 && let Poll::Ready(result) = upload.as_mut().poll(cx)
             {
                 let client_at_fault = matches!(result, Err(error) if is_clients_fault(error));
+                self.uploading.set(result.is_err());
                 uploaded = Some(result);
                 if client_at_fault {
                     return Poll::Ready(None);
@@ -485,7 +445,6 @@ impl Exchange<'_> {
 
     /// Keeps the connection of a complete exchange, or closes it.
     fn settle(&self, connection: Connection, reusable: bool) {
-        self.context.upstreams.on_answer(&connection);
         if reusable && !self.context.is_draining() {
             self.context.upstreams.release(connection);
         }
@@ -493,11 +452,8 @@ impl Exchange<'_> {
 
     /// The response is with the kernel, the request was read whole; `following` is what came behind it.
     async fn after_response(&self, following: Option<RecvBuf>) -> Next {
-        if self.unframed.get() {
-            return Next::End(Ending::Graceful(Termination::ResponseUnframed));
-        }
         if !self.keep_alive.get() {
-            return Next::End(Ending::Graceful(Termination::ClientClosing));
+            return Next::End(self.ending(following.is_none_or(|rest| rest.is_empty())));
         }
         match drained(&self.context.runtime, self.stream, self.deadline, self.timeouts.write_stall).await {
             Ok(()) => Next::Request(following.filter(|rest| !rest.is_empty())),
@@ -524,6 +480,9 @@ impl Exchange<'_> {
     fn send_failure(&self, failure: &Failure) {
         let mut out = self.context.runtime.take_block();
         self.status.set(Some(failure.status));
+        if self.context.is_draining() {
+            self.keep_alive.set(false);
+        }
         let connection = connection_option(self.keep_alive.get(), self.request.version);
         let is_head = self.request.is_head;
         self.context.with_date(|date| {
@@ -596,7 +555,9 @@ impl Exchange<'_> {
             }
             interim_left -= 1;
             // 100 was answered here. HTTP/1.0 knows no interim responses (RFC 9110 §15.2).
-            if head.status != 100 && self.request.version == Version::Http11 {
+            // Nor does a client that does not even take those before get another.
+            let takes_interim = self.request.version == Version::Http11 && self.stream.unsent() == 0;
+            if head.status != 100 && takes_interim {
                 self.stream.send(&head.out, false);
             }
             self.context.runtime.put_block(head.out);
@@ -624,7 +585,8 @@ impl Exchange<'_> {
             return Err(Reject::BAD_STATUS_LINE.by_upstream());
         }
         let framing_out = framing_to_client(&head, self.request.version);
-        if self.context.is_draining() {
+        // A client still sending when its response begins is told that the connection ends with it: it may not finish.
+        if !head.interim && (self.uploading.get() || self.context.is_draining()) {
             self.keep_alive.set(false);
         }
         let mut out = self.context.runtime.take_block();
@@ -730,37 +692,4 @@ struct ResponsePlan {
     /// Whether the upstream connection may carry another exchange once this response was read.
     reusable: bool,
     out: Vec<u8>,
-}
-
-const UNANSWERED: Failure = Failure {
-    status: 502,
-    text: "The upstream server closed the connection without answering.",
-    termination: Termination::UpstreamFailed,
-};
-
-const TIMED_OUT: Failure = Failure { status: 504, text: "", termination: Termination::UpstreamTimeout };
-
-const fn invalid(reject: Reject) -> Failure {
-    Failure { status: reject.status, text: reject.text, termination: Termination::UpstreamFailed }
-}
-
-const fn cannot_acquire(error: AcquireError) -> Failure {
-    let (status, text) = match error {
-        AcquireError::NoEndpoint => (503, "The gateway knows no upstream server for this."),
-        AcquireError::Busy => (503, "All connections to the upstream server are in use."),
-        AcquireError::Refused => (502, "The upstream server refused the connection."),
-        AcquireError::TimedOut => (504, "The upstream server did not accept a connection in time."),
-    };
-    Failure { status, text, termination: Termination::UpstreamConnect }
-}
-
-const fn is_clients_fault(error: BodyError) -> bool {
-    match error {
-        BodyError::Truncated
-        | BodyError::SourceBroken
-        | BodyError::Malformed(_)
-        | BodyError::SourceTimedOut => true,
-        // The endpoint stopped reading; it may have answered early.
-        BodyError::SinkBroken | BodyError::SinkStalled => false,
-    }
 }

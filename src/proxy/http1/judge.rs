@@ -6,10 +6,13 @@ use std::rc::Rc;
 
 use crate::h1::{FieldSlots, Parsed, RequestHead, Target, parse_request, write_request};
 use crate::http::{BodyFraming, Forwarded, Reject, Version, normalize_path};
-use crate::route::{self, Action, Redirect, Route};
+use crate::route::{self, Action, Route};
 
 use super::super::context::{Context, Serving};
 use super::Http1;
+
+/// How clients reach a listener without TLS.
+const SCHEME: &str = "http";
 
 /// What a head asks for, once it is whole and valid.
 pub(super) struct Request {
@@ -27,6 +30,8 @@ pub(super) struct Request {
 pub(super) enum Answer {
     /// Forwarded: the head to send, for an endpoint of this cluster under this route.
     Forward { cluster: u16, route: u16, head: Vec<u8> },
+    /// None: the client is gone.
+    Gone,
     /// The fixed answer of a route.
     Prepared { route: u16 },
     /// Elsewhere.
@@ -105,13 +110,18 @@ fn answer(
     let cluster = match &route.action {
         Action::Respond(_) => return Ok(Answer::Prepared { route: index }),
         Action::Redirect(redirect) => {
-            let location = location(redirect, head, path, query);
+            let mut rewritten = String::new();
+            let path = rewrite(route, path, &mut rewritten)?;
+            let mut location = String::new();
+            redirect.write_location(&mut location, SCHEME, head.authority, path, query);
             return Ok(Answer::Redirect { status: redirect.status, location, route: index });
         }
         Action::Cluster(cluster) => *cluster,
         weighted => weighted.cluster(context.random_u32()).unwrap_or(u16::MAX),
     };
-    let client_ip = peer(session);
+    let Some(client_ip) = peer(session) else { return Ok(Answer::Gone) };
+    let mut rewritten = String::new();
+    let path = rewrite(route, path, &mut rewritten)?;
     let upstream_head = forwarded_head(context, serving, listener, client_ip, head, route, (path, query));
     Ok(Answer::Forward { cluster, route: index, head: upstream_head })
 }
@@ -127,9 +137,7 @@ fn forwarded_head(
     (path, query): (&str, Option<&str>),
 ) -> Vec<u8> {
     let policy = serving.listener(listener).map_or_else(Default::default, |at| at.forwarded_for(client_ip));
-    let forwarded = Forwarded { policy, client_ip, proto: "http" };
-    let mut rewritten = String::new();
-    let path = route.rewrite_path(path, &mut rewritten);
+    let forwarded = Forwarded { policy, client_ip, proto: SCHEME };
     // 100 is answered here, once an endpoint is connected: no endpoint can keep the client waiting for it.
     let expect_continue = std::mem::replace(&mut head.expect_continue, false);
     let mut out = context.runtime.take_block();
@@ -138,35 +146,23 @@ fn forwarded_head(
     out
 }
 
-/// The client's address, asked of the kernel once a connection.
-fn peer(session: &mut Http1) -> IpAddr {
-    let Http1 { facts, stream, .. } = session;
-    *facts.peer.get_or_insert_with(|| {
-        // A client that is gone already gets no answer either; its address no longer matters.
-        stream.peer_ip().unwrap_or(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED))
-    })
+/// The path with the route's prefix replaced. A replacement must not make a dot segment out of what had none: rules
+/// saw the path without it.
+fn rewrite<'p>(route: &Route, path: &'p str, rewritten: &'p mut String) -> Result<&'p str, Reject> {
+    let path = route.rewrite_path(path, rewritten);
+    let mut scratch = String::new();
+    if path != "*" && normalize_path(path, &mut scratch)? != path {
+        return Err(Reject::BAD_TARGET);
+    }
+    Ok(path)
 }
 
-fn location(redirect: &Redirect, head: &RequestHead<'_, '_>, path: &str, query: Option<&str>) -> String {
-    let authority = match (&redirect.authority, &redirect.scheme) {
-        (Some(authority), _) => authority,
-        (None, Some(_)) => head.host,
-        (None, None) => head.authority,
-    };
-    let mut location = String::new();
-    if !authority.is_empty() {
-        location.push_str(redirect.scheme.as_deref().unwrap_or("http"));
-        location.push_str("://");
-        location.push_str(authority);
+/// The client's address, asked of the kernel once a connection. `None`: the client is gone, and nothing is to be done
+/// in its name.
+fn peer(session: &mut Http1) -> Option<IpAddr> {
+    let Http1 { facts, stream, .. } = session;
+    if facts.peer.is_none() {
+        facts.peer = stream.peer_ip().ok();
     }
-    match &redirect.path {
-        Some(fixed) => location.push_str(fixed),
-        None => location.push_str(if path == "*" { "/" } else { path }),
-    }
-    let brings_query = redirect.path.as_deref().is_some_and(|fixed| fixed.contains('?'));
-    if let (Some(query), false) = (query, brings_query) {
-        location.push('?');
-        location.push_str(query);
-    }
-    location
+    facts.peer
 }

@@ -1,0 +1,49 @@
+//! What the client is told when an endpoint does not answer: one place from cause to status, text and reason.
+
+use crate::http::Reject;
+
+use super::super::body::BodyError;
+use super::super::outcome::Termination;
+use super::super::upstream::AcquireError;
+
+/// An answer in place of the endpoint's.
+pub(super) struct Failure {
+    pub(super) status: u16,
+    pub(super) text: &'static str,
+    pub(super) termination: Termination,
+}
+
+pub(super) const UNANSWERED: Failure = Failure {
+    status: 502,
+    text: "The upstream server closed the connection without answering.",
+    termination: Termination::UpstreamFailed,
+};
+
+pub(super) const TIMED_OUT: Failure =
+    Failure { status: 504, text: "", termination: Termination::UpstreamTimeout };
+
+pub(super) const fn invalid(reject: Reject) -> Failure {
+    Failure { status: reject.status, text: reject.text, termination: Termination::UpstreamFailed }
+}
+
+pub(super) const fn cannot_acquire(error: AcquireError) -> Failure {
+    let (status, text) = match error {
+        AcquireError::NoEndpoint => (503, "The gateway knows no upstream server for this."),
+        AcquireError::Busy => (503, "All connections to the upstream server are in use."),
+        AcquireError::Refused => (502, "The upstream server refused the connection."),
+        AcquireError::Local => (503, "The gateway has no descriptor or port left for another connection."),
+        AcquireError::TimedOut => (504, "The upstream server did not accept a connection in time."),
+    };
+    Failure { status, text, termination: Termination::UpstreamConnect }
+}
+
+pub(super) const fn is_clients_fault(error: BodyError) -> bool {
+    match error {
+        BodyError::Truncated
+        | BodyError::SourceBroken
+        | BodyError::Malformed(_)
+        | BodyError::SourceTimedOut => true,
+        // The endpoint stopped reading; it may have answered early.
+        BodyError::SinkBroken | BodyError::SinkStalled => false,
+    }
+}
