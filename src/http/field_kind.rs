@@ -71,7 +71,7 @@ pub fn is_engine_owned(name: &[u8]) -> bool {
 /// Whether this field must not be merged or forwarded from a trailer section (RFC 9110 §6.5.1): framing,
 /// routing, authentication, request modifiers, content format, and what only a trusted hop may say.
 pub fn is_forbidden_in_trailer(name: &[u8]) -> bool {
-    const FORBIDDEN: [&str; 25] = [
+    const FORBIDDEN: [&str; 24] = [
         "age",
         "authorization",
         "cache-control",
