@@ -223,23 +223,32 @@ impl Uring {
     /// Asks the kernel to stop what takes bytes or connections out of the socket. It counts as armed until its
     /// last completion.
     pub(super) fn cancel_receive(&mut self, slot: &mut Slot, key: Key) {
-        let op = match slot.receiving {
-            Receiving::Idle | Receiving::Readiness => return,
-            Receiving::Accepting => Op::Accept,
-            Receiving::Multishot | Receiving::Single => Op::Receive,
-            Receiving::HangUp => Op::Readable,
-        };
-        if !slot.cancelling {
+        if slot.cancelling || slot.receiving == Receiving::Readiness {
+            return;
+        }
+        if let Some(op) = receiving_op(slot.receiving) {
             slot.cancelling = true;
-            let builder = types::CancelBuilder::user_data(op.word(key));
-            self.push(opcode::AsyncCancel2::new(builder).build().user_data(Op::Cancel.word(key)));
+            self.push_cancel(op, key);
         }
     }
 
     /// Asks the kernel to give back everything it holds for this socket.
     pub(super) fn cancel_all(&mut self, slot: &mut Slot, key: Key) {
-        let builder = types::CancelBuilder::fd(types::Fd(slot.fd.as_raw_fd())).all();
         slot.cancelling = true;
+        if let Some(op) = receiving_op(slot.receiving) {
+            self.push_cancel(op, key);
+        }
+        match slot.sending {
+            Sending::Idle => {}
+            Sending::InFlight => self.push_cancel(Op::Send, key),
+            Sending::Readiness => self.push_cancel(Op::Writable, key),
+        }
+    }
+
+    /// Names its target by `user_data`, which the kernel finds by hash. By descriptor it would look at every
+    /// operation of the ring: 25 % of the time with 4,000 connections.
+    fn push_cancel(&mut self, op: Op, key: Key) {
+        let builder = types::CancelBuilder::user_data(op.word(key));
         self.push(opcode::AsyncCancel2::new(builder).build().user_data(Op::Cancel.word(key)));
     }
 
@@ -474,6 +483,16 @@ impl Uring {
 /// The kernel gave up an operation that says nothing about the socket: it is armed again when somebody asks.
 fn ended_early(result: i32) -> bool {
     matches!(-result, libc::ECANCELED | libc::EINTR | libc::EAGAIN)
+}
+
+/// The operation that a receiving side has with the kernel.
+const fn receiving_op(receiving: Receiving) -> Option<Op> {
+    match receiving {
+        Receiving::Idle => None,
+        Receiving::Accepting => Some(Op::Accept),
+        Receiving::Multishot | Receiving::Single => Some(Op::Receive),
+        Receiving::Readiness | Receiving::HangUp => Some(Op::Readable),
+    }
 }
 
 /// A multishot operation counts as armed until the completion that has no more behind it.
