@@ -22,7 +22,7 @@ use super::upstream::Upstreams;
 /// Room for the state of one exchange.
 pub const EXCHANGE_BYTES: usize = 2_560;
 /// Blocks for exchanges kept while there are none.
-const EXCHANGES_KEPT_MAX: usize = 512;
+const EXCHANGES_KEPT_MAX: usize = 2_048;
 
 /// One configuration as one worker serves it. Kept by every exchange that began under it.
 pub struct Serving {

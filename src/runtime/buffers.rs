@@ -17,7 +17,7 @@ pub(super) const HEADROOM: usize = 512;
 pub(super) const TAILROOM: usize = 16;
 /// Blocks larger than this are not kept: one long head must not size every block for ever.
 const BLOCK_KEPT_BYTES_MAX: usize = 4 * KIB;
-const BLOCKS_KEPT_MAX: usize = 64;
+const BLOCKS_KEPT_MAX: usize = 1_024;
 const BULK_KEPT_MAX: usize = 8;
 /// Initial capacity of a block: a usual head with its small body.
 const BLOCK_BYTES: usize = KIB;
