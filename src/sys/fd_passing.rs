@@ -173,7 +173,7 @@ impl Control {
         while let Some(header) = unsafe { next.as_ref() } {
             if header.cmsg_level == libc::SOL_SOCKET && header.cmsg_type == libc::SCM_RIGHTS {
                 // SAFETY: CMSG_LEN only computes.
-                let bytes = header.cmsg_len as usize - unsafe { libc::CMSG_LEN(0) } as usize;
+                let bytes = header.cmsg_len - unsafe { libc::CMSG_LEN(0) } as usize;
                 // SAFETY: CMSG_DATA only computes, from a header that recvmsg wrote.
                 let data = unsafe { libc::CMSG_DATA(next) }.cast::<RawFd>();
                 for index in 0..bytes / size_of::<RawFd>() {
