@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use toml::de::DeTable;
 
 use crate::proxy::snapshot::Snapshot;
+use crate::runtime::EngineChoice;
 
 mod build;
 mod check;
@@ -21,15 +22,12 @@ mod reference;
 mod schema;
 mod values;
 
-pub use check::{check, explain};
+pub use check::check;
 pub use problem::{Problem, Severity};
 pub use reference::reference;
 
 /// Largest file read, in bytes.
 const FILE_BYTES_MAX: usize = 8 << 20;
-
-/// Where the packages install the file.
-pub const INSTALLED_PATH: &str = "/etc/ringfort/ringfort.toml";
 
 /// What `embedded_default` parses: the reference file, which is also what the packages install.
 const EMBEDDED: &str = include_str!("../packaging/ringfort.toml");
@@ -49,7 +47,7 @@ pub struct Config {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct WorkersSpec {
     pub cpus: Cpus,
-    pub engine: Engine,
+    pub engine: EngineChoice,
     pub ring: RingSpec,
 }
 
@@ -59,13 +57,6 @@ pub enum Cpus {
     All,
     /// Ascending, each once, at least one.
     List(Vec<u16>),
-}
-
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Engine {
-    Auto,
-    IoUring,
-    Epoll,
 }
 
 /// Sizes of one worker's ring; tests make them tiny.
@@ -120,8 +111,16 @@ impl fmt::Display for LoadError {
 
 impl std::error::Error for LoadError {}
 
-/// Reads and parses a file. With the warnings, if any.
-pub fn load(path: &Path) -> Result<(Config, Vec<Problem>), LoadError> {
+/// A configuration without errors, the text it was made from, and its warnings.
+#[derive(Debug)]
+pub struct Loaded {
+    pub config: Config,
+    pub text: String,
+    pub warnings: Vec<Problem>,
+}
+
+/// Reads a file, once, as it may be a pipe, and parses it.
+pub fn load(path: &Path) -> Result<Loaded, LoadError> {
     let name = path.display().to_string();
     let unreadable = |error: std::io::Error| {
         let cure = match error.kind() {
@@ -138,12 +137,15 @@ pub fn load(path: &Path) -> Result<(Config, Vec<Problem>), LoadError> {
         let text = format!("{name}: longer than {FILE_BYTES_MAX} bytes; name a configuration with --config");
         return Err(LoadError::Unreadable(text));
     }
-    match std::str::from_utf8(&bytes) {
-        Ok(text) => parse_in(&name, folder(path), text).map_err(LoadError::Problems),
+    match String::from_utf8(bytes) {
+        Ok(text) => match parse_in(&name, folder(path), &text) {
+            Ok((config, warnings)) => Ok(Loaded { config, text, warnings }),
+            Err(problems) => Err(LoadError::Problems(problems)),
+        },
         Err(error) => {
-            let before = &bytes[..error.valid_up_to()];
+            let at = error.utf8_error().valid_up_to();
+            let before = &error.as_bytes()[..at];
             let mut findings = problem::Findings::default();
-            let at = error.valid_up_to();
             let finding = problem::Finding::error(&(at..at), "the file is not text in UTF-8 from here on");
             findings.push(finding.cure("save it as UTF-8"));
             Err(LoadError::Problems(findings.into_problems(&name, &String::from_utf8_lossy(before))))
@@ -181,7 +183,7 @@ fn parse_in(name: &str, base: &Path, text: &str) -> Result<(Config, Vec<Problem>
         Some(build::Parts { workers, admin, host, snapshot })
             if problems.iter().all(|problem| problem.severity == Severity::Warning) =>
         {
-            let effective = effective::effective(Some(values.get_ref()), &keys::ROOT);
+            let effective = effective::effective(values.get_ref(), &keys::ROOT);
             Ok((Config { workers, admin, host, snapshot, effective }, problems))
         }
         _ => Err(problems),

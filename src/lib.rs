@@ -1,5 +1,5 @@
 //! Ringfort: a thread-per-core proxy appliance. `ARCHITECTURE.md` beside this file is the map.
-//! Modules stand in layer order; a module may use those above it, never those below.
+//! Layers stand in order: a module may use its own layer and those above it, never those below.
 
 // 0 words
 pub mod base;
@@ -13,9 +13,10 @@ pub mod health;
 pub mod http;
 pub mod route;
 
-// 2 runtime
-pub mod runtime;
+// 2 the machine, and the runtime on it
 pub mod sys;
+
+pub mod runtime;
 
 // 3 proxy
 pub mod proxy;
@@ -23,7 +24,8 @@ pub mod proxy;
 // 4 worker
 pub mod worker;
 
-// 5 control
-pub mod cli;
+// 5 control, and what can be asked of it
 pub mod config;
 pub mod control;
+
+pub mod cli;

@@ -8,8 +8,8 @@
 //! 3. the number of further conditions: one for `methods`, one for each field;
 //! 4. the order of the table.
 //!
-//! Paths are compared as received, byte for byte: neither decoded nor normalised, so what is matched is what is
-//! forwarded. The query takes no part.
+//! Paths are compared byte for byte, as the caller normalised them and forwards them (`http::normalize_path`: no dot
+//! segments; `//` and percent-encodings as received). The query takes no part.
 
 use crate::base::field_edits::FieldEdits;
 

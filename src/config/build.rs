@@ -9,8 +9,9 @@ use super::nearest::nearest;
 use super::node::{Node, Text, shorten};
 use super::problem::{Finding, Findings, Span};
 use super::values::{self, Fault};
-use super::{AdminSpec, Cpus, Engine, HostSpec, RingSpec, WorkersSpec};
+use super::{AdminSpec, Cpus, HostSpec, RingSpec, WorkersSpec};
 use crate::proxy::snapshot::{DrainSpec, HttpSpec, Limits, Snapshot};
+use crate::runtime::EngineChoice;
 
 mod actions;
 mod clusters;
@@ -51,9 +52,9 @@ fn workers(node: &Node<'_>, findings: &mut Findings) -> Option<WorkersSpec> {
     let cpus =
         node.text("cpus").map_or(Some(Cpus::All), |text| tell(values::cpus(text.text), &text.span, findings));
     let engine = match node.text("engine").map(|text| text.text) {
-        Some("io_uring") => Engine::IoUring,
-        Some("epoll") => Engine::Epoll,
-        _ => Engine::Auto,
+        Some("io_uring") => EngineChoice::IoUring,
+        Some("epoll") => EngineChoice::Epoll,
+        _ => EngineChoice::Auto,
     };
     let ring = node.table("ring");
     let recv_buffers = number(&ring, "recv_buffers");

@@ -6,6 +6,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::{Config, LoadError, Problem, Severity, embedded_default, load};
+use crate::http::normalize_path;
 use crate::proxy::snapshot::{EndpointAddress, Protocol, Snapshot};
 use crate::route::{Action, Explanation, Request, Route};
 
@@ -18,7 +19,10 @@ const COULD_NOT_RUN: u8 = 2;
 /// `fields` such as `x-canary: yes`.
 pub fn check(path: Option<&Path>, explain: Option<&str>, fields: &[String], as_json: bool) -> (String, u8) {
     let name = path.map_or_else(|| "embedded default".to_owned(), |path| path.display().to_string());
-    let loaded = path.map_or_else(|| Ok((embedded_default(), Vec::new())), load);
+    let loaded = path.map_or_else(
+        || Ok((embedded_default(), Vec::new())),
+        |path| load(path).map(|loaded| (loaded.config, loaded.warnings)),
+    );
     let (config, problems) = match loaded {
         Ok((config, warnings)) => (Some(config), warnings),
         Err(LoadError::Problems(problems)) => (None, problems),
@@ -42,11 +46,6 @@ pub fn check(path: Option<&Path>, explain: Option<&str>, fields: &[String], as_j
         object["explain"] = explained.iter().map(Explained::to_json).collect();
     }
     (format!("{object:#}\n"), code)
-}
-
-/// Which route a request would get, in text; an error says what is wrong with the request.
-pub fn explain(snapshot: &Snapshot, request: &str, fields: &[String]) -> Result<String, String> {
-    Ok(text_of(&Asked::parse(request, fields)?.explain(snapshot)))
 }
 
 fn text_of(explained: &[Explained]) -> String {
@@ -101,6 +100,7 @@ struct Asked {
     /// As in the URL; empty where only a path was given.
     authority: String,
     port: Option<u16>,
+    /// As it is routed and forwarded.
     path: String,
     query: Option<String>,
     fields: Vec<(String, String)>,
@@ -132,10 +132,15 @@ impl Asked {
             return Err(format!("--explain: \"{url}\" is neither a URL nor a path; {CURE}"));
         }
         let target = target.split('#').next().unwrap_or_default();
+        let mut scratch = String::new();
         let (path, query) = match target.split_once('?') {
             Some((path, query)) => (path, Some(query.to_owned())),
             None => (target, None),
         };
+        let path = normalize_path(if path.is_empty() { "/" } else { path }, &mut scratch);
+        let path = path.map_err(|reject| {
+            format!("--explain: \"{url}\" is answered {}: {}", reject.status, reject.text)
+        })?;
         let fields: Result<Vec<_>, String> = fields
             .iter()
             .map(|field| match field.split_once(':') {
@@ -148,7 +153,7 @@ impl Asked {
             https,
             authority: authority.to_owned(),
             port: port(authority),
-            path: if path.is_empty() { "/".to_owned() } else { path.to_owned() },
+            path: path.to_owned(),
             query,
             fields: fields?,
         })

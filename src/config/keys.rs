@@ -108,7 +108,7 @@ static HOST: Table = Table {
     shown: true,
     rows: &[
         row("procfs", Text, Preset::Text("/proc"), "Where procfs is mounted."),
-        row("sysfs", Text, Preset::Text("/sys"), "Where sysfs is mounted."),
+        row("sysfs", Text, Preset::Text("/sys"), "Where sysfs is mounted. Nothing is read from it yet."),
         row("cgroupfs", Text, Preset::Text("/sys/fs/cgroup"), "Where the cgroup hierarchy is mounted."),
     ],
 };
@@ -189,8 +189,13 @@ const WRITE_STALL_TIMEOUT: Row = number(
 );
 const TCP_IDLE_TIMEOUT: Row =
     number("tcp_idle_timeout_ms", DEADLINE, 600_000, "ms", "A TCP relay with no byte in either direction.");
-const CONNECT_TIMEOUT: Row =
-    number("connect_timeout_ms", DEADLINE, 5_000, "ms", "Connecting to an endpoint.");
+const CONNECT_TIMEOUT: Row = number(
+    "connect_timeout_ms",
+    DEADLINE,
+    5_000,
+    "ms",
+    "Connecting to an endpoint; beyond it another one is tried, else 504.",
+);
 const REQUEST_TIMEOUT: Row = number(
     "request_timeout_ms",
     DEADLINE,
@@ -202,7 +207,8 @@ const POOL_IDLE_TIMEOUT: Row =
     number("pool_idle_timeout_ms", DEADLINE, 30_000, "ms", "A pooled upstream connection without a request.");
 
 static TIMEOUTS: Table = Table {
-    help: "Deadlines. Listeners and clusters may set their own.",
+    help: "Deadlines. Listeners and clusters may set their own. A client that closes its sending side before the \
+           response has left: its request is given up without waiting for a deadline.",
     shown: true,
     rows: &[
         HEADER_TIMEOUT,
@@ -218,7 +224,7 @@ static TIMEOUTS: Table = Table {
 };
 
 static DRAIN: Table = Table {
-    help: "Ending without breaking a request: on SIGTERM, reload and upgrade.",
+    help: "Ending without breaking a request: on SIGTERM, SIGINT and POST /drain.",
     shown: true,
     rows: &[
         number(
@@ -226,14 +232,14 @@ static DRAIN: Table = Table {
             Integer { min: 0, max: DAY_MS },
             1_000,
             "ms",
-            "How long an idle connection may still bring a request.",
+            "How long an idle connection may still bring a request; it is closed then. A relay lives on.",
         ),
         number(
             "deadline_ms",
             DEADLINE,
             30_000,
             "ms",
-            "Everything ends by then. Not less than idle_grace_ms.",
+            "Everything ends by then: what is left, such as relays, is reset. Not less than idle_grace_ms.",
         ),
     ],
 };
@@ -311,7 +317,8 @@ static LISTENER_TIMEOUTS: Table = Table {
 static ROUTE: Table = Table {
     help: "Which requests go where. The most specific route wins: exact host, then longest wildcard, then any; exact \
            path, then longest prefix, then regex, then any; then the number of conditions; then the order here. One \
-           action each: cluster, clusters, respond or redirect. Paths are compared as received, without the query.",
+           action each: cluster, clusters, respond or redirect. Dot segments, also as %2e, are removed before a path is compared and \
+           forwarded; %00 is refused; // and %2f stay as received. The query takes no part.",
     shown: true,
     rows: &[
         row("name", Text, Absent("\"api\""), "Unique. Absent: route-1 for the first, and so on."),

@@ -96,6 +96,11 @@ impl Table {
         self.rows.iter().find(|row| row.key == key)
     }
 
+    /// Whether every key of it has the value of `[timeouts]` unless it is set.
+    pub(super) fn is_inherited(&self) -> bool {
+        self.rows.iter().all(|row| matches!(row.preset, Preset::Inherited(_)))
+    }
+
     /// Keys of this release.
     pub(super) fn keys(&self) -> impl Iterator<Item = &'static str> {
         self.rows.iter().filter(|row| !matches!(row.kind, Kind::Later)).map(|row| row.key)

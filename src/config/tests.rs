@@ -55,7 +55,7 @@ fn the_embedded_default_answers_on_8080_with_admin_on_9901() {
 fn the_http_sample_is_read_in_full() {
     let config = config(HTTP);
     assert_eq!(config.workers.cpus, Cpus::List(vec![0]));
-    assert_eq!(config.workers.engine, Engine::Auto);
+    assert_eq!(config.workers.engine, EngineChoice::Auto);
     assert_eq!(config.admin.listen.to_string(), "127.0.0.1:9901");
     let snapshot = &config.snapshot;
     assert_eq!((&*snapshot.listeners[0].name, snapshot.listeners[0].protocol), ("web", Protocol::Http));
@@ -213,7 +213,7 @@ fn every_value_arrives_where_it_is_used() {
     let (config, warnings) = parse("dir/t.toml", ALL_KEYS).map_err(LoadError::Problems).expect("good");
     assert_eq!(warnings, []);
     assert_eq!(config.workers.cpus, Cpus::List(vec![0, 1, 2, 5, 7]));
-    assert_eq!(config.workers.engine, Engine::Epoll);
+    assert_eq!(config.workers.engine, EngineChoice::Epoll);
     assert_eq!(config.workers.ring, RingSpec { entries: 8, recv_buffers: 2 });
     assert_eq!(config.admin.socket.as_deref(), Some(Path::new("dir/run/admin.sock")));
     assert_eq!(config.host.procfs, Path::new("dir/proc"));
@@ -285,6 +285,23 @@ fn the_effective_configuration_has_every_default() {
     assert_eq!(effective["route"][1]["respond"]["body"], "ok\n");
     assert_eq!(effective["route"][0].get("redirect"), None);
     assert_eq!(effective["cluster"][0]["ejection"]["consecutive_failures"], 5);
+    assert_eq!(effective["listener"][0]["timeouts"]["idle_timeout_ms"], 60_000);
+    assert_eq!(effective["cluster"][0]["connect_timeout_ms"], 5_000);
+}
+
+#[test]
+fn the_effective_configuration_has_what_listeners_and_clusters_inherit() {
+    let text = format!(
+        "[timeouts]\nidle_timeout_ms = 7\nconnect_timeout_ms = 8\n{HTTP}\nrequest_timeout_ms = 9\n\
+         [[listener]]\nname = \"x\"\nlisten = \"127.0.0.1:1\"\ntimeouts = {{ idle_timeout_ms = 10 }}\n\
+         [[route]]\nlistener = \"x\"\nrespond = {{}}\n"
+    );
+    let effective = config(&text).effective;
+    let idle = |at: usize| effective["listener"][at]["timeouts"]["idle_timeout_ms"].as_u64();
+    assert_eq!((idle(0), idle(1)), (Some(7), Some(10)));
+    let cluster = |at: usize, key: &str| effective["cluster"][at][key].as_u64();
+    assert_eq!((cluster(1, "connect_timeout_ms"), cluster(1, "request_timeout_ms")), (Some(8), Some(9)));
+    assert_eq!((cluster(0, "connect_timeout_ms"), cluster(0, "request_timeout_ms")), (Some(8), Some(60_000)));
 }
 
 fn data(name: &str) -> PathBuf {
@@ -336,16 +353,30 @@ fn check_explains_which_route_a_request_gets() {
 
 #[test]
 fn check_explains_by_fields_and_port_and_shows_where_a_redirect_leads() {
+    let path = std::env::temp_dir().join(format!("ringfort-explain-{}.toml", std::process::id()));
+    std::fs::write(&path, ALL_KEYS).expect("written");
     let asked = |text: &str, fields: &[String]| {
-        let (config, _) = parse("t.toml", ALL_KEYS).expect("good");
-        explain(&config.snapshot, text, fields).expect("a request")
+        let (text, code) = check(Some(&path), Some(text), fields, false);
+        assert_eq!(code, 0, "{text}");
+        text
     };
     let text = asked("GET https://x.b.test:8080/p?q=1", &["X-A: 1".to_owned()]);
-    assert!(text.starts_with("listener \"web\":\n") && !text.contains("listener \"other\""), "{text}");
+    assert!(text.contains("\nlistener \"web\":\n") && !text.contains("listener \"other\""), "{text}");
     assert!(text.ends_with("-> redirected with 308 to https://x.b.test/p?q=1\n"), "{text}");
     let text = asked("GET http://b.test/s/x", &[]);
     assert!(text.contains("-> 9 of 10 to cluster \"a\" (origin.test:80, [::1]:81), 1 of 10 to"), "{text}");
     assert!(text.contains("path /t/x\n") && text.contains("listener \"other\":\nno route matches"), "{text}");
+    std::fs::remove_file(path).expect("removed");
+}
+
+#[test]
+fn check_explains_the_path_that_is_routed_and_forwarded() {
+    let asked = |request| check(Some(&data("http.toml")), Some(request), &[], false);
+    let (text, code) = asked("GET http://api.test/v1/%2E%2e/a//b%2f");
+    assert!(text.contains("route \"route-3\" is chosen") && code == 0, "{text}");
+    assert!(text.ends_with(", path /a//b%2f\n"), "{text}");
+    let (text, code) = asked("GET http://api.test/v1/%00");
+    assert!(text.contains("400") && code == 2, "{text}");
 }
 
 #[test]

@@ -63,7 +63,7 @@ pub(super) fn listen(text: &str) -> Result<SocketAddr, Fault> {
     let what = format!("\"{}\" is not an IP address with port", super::node::shorten(text));
     let cure = match text.rsplit_once(':') {
         Some(("" | "*", port)) if port.parse::<u16>().is_ok() => {
-            format!("write \"0.0.0.0:{port}\" for every IPv4 address, \"[::]:{port}\" for every address")
+            format!("write \"0.0.0.0:{port}\" for every IPv4 address, \"[::]:{port}\" for every IPv6 one")
         }
         Some(("localhost", port)) if port.parse::<u16>().is_ok() => format!("write \"127.0.0.1:{port}\""),
         _ if text.parse::<IpAddr>().is_ok() => format!("add a port, such as \"{}\"", with_port(text)),

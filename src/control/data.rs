@@ -15,16 +15,19 @@ use super::handover::{self, Facts, Sockets};
 use super::log::Log;
 use super::resolve::{FIRST_LOOKUP_TIMEOUT, Names};
 use super::{Outcome, banner, log};
-use crate::config::{Config, Engine};
+use crate::config::Config;
 use crate::metrics::{Shard, WorkerFacts};
 use crate::proxy::outcome::Termination;
 use crate::proxy::snapshot::Snapshot;
+use crate::runtime::Runtime;
 use crate::sys::fd_passing::Channel;
 use crate::sys::{affinity, clock, process, random, rlimit};
 use crate::worker::{self, EngineChoice, EngineReport, Handle, Message, Plan, RingSizes};
 
-/// File descriptors kept back for what is no connection: rings, timers, admin, log, names.
+/// File descriptors kept back for what is neither a connection nor a listener: rings, timers, admin, log, names.
 const DESCRIPTORS_RESERVED: u64 = 128;
+/// A proxied connection has one towards the client and one towards the endpoint.
+const DESCRIPTORS_PER_CONNECTION: u64 = 2;
 /// How often workers are looked at: seldom while they serve, often while their end is awaited.
 const LOOK_SERVING: Duration = Duration::from_secs(1);
 const LOOK_DRAINING: Duration = Duration::from_millis(5);
@@ -65,7 +68,9 @@ fn start(facts: Facts, sockets: Sockets) -> Result<Outcome, String> {
     let log = log::init().map_err(|error| format!("cannot start the log: {error}"))?;
     let nofile =
         rlimit::raise_nofile().map_err(|error| format!("cannot read the limit of open files: {error}"))?;
-    hold_connections_to(&mut config.snapshot, facts.cpus.len(), nofile.soft);
+    let listening = sockets.workers.iter().map(Vec::len).sum::<usize>() + 1 + sockets.admin_unix.iter().len();
+    let ceiling = connections_ceiling(nofile.soft, listening as u64, facts.cpus.len() as u64);
+    hold_connections_to(ceiling, &mut config, nofile.soft);
     tell_machine(&config, nofile);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(16).build();
     let runtime = runtime.map_err(|error| format!("cannot start the control thread: {error}"))?;
@@ -76,19 +81,25 @@ fn start(facts: Facts, sockets: Sockets) -> Result<Outcome, String> {
     outcome
 }
 
-/// Lowers the promise of connections to what file descriptors allow, as each costs at least one.
-fn hold_connections_to(snapshot: &mut Snapshot, workers: usize, descriptors: u64) {
-    let each = descriptors.saturating_sub(DESCRIPTORS_RESERVED).max(1) / workers as u64;
-    let each = u32::try_from(each.max(1)).unwrap_or(u32::MAX);
-    let wanted = snapshot.limits.connections_max;
-    if wanted > each {
+/// Connections of one worker that `nofile` descriptors allow beside `listening` sockets.
+fn connections_ceiling(nofile: u64, listening: u64, workers: u64) -> u32 {
+    let left = nofile.saturating_sub(DESCRIPTORS_RESERVED).saturating_sub(listening);
+    u32::try_from((left / (DESCRIPTORS_PER_CONNECTION * workers.max(1))).max(1)).unwrap_or(u32::MAX)
+}
+
+/// Lowers the promise of connections, also where it is shown, to what can be kept.
+fn hold_connections_to(ceiling: u32, config: &mut Config, nofile: u64) {
+    let wanted = config.snapshot.limits.connections_max;
+    if wanted > ceiling {
         tracing::info!(
             wanted,
-            connections_max = each,
-            nofile = descriptors,
-            "connections of a worker are held to what open files allow; raise LimitNOFILE= or ulimit -Hn for more"
+            connections_max = ceiling,
+            nofile,
+            "connections of a worker are held to what open files allow, two for each proxied connection; raise \
+             LimitNOFILE= or ulimit -Hn for more"
         );
-        snapshot.limits.connections_max = each;
+        config.snapshot.limits.connections_max = ceiling;
+        config.effective["limits"]["connections_max"] = ceiling.into();
     }
 }
 
@@ -117,13 +128,11 @@ async fn control(
     admin::serve(sockets.admin_tcp, sockets.admin_unix, &state)
         .map_err(|error| format!("cannot serve the admin endpoints: {error}"))?;
 
-    let mut endpoints = resolve(&snapshot).await;
     let ring = RingSizes::new(config.workers.ring.entries, config.workers.ring.recv_buffers);
-    let engine = match config.workers.engine {
-        Engine::Auto => EngineChoice::Auto,
-        Engine::IoUring => EngineChoice::IoUring,
-        Engine::Epoll => EngineChoice::Epoll,
-    };
+    let engine = config.workers.engine;
+    probe(engine, ring)?;
+    // Workers accept as soon as they run: connections wait in the accept queues until there are addresses to go to.
+    let mut endpoints = resolve(&snapshot).await;
     let plans =
         sockets.workers.into_iter().zip(&facts.cpus).enumerate().map(|(index, (listeners, cpu))| Plan {
             index: index as u32,
@@ -144,6 +153,19 @@ async fn control(
     announce(&facts, &state, &reports, &banner);
     give_way(facts.cpus.len());
     Ok(serve(&facts, &state, handles, endpoints, &mut signals, snapshot.drain.deadline).await)
+}
+
+/// Tells at once where the engine that the configuration insists on cannot be had: names may take seconds.
+fn probe(engine: EngineChoice, ring: RingSizes) -> Result<(), String> {
+    if engine == EngineChoice::Auto {
+        return Ok(());
+    }
+    // On a thread of its own, as in a worker.
+    let probe = std::thread::Builder::new()
+        .name("probe".into())
+        .spawn(move || Runtime::new(engine, ring).map(drop).map_err(|error| error.to_string()));
+    let probe = probe.map_err(|error| format!("cannot start a thread: {error}"))?;
+    probe.join().unwrap_or_else(|_| Err("the engine's probe panicked".into()))
 }
 
 fn shards(snapshot: &Snapshot, workers: usize) -> Vec<Arc<Shard>> {
@@ -210,13 +232,10 @@ async fn keep_resolving(
     changes: UnboundedSender<(u16, Vec<std::net::SocketAddr>)>,
     looked_up: tokio::sync::oneshot::Sender<()>,
 ) {
+    let cluster = names.cluster();
     let mut looked_up = Some(looked_up);
-    loop {
-        if let Some(addresses) = names.refresh().await
-            && changes.send((names.cluster(), addresses)).is_err()
-        {
-            return;
-        }
+    while !changes.is_closed() {
+        names.refresh(|addresses| drop(changes.send((cluster, addresses)))).await;
         looked_up.take().map(|looked_up| looked_up.send(()));
         tokio::time::sleep(names.pause()).await;
     }
@@ -237,6 +256,7 @@ async fn serve(
     signals: &mut Signals,
     drain_deadline: Duration,
 ) -> Outcome {
+    let mut look = tokio::time::interval(LOOK_SERVING);
     loop {
         tokio::select! {
             () = signals.stop() => break,
@@ -248,7 +268,7 @@ async fn serve(
                 break;
             }
             Some((cluster, addresses)) = endpoints.recv() => tell_endpoints(&handles, cluster, &addresses),
-            () = tokio::time::sleep(LOOK_SERVING) => {
+            _ = look.tick() => {
                 if let Some(index) = handles.iter().position(Handle::finished) {
                     tracing::error!(worker = index, "a worker ended without being told to");
                     return Outcome::Problems;
@@ -300,5 +320,28 @@ impl Signals {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config;
+
+    #[test]
+    fn a_worker_promises_no_more_connections_than_descriptors_allow() {
+        assert_eq!(connections_ceiling(1_024, 4, 2), (1_024 - 128 - 4) / 4);
+        assert_eq!(connections_ceiling(100, 4, 2), 1, "never none");
+        assert_eq!(connections_ceiling(u64::MAX, 4, 2), u32::MAX);
+    }
+
+    #[test]
+    fn a_lowered_promise_is_the_one_that_is_shown() {
+        let mut config = config::embedded_default();
+        hold_connections_to(u32::MAX, &mut config, 0);
+        assert_eq!(config.effective["limits"]["connections_max"], 32_768);
+        hold_connections_to(223, &mut config, 1_024);
+        assert_eq!(config.snapshot.limits.connections_max, 223);
+        assert_eq!(config.effective["limits"]["connections_max"], 223);
     }
 }

@@ -5,6 +5,8 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use tokio::task::JoinSet;
+
 use crate::proxy::snapshot::{Cluster, EndpointAddress};
 
 /// How soon a name that failed is tried again, unless the cluster's own interval is shorter.
@@ -13,6 +15,8 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 pub const FIRST_LOOKUP_TIMEOUT: Duration = Duration::from_secs(3);
 /// Longest wait for one look-up.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(20);
+/// Look-ups of one cluster under way together: each holds a thread of the control thread's pool.
+const LOOKUPS_AT_ONCE: usize = 8;
 
 /// The names of one cluster and what they last resolved to.
 pub struct Names {
@@ -62,18 +66,41 @@ impl Names {
         self.cluster
     }
 
-    /// Looks every name up. Returns all addresses of the cluster, ascending, if they are not what was returned last.
-    pub async fn refresh(&mut self) -> Option<Vec<SocketAddr>> {
-        for index in 0..self.lookups.len() {
-            let host = (&*self.lookups[index].host, self.lookups[index].port);
-            let result = match tokio::time::timeout(LOOKUP_TIMEOUT, tokio::net::lookup_host(host)).await {
-                Ok(Ok(found)) => Ok(found.collect()),
-                Ok(Err(error)) => Err(error.to_string()),
-                Err(_) => Err("no answer in time".to_string()),
-            };
+    /// Looks every name up, several at once, and tells all addresses of the cluster, ascending, after each answer
+    /// that changed them: a name that is slow or dead keeps no other away.
+    pub async fn refresh(&mut self, tell: impl FnMut(Vec<SocketAddr>)) {
+        self.refresh_with(look_up, tell).await;
+    }
+
+    async fn refresh_with<F>(
+        &mut self,
+        look_up: impl Fn(Box<str>, u16) -> F,
+        mut tell: impl FnMut(Vec<SocketAddr>),
+    ) where
+        F: Future<Output = Result<Vec<SocketAddr>, String>> + Send + 'static,
+    {
+        let mut under_way = JoinSet::new();
+        let mut waiting = 0..self.lookups.len();
+        loop {
+            while under_way.len() < LOOKUPS_AT_ONCE
+                && let Some(index) = waiting.next()
+            {
+                let answer = look_up(self.lookups[index].host.clone(), self.lookups[index].port);
+                under_way.spawn(async move { (index, answer.await) });
+            }
+            let Some(answered) = under_way.join_next().await else { break };
+            // No look-up is cancelled, and a panic ends the process.
+            let Ok((index, result)) = answered else { continue };
+            let found = result.is_ok();
             self.take(index, result);
+            if found && let Some(addresses) = self.changed() {
+                tell(addresses);
+            }
         }
-        self.changed()
+        // That there are none is only known now.
+        if let Some(addresses) = self.changed() {
+            tell(addresses);
+        }
     }
 
     /// How long to wait before the next [`Self::refresh`].
@@ -120,9 +147,19 @@ impl Names {
     }
 }
 
+async fn look_up(host: Box<str>, port: u16) -> Result<Vec<SocketAddr>, String> {
+    match tokio::time::timeout(LOOKUP_TIMEOUT, tokio::net::lookup_host((&*host, port))).await {
+        Ok(Ok(found)) => Ok(found.collect()),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err("no answer in time".to_string()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Arc;
+    use tokio::sync::Notify;
 
     fn names(fixed: &[&str], hosts: &[&str]) -> Names {
         Names {
@@ -177,9 +214,36 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_name_without_an_answer_keeps_no_other_away() {
+        let mut names = names(&[], &["dead.test", "b.test", "c.test"]);
+        let (told, dead) = (&mut Vec::new(), Arc::new(Notify::new()));
+        let look_up = |host: Box<str>, port| {
+            let dead = dead.clone();
+            async move {
+                if &*host == "dead.test" {
+                    dead.notified().await;
+                    return Err("no answer in time".to_string());
+                }
+                Ok(vec![SocketAddr::from(([10, 0, 0, host.as_bytes()[0]], port))])
+            }
+        };
+        let tell = |addresses: Vec<SocketAddr>| {
+            if addresses.len() == 2 {
+                dead.notify_one();
+            }
+            told.push(addresses);
+        };
+        let refreshed = tokio::time::timeout(Duration::from_secs(10), names.refresh_with(look_up, tell));
+        refreshed.await.expect("the others are told while one has no answer");
+        assert_eq!(told.last(), Some(&addresses(&["10.0.0.98:80", "10.0.0.99:80"])));
+        assert_eq!(told.len(), 2);
+    }
+
+    #[tokio::test]
     async fn localhost_resolves() {
         let mut names = names(&[], &["localhost"]);
-        let found = names.refresh().await.unwrap();
+        let mut found = Vec::new();
+        names.refresh(|addresses| found = addresses).await;
         assert!(found.iter().all(|address| address.ip().is_loopback() && address.port() == 80));
         assert!(!found.is_empty());
     }

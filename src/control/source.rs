@@ -1,11 +1,10 @@
 //! The text that the configuration is made from, so that both processes make theirs from the same.
 
-use std::fs;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{self, Config};
+use crate::config::{self, Config, LoadError, Loaded};
 
 /// Where a configuration comes from.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -22,35 +21,44 @@ impl Source {
         let Some(path) = path else {
             return Ok((Self::Embedded, config::embedded_default()));
         };
-        // First for its judgement, which covers what cannot be read; then for the text that is passed on.
-        config::load(path).map_err(|error| error.to_string())?;
-        let name = path.display().to_string();
-        let text = fs::read_to_string(path).map_err(|error| format!("{name}: {error}"))?;
-        let (config, warnings) = config::parse(&name, &text).map_err(|problems| list(&problems))?;
+        let Loaded { config, text, warnings } = config::load(path).map_err(|error| error.to_string())?;
         for warning in warnings {
             tracing::warn!("{warning}");
         }
-        Ok((Self::File { name, text }, config))
+        Ok((Self::File { name: path.display().to_string(), text }, config))
     }
 
     /// The configuration again, in the other process.
     pub fn parse(&self) -> Result<Config, String> {
         match self {
             Self::Embedded => Ok(config::embedded_default()),
-            Self::File { name, text } => {
-                config::parse(name, text).map(|(config, _)| config).map_err(|problems| list(&problems))
-            }
+            Self::File { name, text } => config::parse(name, text)
+                .map(|(config, _)| config)
+                .map_err(|problems| LoadError::Problems(problems).to_string()),
         }
     }
-}
-
-fn list(problems: &[config::Problem]) -> String {
-    problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
+    use std::process::Command;
+
+    #[test]
+    fn a_configuration_is_read_once_so_that_it_may_come_from_a_pipe() {
+        let path = std::env::temp_dir().join(format!("ringfort-source-{}.pipe", std::process::id()));
+        assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
+        let writer = std::thread::spawn({
+            let path = path.clone();
+            move || fs::write(path, "[[listener]]\nname = \"w\"\nlisten = \"127.0.0.1:0\"\n")
+        });
+        let read = Source::read(Some(&path));
+        writer.join().unwrap().unwrap();
+        fs::remove_file(&path).unwrap();
+        let (source, config) = read.unwrap();
+        assert_eq!(source.parse().unwrap().effective, config.effective);
+    }
 
     #[test]
     fn the_other_process_gets_the_same_configuration_even_if_the_file_is_gone() {

@@ -60,6 +60,11 @@ struct Supervisor {
 impl Supervisor {
     fn start(config: Option<&Path>) -> Result<Self, String> {
         let log = log::init().map_err(|error| format!("cannot start the log: {error}"))?;
+        // Warnings that were logged come before the error that ends the process.
+        Self::open(config, log.clone()).inspect_err(|_| log.flush(FLUSH_TIMEOUT))
+    }
+
+    fn open(config: Option<&Path>, log: Log) -> Result<Self, String> {
         let (source, config) = Source::read(config)?;
         // Before anything is opened: many workers with many listeners may need more than the soft limit.
         rlimit::raise_nofile().map_err(|error| format!("cannot read the limit of open files: {error}"))?;

@@ -75,10 +75,6 @@ impl Shard {
         self.add_at(COUNTER_AT[counter as usize], n);
     }
 
-    pub fn counter(&self, counter: Counter) -> u64 {
-        self.load(COUNTER_AT[counter as usize])
-    }
-
     /// Counts one connection refused at the door.
     pub fn shed(&self, cause: Shed) {
         self.add_at(COUNTER_AT[Counter::SessionsShed as usize] + cause as usize, 1);
@@ -100,10 +96,6 @@ impl Shard {
         if value > self.load(at) {
             self.store(at, value);
         }
-    }
-
-    pub fn gauge_add(&self, gauge: Gauge, delta: i64) {
-        self.gauge_add_at(GAUGE_AT[gauge as usize], delta);
     }
 
     pub fn gauge(&self, gauge: Gauge) -> u64 {
@@ -346,7 +338,7 @@ mod tests {
             move || {
                 let mut last = 0;
                 while last < 10_000 {
-                    let now = shard.counter(Counter::LoopTurns);
+                    let now = shard.load(COUNTER_AT[Counter::LoopTurns as usize]);
                     assert!(now >= last);
                     last = now;
                 }

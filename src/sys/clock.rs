@@ -8,12 +8,10 @@ use crate::base::time::Instant;
 /// Now on `CLOCK_MONOTONIC`.
 pub fn now() -> Instant {
     let mut time = MaybeUninit::<libc::timespec>::uninit();
-    // SAFETY: the pointer is to a local of the right type; CLOCK_MONOTONIC exists on every Linux, so the call
-    // cannot fail and always fills it.
-    let time = unsafe {
-        libc::clock_gettime(libc::CLOCK_MONOTONIC, time.as_mut_ptr());
-        time.assume_init()
-    };
+    // SAFETY: the pointer is to a local of the right type.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, time.as_mut_ptr()) };
+    // SAFETY: CLOCK_MONOTONIC exists on every Linux, so the call cannot fail and always fills it.
+    let time = unsafe { time.assume_init() };
     Instant::from_nanos(time.tv_sec.cast_unsigned() * 1_000_000_000 + time.tv_nsec.cast_unsigned())
 }
 

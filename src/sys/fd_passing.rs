@@ -133,11 +133,14 @@ impl From<Channel> for OwnedFd {
 
 /// Room for one control message of [`FDS_PER_PACKET`] descriptors, aligned as `cmsghdr` asks.
 #[repr(C, align(8))]
-struct Control([MaybeUninit<u8>; FDS_PER_PACKET * size_of::<RawFd>() + 64]);
+struct Control([MaybeUninit<u8>; CONTROL_BYTES]);
+
+/// The descriptors, and slack that holds any header.
+const CONTROL_BYTES: usize = FDS_PER_PACKET * size_of::<RawFd>() + 64;
 
 impl Control {
     const fn new() -> Self {
-        Self([MaybeUninit::zeroed(); _])
+        Self([MaybeUninit::zeroed(); CONTROL_BYTES])
     }
 
     fn write(&mut self, fds: &[RawFd], message: &mut libc::msghdr) {
@@ -148,32 +151,42 @@ impl Control {
         message.msg_controllen = unsafe { libc::CMSG_SPACE(bytes) } as _;
         // SAFETY: msg_control points at this buffer, whose length is at least CMSG_SPACE of the most descriptors
         // (64 bytes of slack hold any header), so the first header and its data lie within it.
-        unsafe {
-            let header = libc::CMSG_FIRSTHDR(message);
-            (*header).cmsg_level = libc::SOL_SOCKET;
-            (*header).cmsg_type = libc::SCM_RIGHTS;
-            (*header).cmsg_len = libc::CMSG_LEN(bytes) as _;
-            ptr::copy_nonoverlapping(fds.as_ptr().cast::<u8>(), libc::CMSG_DATA(header), bytes as usize);
-        }
+        let first = unsafe { libc::CMSG_FIRSTHDR(message) };
+        // SAFETY: `first` lies within this buffer, which is aligned for it and zeroed; nothing else refers to it.
+        let header = unsafe { &mut *first };
+        header.cmsg_level = libc::SOL_SOCKET;
+        header.cmsg_type = libc::SCM_RIGHTS;
+        // SAFETY: CMSG_LEN only computes.
+        header.cmsg_len = unsafe { libc::CMSG_LEN(bytes) } as _;
+        // SAFETY: CMSG_DATA only computes, from a header within this buffer.
+        let data = unsafe { libc::CMSG_DATA(first) };
+        // SAFETY: the data of `bytes` bytes lies within this buffer, as said above, and `fds` is elsewhere.
+        unsafe { ptr::copy_nonoverlapping(fds.as_ptr().cast::<u8>(), data, bytes as usize) };
     }
 
     /// Takes ownership of every descriptor that the kernel put into a received message.
     fn take(message: &libc::msghdr, fds: &mut Vec<OwnedFd>) {
-        // SAFETY: recvmsg filled the header and set msg_controllen to what it wrote; CMSG_FIRSTHDR and CMSG_NXTHDR
-        // return headers within that length only, or null.
-        unsafe {
-            let mut header = libc::CMSG_FIRSTHDR(message);
-            while !header.is_null() {
-                if (*header).cmsg_level == libc::SOL_SOCKET && (*header).cmsg_type == libc::SCM_RIGHTS {
-                    let bytes = (*header).cmsg_len as usize - libc::CMSG_LEN(0) as usize;
-                    let data = libc::CMSG_DATA(header).cast::<RawFd>();
-                    for index in 0..bytes / size_of::<RawFd>() {
-                        // The kernel installed these descriptors for this call: nobody else owns them.
-                        fds.push(OwnedFd::from_raw_fd(data.add(index).read_unaligned()));
-                    }
+        // SAFETY: recvmsg set msg_control and msg_controllen to what it wrote; CMSG_FIRSTHDR returns a header within
+        // that length, or null.
+        let mut next = unsafe { libc::CMSG_FIRSTHDR(message) };
+        // SAFETY: not null, so it lies within what recvmsg wrote, aligned as the buffer is.
+        while let Some(header) = unsafe { next.as_ref() } {
+            if header.cmsg_level == libc::SOL_SOCKET && header.cmsg_type == libc::SCM_RIGHTS {
+                // SAFETY: CMSG_LEN only computes.
+                let bytes = header.cmsg_len - unsafe { libc::CMSG_LEN(0) } as usize;
+                // SAFETY: CMSG_DATA only computes, from a header that recvmsg wrote.
+                let data = unsafe { libc::CMSG_DATA(next) }.cast::<RawFd>();
+                for index in 0..bytes / size_of::<RawFd>() {
+                    // SAFETY: `index` is within the `bytes` that the kernel says it wrote behind the header.
+                    let at = unsafe { data.add(index) };
+                    // SAFETY: as above; the kernel need not align it.
+                    let fd = unsafe { at.read_unaligned() };
+                    // SAFETY: the kernel installed this descriptor for this call: nobody else owns it.
+                    fds.push(unsafe { OwnedFd::from_raw_fd(fd) });
                 }
-                header = libc::CMSG_NXTHDR(message, header);
             }
+            // SAFETY: `next` is a header of `message`; CMSG_NXTHDR returns one within msg_controllen, or null.
+            next = unsafe { libc::CMSG_NXTHDR(message, next) };
         }
     }
 }

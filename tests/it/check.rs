@@ -84,6 +84,17 @@ fn text_that_is_no_toml_is_told_with_its_place() {
 }
 
 #[test]
+fn listeners_that_would_share_connections_are_told() {
+    let listener = |name: &str, at: &str| format!("[[listener]]\nname = \"{name}\"\nlisten = \"{at}\"\n");
+    let both = |one, other| listener("one", one) + &listener("other", other) + "[[route]]\nrespond = {}\n";
+    let (code, text) = check(&both("127.0.0.1:80", "0.0.0.0:80"));
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains(":6:") && text.contains("listener \"one\""), "{text}");
+    let (code, text) = check(&both("[::]:80", "0.0.0.0:80"));
+    assert_eq!(code, Some(0), "{text}");
+}
+
+#[test]
 fn what_comes_later_is_refused_with_a_plain_word() {
     let (code, text) = check(
         "[[listener]]\nname = \"s\"\nlisten = \"127.0.0.1:1\"\nprotocol = \"http\"\n[listener.tls]\ncertificates = []\n\

@@ -33,8 +33,10 @@ fn a_killed_data_process_is_restarted_and_nothing_is_refused(engine: Engine) {
     for round in 0..2 {
         let data = gateway.data_process();
         process::signal(data, libc::SIGKILL);
-        // What a dying process still accepts dies with it, as what it had accepted before.
-        while process::alive(data) {
+        // What a dying process still accepts dies with it, as what it had accepted before. Its main thread may be gone
+        // before its workers are: it has ended when it is reaped.
+        let entry = std::path::PathBuf::from(format!("/proc/{data}"));
+        while entry.exists() {
             std::hint::spin_loop();
         }
         // While nobody accepts, the kernel queues: no connection may be refused, and each is served.

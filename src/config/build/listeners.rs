@@ -80,14 +80,12 @@ impl<'t> Taken<'t> {
     fn take(&mut self, node: &Node<'t>, name: &'t str, findings: &mut Findings) -> Option<SocketAddr> {
         let text = node.text("listen")?;
         let address = tell(values::listen(text.text), &text.span, findings)?;
-        // Port 0 is another port each time. Workers share a port with SO_REUSEPORT; the admin socket does not.
-        let admin = self.admin.is_some_and(|admin| {
-            admin.port() == address.port() && (admin.ip() == address.ip() || address.ip().is_unspecified())
-        });
-        let by = match self.listeners.iter().find(|(other, _)| *other == address) {
-            _ if address.port() == 0 => None,
-            Some((_, other)) => Some(format!("listener \"{}\"", shorten(other))),
-            None if admin => Some("admin.listen".to_owned()),
+        let by = match self.listeners.iter().find(|(other, _)| overlap(*other, address)) {
+            Some((other, name)) if *other == address => Some(format!("listener \"{}\"", shorten(name))),
+            Some((other, name)) => Some(format!("listener \"{}\", which listens on {other}", shorten(name))),
+            None if self.admin.is_some_and(|admin| overlap(admin, address)) => {
+                Some("admin.listen".to_owned())
+            }
             None => None,
         };
         if let Some(by) = by {
@@ -97,6 +95,15 @@ impl<'t> Taken<'t> {
         self.listeners.push((address, name));
         Some(address)
     }
+}
+
+/// Whether two sockets would be given the same connections. An IPv6 socket takes IPv6 alone, so families never meet.
+fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
+    // Port 0 is another port each time.
+    one.port() == other.port()
+        && one.port() != 0
+        && one.is_ipv4() == other.is_ipv4()
+        && (one.ip() == other.ip() || one.ip().is_unspecified() || other.ip().is_unspecified())
 }
 
 /// Where a TCP listener relays to.

@@ -37,12 +37,14 @@ pub enum Next {
 /// Judges an end. `restarts` counts the data processes before this one.
 pub fn after_exit(exit: Exit, stop: Option<Stop>, restarts: u32) -> Next {
     const COULD_NOT_RUN: i32 = Outcome::CouldNotRun.exit_code() as i32;
+    const SIGINT: i32 = 2;
     const SIGTERM: i32 = 15;
     match (stop, exit) {
         // Without being told: somebody asked it to drain over its admin socket.
         (_, Exit::Code(0)) => Next::Finish(Outcome::Good),
         // It had not come as far as to take signals, so it had not served either.
-        (Some(Stop::Draining), Exit::Signal(SIGTERM)) => Next::Finish(Outcome::Good),
+        // A terminal sends SIGINT to both processes.
+        (Some(Stop::Draining), Exit::Signal(SIGINT | SIGTERM)) => Next::Finish(Outcome::Good),
         (Some(_), _) => Next::Finish(Outcome::Problems),
         // It printed why it cannot run, and would do so again.
         (None, Exit::Code(COULD_NOT_RUN)) if restarts == 0 => Next::Finish(Outcome::CouldNotRun),
@@ -135,8 +137,11 @@ mod tests {
         for stop in [None, Some(Stop::Draining)] {
             assert_eq!(after_exit(Exit::Code(0), stop, 3), Next::Finish(Outcome::Good));
         }
-        assert_eq!(after_exit(Exit::Signal(15), Some(Stop::Draining), 0), Next::Finish(Outcome::Good));
-        assert_eq!(after_exit(Exit::Signal(15), None, 0), Next::Restart);
+        for in_its_first_moments in [Exit::Signal(2), Exit::Signal(15)] {
+            let stop = Some(Stop::Draining);
+            assert_eq!(after_exit(in_its_first_moments, stop, 0), Next::Finish(Outcome::Good));
+            assert_eq!(after_exit(in_its_first_moments, None, 0), Next::Restart);
+        }
     }
 
     #[test]
