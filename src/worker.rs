@@ -184,6 +184,7 @@ struct Housekeeping {
     turns: u64,
     starved: u64,
     overflows: u64,
+    stale: u64,
 }
 
 impl Housekeeping {

@@ -442,7 +442,7 @@ static CLUSTER: Table = Table {
         number(
             "pool_idle_per_worker_max",
             Integer { min: 0, max: 65_535 },
-            256,
+            1_024,
             "",
             "Connections without a request that one worker keeps; 0 turns pooling off.",
         ),

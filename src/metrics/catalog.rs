@@ -182,6 +182,8 @@ family! {
             "Receives put off because the buffer pool was empty (ENOBUFS).";
         CompletionOverflows: "ringfort_worker_completion_overflows_total" One PerWorker None,
             "Times the completion queue overflowed into the kernel's backlog.";
+        CompletionsStale: "ringfort_worker_completions_stale_total" One PerWorker None,
+            "Completions that named a socket which was gone. Anything but 0 is a bug of ours.";
         SessionsShed: "ringfort_sessions_shed_total" One Sum Some(SHED),
             "Connections refused at the door, by cause.";
         AcceptErrors: "ringfort_accept_errors_total" One Sum Some(ACCEPT_ERROR),
