@@ -21,6 +21,7 @@ on_both_engines!(
     a_head_over_a_limit_is_refused_within_it,
     a_body_cut_short_never_completes_upstream,
     a_gateway_that_is_its_own_upstream_does_not_loop_for_ever,
+    a_clients_request_id_is_not_forwarded,
 );
 
 /// What must happen to one input.
@@ -699,6 +700,20 @@ fn a_body_cut_short_never_completes_upstream(engine: Engine) {
         }
     }
     assert_eq!(gateway.get("/after").status, 200);
+}
+
+/// Nobody but the edge names a request: under the default policy what the client says of it is dropped.
+fn a_clients_request_id_is_not_forwarded(engine: Engine) {
+    let origin = Origin::serving();
+    let gateway = Setup::to(engine, &origin).start();
+    let mut client = gateway.client();
+    for name in ["X-Request-Id", "x-request-id", "X-REQUEST-ID", "X_Request_Id"] {
+        client.send(with(&format!("{name}: forged\r\nX-Request-Kind: kept")));
+        assert_eq!(client.read_response().status, 200, "{name}");
+        let request = origin.requests().pop().unwrap();
+        assert_eq!(request.fields.get("x-request-kind"), Some("kept"), "{name}");
+        assert!(request.fields.0.iter().all(|(_, value)| value != "forged"), "{name}: {request:?}");
+    }
 }
 
 /// B17: whichever bound ends it, a loop costs a bounded number of connections and the client gets an error.

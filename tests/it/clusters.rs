@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::harness::client::Client;
 use crate::harness::gateway::{free_port, fresh_listener};
+use crate::harness::message::End;
 use crate::harness::origin::Origin;
 use crate::harness::setup::Setup;
 use crate::harness::{Engine, eventually, on_both_engines, process};
@@ -25,6 +26,8 @@ on_both_engines!(
     a_pooled_connection_that_spoke_unasked_is_not_reused,
     bytes_that_waited_beside_the_next_request_do_not_answer_it,
     a_name_is_resolved,
+    an_idle_connection_gives_way_at_the_limit_of_the_cluster,
+    an_endpoint_that_truncates_is_ejected_whatever_the_method,
 );
 
 fn requests_spread_over_all_endpoints(engine: Engine) {
@@ -259,6 +262,59 @@ fn bytes_that_waited_beside_the_next_request_do_not_answer_it(engine: Engine) {
         assert!(text.starts_with("GET /next "), "request first {request_first}: {text}");
     }
     speak.store(true, Ordering::SeqCst);
+}
+
+/// Nothing is in flight when a request comes, and the only connection allowed idles at either endpoint.
+fn an_idle_connection_gives_way_at_the_limit_of_the_cluster(engine: Engine) {
+    for limit in [1, 3] {
+        let origins = [Origin::serving(), Origin::serving()];
+        let gateway = Setup::to_all(engine, &origins.each_ref().map(Origin::address))
+            .cluster_keys(&format!("connections_max = {limit}"))
+            .start();
+        let mut clients: Vec<_> = (0..limit).map(|_| gateway.client()).collect();
+        for round in 0..40 {
+            // As many at once as there may be connections, then none in flight.
+            for client in &mut clients {
+                client.send("GET /late/5 HTTP/1.1\r\nHost: a.test\r\n\r\n");
+            }
+            for client in &mut clients {
+                let response = client.read_response();
+                assert_eq!(response.status, 200, "limit {limit}, round {round}: {}", response.text());
+            }
+            gateway.wait_for_metric("ringfort_upstream_connections_active", "site", |active| active == 0.0);
+            let open = gateway.metric("ringfort_upstream_connections_idle", "site");
+            assert!(open <= f64::from(limit), "{open} connections at a limit of {limit}");
+        }
+        let counts = origins.each_ref().map(|origin| origin.requests().len());
+        assert!(counts.iter().all(|count| *count > 0), "both endpoints serve: {counts:?}");
+    }
+}
+
+fn an_endpoint_that_truncates_is_ejected_whatever_the_method(engine: Engine) {
+    const FAILURES: usize = 3;
+    for request in [
+        "GET / HTTP/1.1\r\nHost: a.test\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 5\r\n\r\nhello",
+        "POST / HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+    ] {
+        let truncating = Origin::start(|peer| {
+            if peer.read_request().is_some() {
+                let _ = peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\npart");
+            }
+        });
+        let steady = Origin::serving();
+        let endpoints = [truncating.address(), steady.address()];
+        let mut gateway = Setup::to_all(engine, &endpoints).ejection(FAILURES as u32, 20_000).start();
+        gateway.expect_log("eject");
+        let mut cut = 0;
+        for _ in 0..60 {
+            let mut client = gateway.client();
+            client.send(request);
+            cut += usize::from(client.read_response().end == End::Truncated);
+        }
+        assert_eq!((cut, truncating.requests().len()), (FAILURES, FAILURES), "{request}");
+        gateway.wait_for_metric("ringfort_upstream_ejections_total", "site", |count| count == 1.0);
+    }
 }
 
 fn a_name_is_resolved(engine: Engine) {

@@ -18,6 +18,7 @@ on_both_engines!(
     a_gateway_without_connections_ends_at_once,
     a_relay_is_kept_until_it_ends,
     nothing_is_left_open_after_traffic,
+    what_the_deadline_cuts_off_ends_with_a_reset,
 );
 
 /// R5: one hundred responses in flight, each two seconds long, all finish; exit 0 within the deadline.
@@ -116,6 +117,34 @@ fn the_deadline_ends_what_does_not_finish(engine: Engine) {
         Ok(response) => assert!(response.status >= 500, "{}", response.status),
         Err(none) => assert!(matches!(none, NoMessage::Closed | NoMessage::Reset), "{none:?}"),
     }
+}
+
+/// Where only the end of the connection tells the end of the message, a clean end would be a lie.
+fn what_the_deadline_cuts_off_ends_with_a_reset(engine: Engine) {
+    use std::io::{ErrorKind, Read, Write};
+    let origin = Origin::start(|peer| {
+        let _ = peer.reader.fill();
+        let _ = peer.send(b"HTTP/1.1 200 OK\r\n\r\npart");
+        peer.wait_for_end();
+    });
+    let mut gateway = Setup::to(engine, &origin).relay("").drain(100, 800).start();
+    gateway.expect_log("drain");
+    let mut client = gateway.client();
+    client.send("GET /half HTTP/1.0\r\nHost: a.test\r\n\r\n");
+    let head = client.reader.read_head().unwrap();
+    assert!(head.start_line.contains(" 200 ") && !head.fields.has("content-length"), "{head:?}");
+    let mut relayed = TcpStream::connect(("127.0.0.1", gateway.port("relay"))).unwrap();
+    relayed.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    relayed.write_all(b"hello").unwrap();
+    relayed.read_exact(&mut [0; 19 + 4]).unwrap();
+    gateway.terminate();
+    let mut body = Vec::new();
+    let end = client.reader.read_until_close(&mut |piece| body.extend_from_slice(piece));
+    assert_eq!((end, body.as_slice()), (End::Truncated, &b"part"[..]));
+    let end = relayed.read(&mut [0; 10]).map_err(|error| error.kind());
+    assert_eq!(end, Err(ErrorKind::ConnectionReset), "the relay's client");
+    let status = gateway.wait_exit(Duration::from_secs(5));
+    assert_eq!(status.and_then(|s| s.code()), Some(0));
 }
 
 fn a_gateway_without_connections_ends_at_once(engine: Engine) {

@@ -15,6 +15,8 @@ on_both_engines!(
     fields_are_edited_both_ways,
     a_request_without_route_is_answered_404,
     the_path_is_matched_as_it_is_forwarded,
+    a_redirect_names_the_rewritten_path,
+    a_rewrite_that_makes_a_dot_segment_is_refused,
 );
 
 /// A route that answers with its own name.
@@ -105,6 +107,37 @@ fn a_prefix_is_rewritten(engine: Engine) {
         .start();
     assert_eq!(gateway.get("/old/a/b?c=/old/").status, 200);
     assert_eq!(origin.targets(), ["/new/a/b?c=/old/"]);
+}
+
+fn a_redirect_names_the_rewritten_path(engine: Engine) {
+    let gateway = Setup::new(engine)
+        .route("path_prefix = \"/old/\"\nrewrite_prefix = \"/new/\"\nredirect = { status = 308 }")
+        .route(&named("arrived", "path_prefix = \"/new/\""))
+        .start();
+    let mut client = gateway.client();
+    let response = client.get("/old/a/b?c=/old/");
+    assert_eq!(response.status, 308);
+    assert_eq!(response.fields.all("location"), ["http://a.test/new/a/b?c=/old/"]);
+    assert_eq!(answer(&mut client, "GET", "a.test", "/new/a/b?c=/old/", ""), "arrived", "no loop");
+}
+
+/// Rules saw the path without the segment that the new prefix makes.
+fn a_rewrite_that_makes_a_dot_segment_is_refused(engine: Engine) {
+    let origin = Origin::serving();
+    let mut gateway = Setup::new(engine)
+        .route("path_prefix = \"/static\"\nrewrite_prefix = \"/assets/\"\ncluster = \"site\"")
+        .route("path_prefix = \"/moved\"\nrewrite_prefix = \"/assets/\"\nredirect = { status = 308 }")
+        .cluster("site", &[origin.address()])
+        .start();
+    gateway.expect_log("end both with");
+    for path in ["/static../secret", "/static%2e%2E/secret", "/static./x", "/static..", "/moved../secret"] {
+        let mut client = gateway.client();
+        assert_eq!(answer(&mut client, "GET", "a.test", path, ""), "400", "{path}");
+    }
+    assert!(origin.raw_bytes().is_empty(), "{:?}", origin.targets());
+    let mut client = gateway.client();
+    assert!(answer(&mut client, "GET", "a.test", "/static..x/y", "").starts_with("GET "));
+    assert_eq!(origin.targets(), ["/assets/..x/y"]);
 }
 
 fn fields_are_edited_both_ways(engine: Engine) {

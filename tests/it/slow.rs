@@ -19,6 +19,8 @@ on_both_engines!(
     a_reader_that_stops_is_cut,
     a_slow_reader_that_goes_on_is_served,
     slow_clients_do_not_hold_up_others,
+    silence_counts_towards_the_deadline_of_the_first_head,
+    a_body_nobody_reads_has_one_deadline_however_it_drips,
 );
 
 /// What a reader that takes nothing may cost: four bulk buffers of 128 KiB received, one on its way out, its session.
@@ -47,6 +49,31 @@ fn a_dripped_head_is_cut_at_the_total_deadline(engine: Engine) {
     assert!(matches!(status, None | Some(408)), "{status:?}");
     assert!((Duration::from_millis(300)..Duration::from_secs(2)).contains(&took), "{took:?}");
     assert!(origin.raw_bytes().is_empty());
+}
+
+fn silence_counts_towards_the_deadline_of_the_first_head(engine: Engine) {
+    let origin = Origin::serving();
+    let gateway = Setup::to(engine, &origin).header_timeout_ms(1000).start();
+    let mut client = gateway.client();
+    let start = Instant::now();
+    assert!(client.stays_open_and_silent(Duration::from_millis(700)));
+    client.send("GET / HTTP/1.1\r\nHost: a.test\r\nX-Long: ");
+    let (status, _) = drip(&mut client, b"abcdefgh");
+    let took = start.elapsed();
+    assert!(matches!(status, None | Some(408)), "{status:?}");
+    assert!((Duration::from_millis(900)..Duration::from_millis(1500)).contains(&took), "{took:?}");
+    assert!(origin.raw_bytes().is_empty());
+}
+
+fn a_body_nobody_reads_has_one_deadline_however_it_drips(engine: Engine) {
+    let gateway = Setup::answering(engine).body_idle_timeout_ms(600).start();
+    let mut client = gateway.client();
+    client.send("POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 50000\r\n\r\n");
+    let answer = client.read_response();
+    assert_eq!((answer.status, answer.closes()), (200, false));
+    let (status, took) = drip(&mut client, b"x");
+    assert_eq!(status, None, "nothing behind the answer");
+    assert!((Duration::from_millis(500)..Duration::from_secs(2)).contains(&took), "{took:?}");
 }
 
 fn a_head_dripped_on_a_kept_connection_is_cut_too(engine: Engine) {

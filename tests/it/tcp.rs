@@ -2,6 +2,8 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::harness::bytes::{read_digest, write_pattern};
@@ -25,6 +27,8 @@ on_both_engines!(
     an_endpoint_that_does_not_answer_ends_at_the_connect_deadline,
     a_stalled_reader_costs_bounded_memory,
     an_origin_that_speaks_first_is_heard,
+    an_answer_is_delivered_before_the_reset_behind_it,
+    bytes_are_counted_while_the_relay_lives,
 );
 
 fn relay(engine: Engine, origin: &Origin) -> Setup {
@@ -160,6 +164,60 @@ fn a_reset_by_the_origin_is_passed_on_as_a_reset(engine: Engine) {
     let end = stream.read(&mut [0; 10]).map_err(|error| error.kind());
     assert_eq!(end, Err(std::io::ErrorKind::ConnectionReset));
     assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+}
+
+/// The endpoint answers and resets while the client still speaks: both are seen at once by the worker.
+fn an_answer_is_delivered_before_the_reset_behind_it(engine: Engine) {
+    let (heard, allowed) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (count, order) = (heard.clone(), allowed.clone());
+    let origin = Origin::start(move |peer| {
+        let _ = peer.stream().read_exact(&mut [0; 5]);
+        count.fetch_add(1, Ordering::SeqCst);
+        eventually("the test stopped the gateway", || order.load(Ordering::SeqCst) > peer.connection);
+        let _ = peer.send(b"answer");
+        peer.reset();
+    });
+    let gateway = relay(engine, &origin).start();
+    let data = gateway.data_process();
+    for (round, speaks_on) in [false, true].into_iter().enumerate() {
+        let mut stream = connect(&gateway);
+        stream.write_all(b"hello").unwrap();
+        eventually("the question is at the origin", || heard.load(Ordering::SeqCst) > round);
+        process::stop(data);
+        if speaks_on {
+            stream.write_all(b"more").unwrap();
+        }
+        allowed.fetch_add(1, Ordering::SeqCst);
+        eventually("the origin is gone", || origin.open() == 0);
+        process::signal(data, libc::SIGCONT);
+        let mut answer = [0; 6];
+        let got = stream.read_exact(&mut answer).map_err(|error| error.kind());
+        assert_eq!((got, &answer), (Ok(()), b"answer"), "speaks on: {speaks_on}");
+        let end = stream.read(&mut [0; 1]).map_err(|error| error.kind());
+        assert_eq!(end, Err(std::io::ErrorKind::ConnectionReset), "speaks on: {speaks_on}");
+    }
+}
+
+fn bytes_are_counted_while_the_relay_lives(engine: Engine) {
+    let origin = Origin::start(|peer| {
+        let mut all = [0; 1000];
+        while peer.stream().read_exact(&mut all).is_ok() && peer.stream().write_all(&all[..300]).is_ok() {}
+    });
+    let gateway = relay(engine, &origin).start();
+    let mut stream = connect(&gateway);
+    for round in 1..=3 {
+        stream.write_all(&[7; 1000]).unwrap();
+        stream.read_exact(&mut [0; 300]).unwrap();
+        for (name, labels, bytes) in [
+            ("ringfort_downstream_received_bytes_total", "relay", 1000),
+            ("ringfort_downstream_sent_bytes_total", "relay", 300),
+            ("ringfort_upstream_sent_bytes_total", "site", 1000),
+            ("ringfort_upstream_received_bytes_total", "site", 300),
+        ] {
+            gateway.wait_for_metric(name, labels, |value| value == f64::from(round * bytes));
+        }
+    }
+    assert_eq!(origin.open(), 1, "the relay still lives");
 }
 
 fn an_end_of_both_sides_frees_the_descriptors(engine: Engine) {
