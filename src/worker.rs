@@ -209,6 +209,7 @@ impl Housekeeping {
         let overflows = stats.completion_overflows;
         shard
             .add(Counter::CompletionOverflows, overflows - std::mem::replace(&mut self.overflows, overflows));
+        shard.add(Counter::CompletionsStale, stats.stale - std::mem::replace(&mut self.stale, stats.stale));
         shard.set(Gauge::BuffersInUse, context.runtime.buffer_stats().in_use as u64);
         shard.set(Gauge::MemoryBytes, memory_bytes(context) as u64);
     }
