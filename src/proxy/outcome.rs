@@ -31,7 +31,7 @@ terminations! {
     UpstreamFailed: "upstream_failed", "The endpoint broke its response off, or sent an invalid one.";
     UpstreamReset: "upstream_reset", "The endpoint reset a relayed connection.";
     UpstreamTimeout: "upstream_timeout", "The endpoint did not answer or take the request in time.";
-    UpgradeRefused: "upgrade_refused", "The client asked for another protocol on this connection.";
+    TunnelRefused: "tunnel_refused", "The client asked for a tunnel (CONNECT), which no route allows.";
     Drained: "drained", "Closed because the gateway drains.";
     Shed: "shed", "Refused to keep the worker within its limits.";
 }

@@ -187,7 +187,7 @@ impl Exchange<'_> {
         });
         self.send_block(out);
         if refused {
-            return Next::End(Ending::Graceful(Termination::UpgradeRefused));
+            return Next::End(Ending::Graceful(Termination::TunnelRefused));
         }
         self.after_answer(rest).await
     }
