@@ -21,6 +21,7 @@ on_both_engines!(
     idle_connections_cost_little,
     an_idle_gateway_uses_no_cpu,
     a_connection_limit_refuses_early,
+    a_lack_of_descriptors_is_no_endpoints_fault,
 );
 
 /// R8: one of three origins is killed while it streams.
@@ -104,6 +105,58 @@ fn too_few_descriptors_cause_no_spin_and_recover(engine: Engine) {
     let start = Instant::now();
     assert_eq!(gateway.get("/").status, 200);
     assert!(start.elapsed() < Duration::from_secs(2), "recovers within {:?}", start.elapsed());
+}
+
+/// What this machine lacks is answered 503, and no endpoint is taken out for it.
+fn a_lack_of_descriptors_is_no_endpoints_fault(engine: Engine) {
+    let hold = || {
+        Origin::start(|peer| {
+            while let Some(request) = peer.read_request() {
+                if request.target == "/hold" {
+                    return peer.wait_for_end();
+                }
+                if peer.serve(&request).is_err() {
+                    return;
+                }
+            }
+        })
+    };
+    let origins = [hold(), hold()];
+    let endpoints = origins.each_ref().map(Origin::address);
+    let gateway = Setup::to_all(engine, &endpoints).ejection(1, 20_000).open_files(256).start();
+    // Fewer than the connections that 256 descriptors are enough for, but each takes two.
+    let mut waiting: Vec<_> = (0..120).map(|_| gateway.client()).collect();
+    for client in &mut waiting {
+        client.send("GET /hold HTTP/1.1\r\nHost: a.test\r\n\r\n");
+        client.read_timeout(Duration::from_millis(1));
+    }
+    let mut refused = Vec::new();
+    eventually("each request is held or refused", || {
+        waiting.retain_mut(|client| match client.try_read_response("GET") {
+            Err(none) => {
+                assert_eq!(none, NoMessage::TimedOut);
+                true
+            }
+            Ok(response) => {
+                refused.push(response);
+                false
+            }
+        });
+        origins.iter().map(Origin::open).sum::<usize>() == waiting.len()
+    });
+    assert!(!refused.is_empty() && !waiting.is_empty(), "{} of 120 are refused", refused.len());
+    for response in refused {
+        assert_eq!(response.status, 503, "{}", response.text());
+        assert!(response.text().contains("gateway"), "{}", response.text());
+    }
+    drop(waiting);
+    eventually("it serves again", || {
+        Client::try_connect(gateway.web()).is_some_and(|mut client| {
+            let sent = client.try_send("GET / HTTP/1.1\r\nHost: a.test\r\n\r\n");
+            sent.is_ok() && client.try_read_response("GET").is_ok_and(|response| response.status == 200)
+        })
+    });
+    assert_eq!(gateway.metric("ringfort_upstream_ejections_total", ""), 0.0);
 }
 
 /// R16: far fewer receive buffers than active connections.
