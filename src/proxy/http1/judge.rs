@@ -149,12 +149,12 @@ fn forwarded_head(
 /// The path with the route's prefix replaced. A replacement must not make a dot segment out of what had none: rules
 /// saw the path without it.
 fn rewrite<'p>(route: &Route, path: &'p str, rewritten: &'p mut String) -> Result<&'p str, Reject> {
-    let path = route.rewrite_path(path, rewritten);
+    let replaced = route.rewrite_path(path, rewritten);
     let mut scratch = String::new();
-    if path != "*" && normalize_path(path, &mut scratch)? != path {
+    if !std::ptr::eq(replaced, path) && normalize_path(replaced, &mut scratch)? != replaced {
         return Err(Reject::BAD_TARGET);
     }
-    Ok(path)
+    Ok(replaced)
 }
 
 /// The client's address, asked of the kernel once a connection. `None`: the client is gone, and nothing is to be done
