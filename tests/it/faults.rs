@@ -123,9 +123,13 @@ fn a_lack_of_descriptors_is_no_endpoints_fault(engine: Engine) {
     };
     let origins = [hold(), hold()];
     let endpoints = origins.each_ref().map(Origin::address);
-    let gateway = Setup::to_all(engine, &endpoints).ejection(1, 20_000).open_files(256).start();
-    // Fewer than the connections that 256 descriptors are enough for, but each takes two.
-    let mut waiting: Vec<_> = (0..120).map(|_| gateway.client()).collect();
+    const CLIENTS: usize = 60;
+    let gateway = Setup::to_all(engine, &endpoints).ejection(1, 20_000).start();
+    let mut waiting: Vec<_> = (0..CLIENTS).map(|_| gateway.client()).collect();
+    gateway.wait_for_metric("ringfort_connections_active", "", |active| active == CLIENTS as f64);
+    // Every client has its descriptor; fewer are left for connections to endpoints.
+    let data = gateway.data_process();
+    process::limit_open_files(data, (process::open_files(data) + CLIENTS / 2) as u64);
     for client in &mut waiting {
         client.send("GET /hold HTTP/1.1\r\nHost: a.test\r\n\r\n");
         client.read_timeout(Duration::from_millis(1));
@@ -144,7 +148,7 @@ fn a_lack_of_descriptors_is_no_endpoints_fault(engine: Engine) {
         });
         origins.iter().map(Origin::open).sum::<usize>() == waiting.len()
     });
-    assert!(!refused.is_empty() && !waiting.is_empty(), "{} of 120 are refused", refused.len());
+    assert!(!refused.is_empty() && !waiting.is_empty(), "{} of {CLIENTS} are refused", refused.len());
     for response in refused {
         assert_eq!(response.status, 503, "{}", response.text());
         assert!(response.text().contains("gateway"), "{}", response.text());

@@ -54,6 +54,16 @@ pub fn open_files(pid: u32) -> usize {
     fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
 }
 
+/// Lowers what a process may open; what it has open stays.
+pub fn limit_open_files(pid: u32, limit: u64) {
+    let wanted = libc::rlimit { rlim_cur: limit, rlim_max: limit };
+    // SAFETY: the limit is read from a local that lives through the call; none is asked back.
+    let result = unsafe {
+        libc::prlimit(pid as libc::pid_t, libc::RLIMIT_NOFILE, &raw const wanted, std::ptr::null_mut())
+    };
+    assert_eq!(result, 0, "prlimit: {}", std::io::Error::last_os_error());
+}
+
 /// Resident anonymous memory in bytes: what the process itself allocated and touched.
 pub fn anonymous_bytes(pid: u32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
