@@ -61,7 +61,7 @@ pub fn limit_open_files(pid: u32, limit: u64) {
     let result = unsafe {
         libc::prlimit(pid as libc::pid_t, libc::RLIMIT_NOFILE, &raw const wanted, std::ptr::null_mut())
     };
-    assert_eq!(result, 0, "prlimit: {}", std::io::Error::last_os_error());
+    assert_eq!(result, 0, "prlimit: {}", io::Error::last_os_error());
 }
 
 /// Resident anonymous memory in bytes: what the process itself allocated and touched.
