@@ -85,6 +85,7 @@ pub(super) async fn run(session: &mut Http1, first: RecvBuf) -> Next {
         status: Cell::new(None),
         unframed: Cell::new(false),
         uploading: Cell::new(false),
+        at_once: Cell::new(true),
     };
     let shard = context.shard.listener(exchange.listener);
     shard.add(ListenerCounter::ReceivedBytes, request.head_len as u64);
@@ -130,6 +131,8 @@ struct Exchange<'a> {
     unframed: Cell<bool>,
     /// The request's body has not gone up whole.
     uploading: Cell<bool>,
+    /// The response went out in one small piece.
+    at_once: Cell<bool>,
 }
 
 /// What became of the endpoint's part.
@@ -195,6 +198,9 @@ impl Exchange<'_> {
     /// Sends `out`, the last of this response, counts it and keeps its memory.
     fn send_block(&self, out: Vec<u8>) {
         self.context.shard.listener(self.listener).add(ListenerCounter::SentBytes, out.len() as u64);
+        if out.len() as u64 > 2 * SMALL_BODY_BYTES_MAX {
+            self.at_once.set(false);
+        }
         // Where the connection closes with it, the FIN follows at once and travels in the same segment.
         self.stream.send(&out, !self.keep_alive.get());
         self.context.runtime.put_block(out);
@@ -251,9 +257,9 @@ impl Exchange<'_> {
             let draining = self.context.is_draining();
             return Ending::Graceful(if draining { Termination::Drained } else { Termination::RequestsMax });
         }
-        // RFC 9112 §9.6: after a request with "close" the client sends nothing. One that did anyway would make the
-        // kernel answer with RST, and destroy the response on its way.
-        if nothing_behind && !request.framing.has_body() && !self.stream.has_input() {
+        // RFC 9112 §9.6: after a request with "close" the client sends nothing. One that does anyway makes the kernel
+        // answer with RST, which overtakes and destroys what of a long response is still unsent.
+        if nothing_behind && self.at_once.get() && !request.framing.has_body() && !self.stream.has_input() {
             return Ending::Close(Termination::ClientClosing);
         }
         Ending::Graceful(Termination::ClientClosing)
@@ -649,6 +655,7 @@ impl Exchange<'_> {
             source_bytes_per_s_min: 0,
             sink_stall: self.timeouts.write_stall,
         };
+        self.at_once.set(false);
         let mut body = Body::new(framing, framing_out);
         let already = rest.len() as u64;
         let runtime = &self.context.runtime;
