@@ -1,6 +1,7 @@
 //! Words every layer may use: time, units, keys, collections. Reads no clock, socket, file or random source.
 
 pub mod field_edits;
+pub mod identity;
 pub mod random;
 pub mod slab;
 pub mod time;

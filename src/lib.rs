@@ -12,6 +12,7 @@ pub mod h1;
 pub mod health;
 pub mod http;
 pub mod route;
+pub mod tls;
 
 // 2 the machine, and the runtime on it
 pub mod sys;

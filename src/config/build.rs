@@ -106,6 +106,7 @@ fn limits(node: &Node<'_>, findings: &mut Findings) -> (HttpSpec, Limits) {
     let limits = Limits {
         connections_max: number_u32(node, "connections_max"),
         memory_bytes_max: number(node, "memory_bytes_max") as usize,
+        handshakes_per_turn_max: number_u32(node, "handshakes_per_turn_max"),
     };
     (http, limits)
 }

@@ -159,6 +159,13 @@ static LIMITS: Table = Table {
             "bytes",
             "Sessions, buffers and pools of one worker.",
         ),
+        number(
+            "handshakes_per_turn_max",
+            Integer { min: 1, max: 4_096 },
+            16,
+            "",
+            "TLS handshakes begun in one turn of a worker's loop; the next ones wait in order.",
+        ),
     ],
 };
 
@@ -189,6 +196,13 @@ const WRITE_STALL_TIMEOUT: Row = number(
 );
 const TCP_IDLE_TIMEOUT: Row =
     number("tcp_idle_timeout_ms", DEADLINE, 600_000, "ms", "A TCP relay with no byte in either direction.");
+const HANDSHAKE_TIMEOUT: Row = number(
+    "handshake_timeout_ms",
+    DEADLINE,
+    10_000,
+    "ms",
+    "From accept to the end of the TLS handshake; for passthrough, of the ClientHello.",
+);
 const CONNECT_TIMEOUT: Row = number(
     "connect_timeout_ms",
     DEADLINE,
@@ -217,6 +231,7 @@ static TIMEOUTS: Table = Table {
         BODY_RATE_MIN,
         WRITE_STALL_TIMEOUT,
         TCP_IDLE_TIMEOUT,
+        HANDSHAKE_TIMEOUT,
         CONNECT_TIMEOUT,
         REQUEST_TIMEOUT,
         POOL_IDLE_TIMEOUT,
@@ -311,6 +326,7 @@ static LISTENER_TIMEOUTS: Table = Table {
         own(BODY_RATE_MIN),
         own(WRITE_STALL_TIMEOUT),
         own(TCP_IDLE_TIMEOUT),
+        own(HANDSHAKE_TIMEOUT),
     ],
 };
 

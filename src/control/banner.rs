@@ -25,6 +25,7 @@ impl Addresses {
             let protocol = match listener.protocol {
                 Protocol::Http => "http",
                 Protocol::Tcp { .. } => "tcp",
+                Protocol::TlsPassthrough => "tls-passthrough",
             };
             (listener.name.to_string(), protocol, socket.local_addr().unwrap_or(listener.address))
         });

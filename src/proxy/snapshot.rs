@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::health::EjectionSpec;
 pub use crate::http::ForwardedPolicy;
 use crate::route;
+use crate::tls::{ClientSpec, ServerSpec};
 
 pub mod cidr;
 
@@ -31,6 +32,8 @@ pub struct Listener {
     /// Port 0 lets the kernel choose.
     pub address: SocketAddr,
     pub protocol: Protocol,
+    /// Whether and how it speaks TLS. `None`: plaintext.
+    pub tls: Option<ServerSpec>,
     /// Accept queue of one worker's socket, in connections. The kernel caps it at `net.core.somaxconn`.
     pub backlog: u32,
     /// Open connections of one worker on this listener; `None`: only `Limits::connections_max` counts.
@@ -61,6 +64,8 @@ pub enum Protocol {
     Tcp {
         cluster: u16,
     },
+    /// Relayed undecrypted to the cluster that a route names for the server name of the ClientHello.
+    TlsPassthrough,
 }
 
 /// Deadlines towards the downstream side. Every one is finite.
@@ -78,6 +83,8 @@ pub struct Timeouts {
     pub write_stall: Duration,
     /// A TCP relay with no byte in either direction.
     pub tcp_idle: Duration,
+    /// From accept to the end of the TLS handshake; on a passthrough listener, to the end of the ClientHello.
+    pub handshake: Duration,
 }
 
 impl Timeouts {
@@ -89,6 +96,7 @@ impl Timeouts {
         body_rate_min_bytes_per_s: 0,
         write_stall: Duration::ZERO,
         tcp_idle: Duration::ZERO,
+        handshake: Duration::ZERO,
     };
 }
 
@@ -111,6 +119,8 @@ pub struct Cluster {
     pub retries_max: u32,
     /// How often names among the endpoints are looked up again.
     pub resolve_interval: Duration,
+    /// Whether and how endpoints are spoken to in TLS. The handshake counts towards `connect_timeout`.
+    pub tls: Option<ClientSpec>,
     pub ejection: EjectionSpec,
 }
 
@@ -144,6 +154,8 @@ pub struct Limits {
     pub connections_max: u32,
     /// Bytes of sessions, buffers and pools.
     pub memory_bytes_max: usize,
+    /// TLS handshakes begun in one turn of the worker's loop; the next ones wait in order.
+    pub handshakes_per_turn_max: u32,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -89,6 +89,8 @@ fn start(context: &Rc<Context>, index: u16, stream: Stream) {
     let guard = context.enter_session(index);
     match listener.protocol {
         Protocol::Http => context.runtime.spawn(Http1::new(guard, stream).serve()),
+        // Refused by the configuration until sessions can do it.
+        Protocol::TlsPassthrough => {}
         Protocol::Tcp { cluster } => context.runtime.spawn(tcp::relay(guard, stream, cluster)),
     }
 }

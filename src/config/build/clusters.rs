@@ -33,6 +33,7 @@ pub(super) fn build<'t>(root: &Node<'t>, findings: &mut Findings) -> (Vec<Cluste
             connections_max: number_u32(node, "connections_max"),
             retries_max: number_u32(node, "retries_max"),
             resolve_interval: millis(node, "resolve_interval_ms"),
+            tls: None,
             ejection: ejection(&node.table("ejection"), findings),
         });
     }

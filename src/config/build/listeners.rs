@@ -58,6 +58,7 @@ pub(super) fn build<'t>(
             name: name.into(),
             address: address.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0))),
             protocol: cluster.map_or(Protocol::Http, |cluster| Protocol::Tcp { cluster }),
+            tls: None,
             backlog: super::number_u32(node, "backlog"),
             connections_max: node
                 .integer("connections_max")
@@ -186,5 +187,6 @@ fn timeouts(own: &Node<'_>, all: &Node<'_>) -> Timeouts {
         body_rate_min_bytes_per_s: own.integer(rate).unwrap_or_else(|| super::number(all, rate)),
         write_stall: millis("write_stall_timeout_ms"),
         tcp_idle: millis("tcp_idle_timeout_ms"),
+        handshake: millis("handshake_timeout_ms"),
     }
 }
