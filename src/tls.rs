@@ -2,6 +2,8 @@
 //! session that turns records into bytes. Reads no file; rustls itself draws randomness, which is why this module is
 //! exempt from the rule that layer 1 draws none.
 
+mod identity;
 mod spec;
 
+pub use identity::{PeerIdentity, uri_names};
 pub use spec::{CertificateFiles, ClientSpec, MtlsMode, ServerNameSource, ServerSpec, VersionMin};
