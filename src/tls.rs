@@ -3,6 +3,7 @@
 //! exempt from the rule that layer 1 draws none.
 
 mod certificates;
+mod expect;
 mod fault;
 #[cfg(test)]
 pub(crate) mod fixture;
@@ -16,6 +17,7 @@ mod suites;
 mod tickets;
 
 pub use certificates::{Certificate, CertificateSet, Remark};
+pub use expect::{EndpointVerifier, IdentityMismatch, explain};
 pub use fault::{Cause, Fault, Part, date};
 pub use identity::{PeerIdentity, uri_names};
 pub use material::{Authorities, ClientMaterial, ClientTrust, ServerMaterial};
