@@ -30,12 +30,7 @@ pub async fn relay(guard: SessionGuard, downstream: Stream, cluster: u16, first:
     guard.ended(termination);
 }
 
-async fn run(
-    guard: &SessionGuard,
-    downstream: Stream,
-    cluster: u16,
-    first: Option<RecvBuf>,
-) -> Termination {
+async fn run(guard: &SessionGuard, downstream: Stream, cluster: u16, first: Option<RecvBuf>) -> Termination {
     let (context, timeouts) = (guard.context(), guard.timeouts());
     let acquired = context.upstreams.acquire(cluster, true, &mut Tried::default()).await;
     let connection = match acquired {
