@@ -2,6 +2,7 @@
 //! session that turns records into bytes. Reads no file; rustls itself draws randomness, which is why this module is
 //! exempt from the rule that layer 1 draws none.
 
+pub mod client_hello;
 mod spec;
 
 pub use spec::{CertificateFiles, ClientSpec, MtlsMode, ServerNameSource, ServerSpec, VersionMin};
