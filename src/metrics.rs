@@ -7,7 +7,7 @@ pub mod shard;
 
 pub use catalog::{
     AcceptError, ClusterCounter, ClusterGauge, ClusterHistogram, Counter, Gauge, Histogram, ListenerCounter,
-    ListenerGauge, Process, Shed,
+    HandshakeFailure, ListenerGauge, Process, Shed,
 };
 pub use render::{ProcessFacts, WorkerFacts};
 pub use shard::Shard;
