@@ -18,4 +18,3 @@ mod supervisor;
 mod tcp;
 mod tidy;
 mod tls;
-mod upstream_tls;
