@@ -175,7 +175,7 @@ fn print(measured: &Measured) {
     println!("errors {errors}, unanswered {unanswered}");
     if let Some(Negotiated { suite, group, resumed, handshakes, tickets }) = &measured.tls {
         let kind = if *resumed { "resumed" } else { "full" };
-        println!("{handshakes} handshakes, {kind}: {suite}, {group}, {tickets} tickets");
+        println!("TLS: {suite}, {group}, {kind}; while measured {handshakes} handshakes, {tickets} tickets");
     }
     if let Some(first) = &measured.first_error {
         println!("first error: {first}");
