@@ -12,7 +12,7 @@ use serde::Serialize;
 use crate::load::Plan;
 use crate::machine::Machine;
 use crate::measure::{self, Sample, Timing};
-use crate::proxies::{Programs, Proxy};
+use crate::proxies::{OPENSSL_CONFIG, Programs, Proxy};
 use crate::report::{self, Entry, Group, Verdict};
 use crate::rig::{Cpus, Rig};
 use crate::workload::{Method, Protocol, WORKLOADS, Workload};
@@ -340,6 +340,10 @@ fn keep(folder: &Path, outcome: &Outcome, rig: &Rig, options: &Options) -> io::R
         for proxy in &options.only {
             let name = format!("{}-{}", protocol.name(), proxy.config_name());
             fs::write(config.join(name), proxy.config(&rig.site(protocol)?))?;
+            if !proxy.environment(protocol, PathBuf::new()).is_empty() {
+                let name = format!("{}-{}-openssl.cnf", protocol.name(), proxy.name());
+                fs::write(config.join(name), OPENSSL_CONFIG)?;
+            }
         }
     }
     Ok(())
