@@ -17,3 +17,4 @@ mod slow;
 mod supervisor;
 mod tcp;
 mod tidy;
+mod tls;
