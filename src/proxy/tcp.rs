@@ -13,7 +13,7 @@ use crate::runtime::RecvBuf;
 use super::context::SessionGuard;
 use super::outcome::Termination;
 use super::stream::Stream;
-use super::upstream::{AcquireError, Tried};
+use super::upstream::{AcquireError, Connection, Tried};
 
 /// Receives in a row after which others get a turn.
 const RECEIVES_A_TURN: u32 = 8;
@@ -26,38 +26,54 @@ enum Broken {
 
 /// Relays until both directions have ended. `first`: what was received from the client before.
 pub async fn relay(guard: SessionGuard, downstream: Stream, cluster: u16, first: Option<RecvBuf>) {
-    let termination = run(&guard, downstream, cluster, first).await;
+    let termination = match connect(&guard, cluster).await {
+        Ok(connection) => {
+            if let Some(first) = first {
+                send_first(&guard, &connection, cluster, &first);
+            }
+            join(&guard, downstream, connection, cluster).await
+        }
+        Err(termination) => {
+            downstream.abort();
+            termination
+        }
+    };
     guard.ended(termination);
 }
 
-async fn run(
+/// A connection to an endpoint of the cluster; else why the session ends.
+pub(super) async fn connect(guard: &SessionGuard, cluster: u16) -> Result<Connection, Termination> {
+    let upstreams = &guard.context().upstreams;
+    let acquired = upstreams.acquire(cluster, true, &mut Tried::default()).await;
+    let connection = acquired.map_err(|error| match error {
+        AcquireError::TimedOut => Termination::UpstreamTimeout,
+        AcquireError::Untrusted => Termination::UpstreamTls,
+        _ => Termination::UpstreamConnect,
+    })?;
+    upstreams.on_answer(&connection);
+    Ok(connection)
+}
+
+/// Sends what was received from the client before there was a connection to the endpoint.
+pub(super) fn send_first(guard: &SessionGuard, connection: &Connection, cluster: u16, bytes: &[u8]) {
+    let activity = Cell::new(Instant::ZERO);
+    let meter = Meter { guard, cluster: usize::from(cluster), activity: &activity };
+    meter.moved(Direction::Up, bytes.len() as u64);
+    connection.stream.send(bytes, false);
+}
+
+/// Relays between the two until both directions have ended.
+pub(super) async fn join(
     guard: &SessionGuard,
     downstream: Stream,
+    connection: Connection,
     cluster: u16,
-    first: Option<RecvBuf>,
 ) -> Termination {
     let (context, timeouts) = (guard.context(), guard.timeouts());
-    let acquired = context.upstreams.acquire(cluster, true, &mut Tried::default()).await;
-    let connection = match acquired {
-        Ok(connection) => connection,
-        Err(error) => {
-            downstream.abort();
-            return match error {
-                AcquireError::TimedOut => Termination::UpstreamTimeout,
-                AcquireError::Untrusted => Termination::UpstreamTls,
-                _ => Termination::UpstreamConnect,
-            };
-        }
-    };
-    context.upstreams.on_answer(&connection);
     let activity = Cell::new(context.runtime.now());
     let termination = {
         let upstream = &connection.stream;
         let meter = Meter { guard, cluster: usize::from(cluster), activity: &activity };
-        if let Some(first) = first {
-            meter.moved(Direction::Up, first.len() as u64);
-            upstream.send_buf(first, false);
-        }
         let mut down = pin!(one_way(&meter, upstream, &downstream, Direction::Down));
         let mut up = pin!(one_way(&meter, &downstream, upstream, Direction::Up));
         let (mut up_done, mut down_done) = (false, false);

@@ -9,6 +9,7 @@ fn spec(name: &str) -> Spec {
         name: name.into(),
         listeners: Vec::new(),
         hosts: Vec::new(),
+        alpn: Vec::new(),
         path: PathMatch::Any,
         methods: Vec::new(),
         fields: Vec::new(),
