@@ -5,6 +5,7 @@
 mod certificates;
 mod client;
 pub mod client_hello;
+mod expect;
 mod fault;
 #[cfg(test)]
 pub(crate) mod fixture;
@@ -20,6 +21,7 @@ mod tickets;
 
 pub use certificates::{Certificate, CertificateSet, Remark};
 pub use client::Client;
+pub use expect::{EndpointVerifier, IdentityMismatch, explain};
 pub use fault::{Cause, Fault, Part, date};
 pub use identity::{PeerIdentity, uri_names};
 pub use material::{Authorities, ClientMaterial, ClientTrust, ServerMaterial};

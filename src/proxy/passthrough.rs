@@ -125,9 +125,7 @@ impl Kept<'_> {
                 Ok(())
             }
             Ok(_) => Err(Refusal::silent(HandshakeFailure::Closed, Termination::ClientAborted)),
-            Err(TimedOut) => {
-                Err(Refusal::silent(HandshakeFailure::TimedOut, Termination::HandshakeTimeout))
-            }
+            Err(TimedOut) => Err(Refusal::silent(HandshakeFailure::TimedOut, Termination::HandshakeTimeout)),
         }
     }
 

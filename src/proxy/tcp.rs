@@ -8,7 +8,6 @@ use std::task::Poll;
 use crate::base::time::Instant;
 use crate::limits;
 use crate::metrics::{ClusterCounter, ListenerCounter};
-use crate::runtime::RecvBuf;
 
 use super::context::SessionGuard;
 use super::outcome::Termination;
@@ -24,15 +23,10 @@ enum Broken {
     Sink,
 }
 
-/// Relays until both directions have ended. `first`: what was received from the client before.
-pub async fn relay(guard: SessionGuard, downstream: Stream, cluster: u16, first: Option<RecvBuf>) {
+/// Relays until both directions have ended.
+pub async fn relay(guard: SessionGuard, downstream: Stream, cluster: u16) {
     let termination = match connect(&guard, cluster).await {
-        Ok(connection) => {
-            if let Some(first) = first {
-                send_first(&guard, &connection, cluster, &first);
-            }
-            join(&guard, downstream, connection, cluster).await
-        }
+        Ok(connection) => join(&guard, downstream, connection, cluster).await,
         Err(termination) => {
             downstream.abort();
             termination

@@ -4,7 +4,6 @@
 //! anything arrived is dropped.
 
 use std::cell::{Cell, RefCell};
-use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -17,7 +16,7 @@ use crate::base::time::Instant;
 use crate::health::{ClusterHealth, Verdict};
 use crate::metrics::{ClusterCounter, ClusterGauge, ClusterHistogram, Shard};
 use crate::runtime::{Deadline, Runtime, Socket, TimedOut};
-use crate::tls::Client;
+use crate::tls::{self, Client};
 
 use super::snapshot::{self, EndpointAddress};
 use super::stream::{Failure, Stream, TlsStream};
@@ -327,26 +326,28 @@ impl Upstreams {
         deadline: &Deadline,
     ) -> Result<Stream, AcquireError> {
         let counted = self.shard.cluster(cluster.position);
-        let session = client.session(address.ip()).map_err(|error| self.untrusted(cluster, address, &error));
+        let session = client
+            .session(address.ip())
+            .map_err(|error| self.untrusted(cluster, address, tls::explain(&error)));
         let tls = TlsStream::new(&self.runtime, socket, session?);
         match deadline.within(tls.handshake(None, || {})).await {
             Ok(Ok(())) => {
                 counted.add(ClusterCounter::TlsHandshakes, 1);
                 Ok(Stream::Tls(tls))
             }
-            Ok(Err(Failure::Protocol(error))) => Err(self.untrusted(cluster, address, &error)),
+            Ok(Err(Failure::Protocol(error))) => Err(self.untrusted(cluster, address, tls::explain(&error))),
             Ok(Err(Failure::Closed)) => {
-                Err(self.untrusted(cluster, address, &"the endpoint closed the connection"))
+                Err(self.untrusted(cluster, address, "the endpoint closed the connection".into()))
             }
             Err(TimedOut) => Err(AcquireError::TimedOut),
         }
     }
 
-    fn untrusted(&self, cluster: &Cluster, endpoint: SocketAddr, error: &dyn fmt::Display) -> AcquireError {
+    fn untrusted(&self, cluster: &Cluster, endpoint: SocketAddr, error: String) -> AcquireError {
         self.shard.cluster(cluster.position).add(ClusterCounter::TlsFailures, 1);
         let mut failed = self.tls_failed.borrow_mut();
         if failed.len() < NOTES_KEPT_MAX {
-            failed.push(TlsFailed { cluster: cluster.spec.name.clone(), endpoint, error: error.to_string() });
+            failed.push(TlsFailed { cluster: cluster.spec.name.clone(), endpoint, error });
         }
         AcquireError::Untrusted
     }

@@ -322,9 +322,11 @@ impl Table {
     /// Whether a route earlier in the same list and of the same path takes every request that `later` would.
     fn covers(&self, earlier: u16, later: u16) -> bool {
         let (earlier, later) = (&self.routes[usize::from(earlier)], &self.routes[usize::from(later)]);
-        (earlier.methods.is_empty()
-            || (!later.methods.is_empty()
-                && later.methods.iter().all(|method| earlier.methods.contains(method))))
+        // A route that names no listener serves those of HTTP; whether a named one is of HTTP, the table does not know.
+        (!earlier.listeners.is_empty() || later.listeners.is_empty())
+            && (earlier.methods.is_empty()
+                || (!later.methods.is_empty()
+                    && later.methods.iter().all(|method| earlier.methods.contains(method))))
             && (earlier.alpn.is_empty()
                 || (!later.alpn.is_empty() && later.alpn.iter().all(|one| earlier.alpn.contains(one))))
             && earlier.fields.iter().all(|field| {

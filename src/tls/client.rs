@@ -3,12 +3,13 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use rustls::client::{UnbufferedClientConnection, WebPkiServerVerifier};
+use rustls::client::UnbufferedClientConnection;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::ServerName;
 use rustls::sign::SingleCertAndKey;
 use rustls::{ClientConfig, Error};
 
+use super::expect::EndpointVerifier;
 use super::material::ClientMaterial;
 use super::session::Session;
 use super::spec::ServerNameSource;
@@ -30,9 +31,7 @@ impl Client {
         alpn: &[&[u8]],
     ) -> Result<Self, Error> {
         let spec = &material.spec;
-        let verifier = WebPkiServerVerifier::builder_with_provider(material.roots.clone(), provider.clone())
-            .build()
-            .map_err(|error| Error::General(error.to_string()))?;
+        let verifier = EndpointVerifier::new(material, provider);
         let builder = ClientConfig::builder_with_provider(provider.clone())
             .with_protocol_versions(versions(spec.version_min))?
             .dangerous()

@@ -58,9 +58,8 @@ impl Server {
         // No session outlives its connection in memory: what is resumed comes with its ticket.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.max_early_data_size = 0;
-        let ticketer = spec
-            .session_tickets
-            .then(|| Arc::new(Ticketer::new(listener, &material.policy_digest, keys)));
+        let ticketer =
+            spec.session_tickets.then(|| Arc::new(Ticketer::new(listener, &material.policy_digest, keys)));
         match &ticketer {
             Some(ticketer) => config.ticketer = ticketer.clone(),
             None => config.send_tls13_tickets = 0,

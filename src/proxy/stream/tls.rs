@@ -69,11 +69,7 @@ impl TlsStream {
     ///
     /// # Errors
     /// Where it fails; the alert is on its way then.
-    pub async fn handshake(
-        &self,
-        first: Option<RecvBuf>,
-        mut stepped: impl FnMut(),
-    ) -> Result<(), Failure> {
+    pub async fn handshake(&self, first: Option<RecvBuf>, mut stepped: impl FnMut()) -> Result<(), Failure> {
         let mut phase = match first {
             Some(buf) => self.open(buf),
             None => self.process(&mut [], || self.memory.runtime.empty_buffer()).1,
