@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use super::{Names, millis_or, tell};
+use super::{Files, Names, millis_or, tell, tls};
 use crate::config::node::{Node, Text, shorten};
 use crate::config::problem::{Finding, Findings};
 use crate::config::values;
@@ -42,6 +42,7 @@ pub(super) fn build<'t>(
     root: &Node<'t>,
     admin: Option<SocketAddr>,
     clusters: &mut Names<'_>,
+    files: &mut Files<'_>,
     findings: &mut Findings,
 ) -> Listeners<'t> {
     let mut listeners = Listeners { list: Vec::new(), names: Names::new("listener"), kinds: Vec::new() };
@@ -75,7 +76,7 @@ pub(super) fn build<'t>(
                 (_, Some(cluster)) => Protocol::Tcp { cluster },
                 (_, None) => Protocol::Http,
             },
-            tls: None,
+            tls: tls::server(node, files, findings),
             backlog: super::number_u32(node, "backlog"),
             connections_max: node
                 .integer("connections_max")
