@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use super::action::Action;
 use super::{FieldLookup, FieldMatch, HostPattern, PathMatch, Request, Spec};
 use crate::base::field_edits::FieldEdits;
+use crate::base::identity::IdentityPattern;
 
 /// Routes of one table: they are counted in 16 bits.
 pub const ROUTES_MAX: usize = u16::MAX as usize;
@@ -24,6 +25,7 @@ pub struct Route {
     pub(super) hosts: Vec<HostPattern>,
     pub(super) path: PathMatch,
     pub(super) methods: Vec<Box<str>>,
+    pub(super) identities: Vec<IdentityPattern>,
     pub(super) fields: Vec<FieldMatch>,
     prefix_rewrite: Option<Box<str>>,
 }
@@ -43,22 +45,31 @@ impl Route {
 
     /// How many conditions it has beside listener, host and path.
     pub(super) fn conditions(&self) -> usize {
-        usize::from(!self.methods.is_empty()) + self.fields.len()
+        usize::from(!self.methods.is_empty()) + usize::from(!self.identities.is_empty()) + self.fields.len()
     }
 
     pub(super) fn method_matches(&self, method: &str) -> bool {
         self.methods.is_empty() || self.methods.iter().any(|allowed| **allowed == *method)
     }
 
+    /// Without an identity, no condition on it matches.
+    pub(super) fn identity_matches(&self, identity: Option<&str>) -> bool {
+        self.identities.is_empty()
+            || identity.is_some_and(|id| self.identities.iter().any(|pattern| pattern.matches(id)))
+    }
+
     fn conditions_match(&self, request: &Request<'_>, field: FieldLookup<'_, '_>) -> bool {
         self.method_matches(request.method)
+            && self.identity_matches(request.identity)
             && self.fields.iter().all(|FieldMatch { name, rule }| rule.matches(field(name)))
     }
 }
 
 impl From<Spec> for Route {
     fn from(spec: Spec) -> Self {
-        let Spec { name, listeners, hosts, path, methods, fields, action, prefix_rewrite, .. } = spec;
+        let Spec {
+            name, listeners, hosts, path, methods, identities, fields, action, prefix_rewrite, ..
+        } = spec;
         let (request_edits, response_edits) = (spec.request_edits, spec.response_edits);
         Self {
             name,
@@ -69,6 +80,7 @@ impl From<Spec> for Route {
             hosts,
             path,
             methods,
+            identities,
             fields,
             prefix_rewrite,
         }
@@ -302,6 +314,9 @@ impl Table {
         (earlier.methods.is_empty()
             || (!later.methods.is_empty()
                 && later.methods.iter().all(|method| earlier.methods.contains(method))))
+            && (earlier.identities.is_empty()
+                || (!later.identities.is_empty()
+                    && later.identities.iter().all(|id| earlier.identities.iter().any(|all| all.covers(id)))))
             && earlier.fields.iter().all(|field| {
                 later.fields.iter().any(|other| field.name == other.name && field.rule.covers(&other.rule))
             })
