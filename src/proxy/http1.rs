@@ -7,6 +7,7 @@ mod head_input;
 mod judge;
 
 use std::future::Future;
+use std::io;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -40,22 +41,23 @@ enum Next {
 }
 
 impl Http1 {
-    pub fn new(guard: SessionGuard, stream: Stream) -> Self {
+    pub fn new(guard: SessionGuard, stream: Stream, facts: Facts) -> Self {
         let deadline = guard.context().runtime.deadline();
-        Self { guard, stream, facts: Facts::default(), deadline, requests: 0 }
+        Self { guard, stream, facts, deadline, requests: 0 }
     }
 
-    /// Serves until the connection ends.
+    /// Serves until the connection ends. `first`: what was received of it before.
     // Not an `async fn`, which would keep `self` twice for the whole life of the session.
     #[expect(clippy::manual_async_fn)]
-    pub fn serve(mut self) -> impl Future<Output = ()> {
+    pub fn serve(mut self, first: Option<RecvBuf>) -> impl Future<Output = ()> {
         async move {
-            let ending = self.requests().await;
+            let ending = self.requests(first).await;
             self.guard.ended(ending.termination());
             match ending {
                 Ending::Graceful(_) => self.linger().await,
                 Ending::Close(_) => {
                     let _ = self.deliver().await;
+                    self.stream.close();
                 }
                 Ending::Abort(_) => self.stream.abort(),
             }
@@ -63,8 +65,7 @@ impl Http1 {
     }
 
     /// Answers one request after another.
-    async fn requests(&mut self) -> Ending {
-        let mut carry: Option<RecvBuf> = None;
+    async fn requests(&mut self, mut carry: Option<RecvBuf>) -> Ending {
         loop {
             let first = match carry.take() {
                 Some(buf) => buf,
@@ -104,6 +105,10 @@ impl Http1 {
         match received.await {
             Some(Ok(buf)) if !buf.is_empty() => Ok(buf),
             Some(Ok(_)) => Err(Ending::Close(Termination::ClientClosed)),
+            // Between requests nothing can be cut off: browsers leave so (RFC 9112 §9.8).
+            Some(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                Err(Ending::Close(Termination::ClientClosed))
+            }
             Some(Err(_)) => Err(Ending::Close(Termination::ClientAborted)),
             None if context.is_draining() => Err(Ending::Graceful(Termination::Drained)),
             None if self.requests == 0 => Err(Ending::Graceful(Termination::FirstByteTimeout)),

@@ -8,6 +8,7 @@ use std::task::Poll;
 use crate::base::time::Instant;
 use crate::limits;
 use crate::metrics::{ClusterCounter, ListenerCounter};
+use crate::runtime::RecvBuf;
 
 use super::context::SessionGuard;
 use super::outcome::Termination;
@@ -23,13 +24,13 @@ enum Broken {
     Sink,
 }
 
-/// Relays until both directions have ended.
-pub async fn relay(guard: SessionGuard, downstream: Stream, cluster: u16) {
-    let termination = run(&guard, downstream, cluster).await;
+/// Relays until both directions have ended. `first`: what was received from the client before.
+pub async fn relay(guard: SessionGuard, downstream: Stream, cluster: u16, first: Option<RecvBuf>) {
+    let termination = run(&guard, downstream, cluster, first).await;
     guard.ended(termination);
 }
 
-async fn run(guard: &SessionGuard, downstream: Stream, cluster: u16) -> Termination {
+async fn run(guard: &SessionGuard, downstream: Stream, cluster: u16, first: Option<RecvBuf>) -> Termination {
     let (context, timeouts) = (guard.context(), guard.timeouts());
     let acquired = context.upstreams.acquire(cluster, true, &mut Tried::default()).await;
     let connection = match acquired {
@@ -38,6 +39,7 @@ async fn run(guard: &SessionGuard, downstream: Stream, cluster: u16) -> Terminat
             downstream.abort();
             return match error {
                 AcquireError::TimedOut => Termination::UpstreamTimeout,
+                AcquireError::Untrusted => Termination::UpstreamTls,
                 _ => Termination::UpstreamConnect,
             };
         }
@@ -47,6 +49,10 @@ async fn run(guard: &SessionGuard, downstream: Stream, cluster: u16) -> Terminat
     let termination = {
         let upstream = &connection.stream;
         let meter = Meter { guard, cluster: usize::from(cluster), activity: &activity };
+        if let Some(first) = first {
+            meter.moved(Direction::Up, first.len() as u64);
+            upstream.send_buf(first, false);
+        }
         let mut down = pin!(one_way(&meter, upstream, &downstream, Direction::Down));
         let mut up = pin!(one_way(&meter, &downstream, upstream, Direction::Up));
         let (mut up_done, mut down_done) = (false, false);

@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use crate::h1::{FieldSlots, Parsed, RequestHead, Target, parse_request, write_request};
 use crate::http::{BodyFraming, Forwarded, Reject, Version, normalize_path};
+use crate::metrics::ListenerCounter;
 use crate::route::{self, Action, Route};
 
 use super::super::context::{Context, Serving};
@@ -95,6 +96,8 @@ fn answer(
     // RFC 9110 §15.5.20: under a name that this handshake was not for, a request would get past what another listener
     // asks of clients. HTTP/1.0 may name no host: then none is wrong.
     if !head.host.is_empty() && !session.facts.may_answer(head.host) {
+        let listener = usize::from(session.guard.listener());
+        context.shard.listener(listener).add(ListenerCounter::Misdirected, 1);
         return Ok(own(421));
     }
     // No tunnels yet: the request is served as if it had not asked to change the protocol (RFC 9110 §7.8).
