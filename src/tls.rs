@@ -4,6 +4,7 @@
 
 mod certificates;
 mod client;
+pub mod client_hello;
 mod expect;
 mod fault;
 #[cfg(test)]

@@ -27,8 +27,6 @@ const HANDSHAKE_RECORD: u8 = 22;
 pub struct Accepted {
     pub stream: Stream,
     pub facts: Facts,
-    /// What was received to find out that it is plaintext.
-    pub first: Option<RecvBuf>,
 }
 
 /// Takes a connection to a TLS listener. `None`: it has ended, and was counted.
@@ -64,8 +62,8 @@ async fn shake(
     if first[0] != HANDSHAKE_RECORD {
         if server.mtls() == MtlsMode::Permissive {
             counted.add(ListenerCounter::Plaintext, 1);
-            let stream = Stream::Socket(socket);
-            return Ok(Accepted { stream, facts: Facts::default(), first: Some(first) });
+            socket.unread(first);
+            return Ok(Accepted { stream: Stream::Socket(socket), facts: Facts::default() });
         }
         socket.abort();
         return Err((HandshakeFailure::Plaintext, Termination::PlaintextRefused));
@@ -104,7 +102,7 @@ async fn shake(
         counted.add(ListenerCounter::TlsResumed, 1);
     }
     context.shard.observe(Histogram::TlsHandshakeDuration, context.runtime.now().since(started));
-    Ok(Accepted { stream: Stream::Tls(tls), facts: Facts::new(Some(Rc::new(facts))), first: None })
+    Ok(Accepted { stream: Stream::Tls(tls), facts: Facts::new(Some(Rc::new(facts))) })
 }
 
 const fn timed_out() -> Failed {

@@ -46,12 +46,12 @@ impl Http1 {
         Self { guard, stream, facts, deadline, requests: 0 }
     }
 
-    /// Serves until the connection ends. `first`: what was received of it before.
+    /// Serves until the connection ends.
     // Not an `async fn`, which would keep `self` twice for the whole life of the session.
     #[expect(clippy::manual_async_fn)]
-    pub fn serve(mut self, first: Option<RecvBuf>) -> impl Future<Output = ()> {
+    pub fn serve(mut self) -> impl Future<Output = ()> {
         async move {
-            let ending = self.requests(first).await;
+            let ending = self.requests().await;
             self.guard.ended(ending.termination());
             match ending {
                 Ending::Graceful(_) => self.linger().await,
@@ -65,7 +65,8 @@ impl Http1 {
     }
 
     /// Answers one request after another.
-    async fn requests(&mut self, mut carry: Option<RecvBuf>) -> Ending {
+    async fn requests(&mut self) -> Ending {
+        let mut carry: Option<RecvBuf> = None;
         loop {
             let first = match carry.take() {
                 Some(buf) => buf,

@@ -8,7 +8,6 @@ use std::task::Poll;
 use crate::base::time::Instant;
 use crate::limits;
 use crate::metrics::{ClusterCounter, ListenerCounter};
-use crate::runtime::RecvBuf;
 
 use super::context::SessionGuard;
 use super::outcome::Termination;
@@ -24,13 +23,13 @@ enum Broken {
     Sink,
 }
 
-/// Relays until both directions have ended. `first`: what was received from the client before.
-pub async fn relay(guard: SessionGuard, downstream: Stream, cluster: u16, first: Option<RecvBuf>) {
-    let termination = run(&guard, downstream, cluster, first).await;
+/// Relays until both directions have ended.
+pub async fn relay(guard: SessionGuard, downstream: Stream, cluster: u16) {
+    let termination = run(&guard, downstream, cluster).await;
     guard.ended(termination);
 }
 
-async fn run(guard: &SessionGuard, downstream: Stream, cluster: u16, first: Option<RecvBuf>) -> Termination {
+async fn run(guard: &SessionGuard, downstream: Stream, cluster: u16) -> Termination {
     let (context, timeouts) = (guard.context(), guard.timeouts());
     let acquired = context.upstreams.acquire(cluster, true, &mut Tried::default()).await;
     let connection = match acquired {
@@ -49,10 +48,6 @@ async fn run(guard: &SessionGuard, downstream: Stream, cluster: u16, first: Opti
     let termination = {
         let upstream = &connection.stream;
         let meter = Meter { guard, cluster: usize::from(cluster), activity: &activity };
-        if let Some(first) = first {
-            meter.moved(Direction::Up, first.len() as u64);
-            upstream.send_buf(first, false);
-        }
         let mut down = pin!(one_way(&meter, upstream, &downstream, Direction::Down));
         let mut up = pin!(one_way(&meter, &downstream, upstream, Direction::Up));
         let (mut up_done, mut down_done) = (false, false);

@@ -96,8 +96,8 @@ fn start(context: &Rc<Context>, index: u16, socket: Socket) {
     }
     let stream = Stream::Socket(socket);
     match protocol {
-        Protocol::Http => runtime.spawn(Http1::new(guard, stream, Facts::default()).serve(None)),
-        Protocol::Tcp { cluster } => runtime.spawn(tcp::relay(guard, stream, cluster, None)),
+        Protocol::Http => runtime.spawn(Http1::new(guard, stream, Facts::default()).serve()),
+        Protocol::Tcp { cluster } => runtime.spawn(tcp::relay(guard, stream, cluster)),
         // Refused by the configuration until sessions can do it.
         Protocol::TlsPassthrough => {}
     }
@@ -107,10 +107,10 @@ fn start(context: &Rc<Context>, index: u16, socket: Socket) {
 async fn over_tls(guard: SessionGuard, socket: Socket, protocol: Protocol) {
     let context = guard.context().clone();
     let accepted = context.exchanges.place(handshake::accept(&guard, socket)).await;
-    let Some(Accepted { stream, facts, first }) = accepted else { return };
+    let Some(Accepted { stream, facts }) = accepted else { return };
     match protocol {
-        Protocol::Http => Http1::new(guard, stream, facts).serve(first).await,
-        Protocol::Tcp { cluster } => tcp::relay(guard, stream, cluster, first).await,
+        Protocol::Http => Http1::new(guard, stream, facts).serve().await,
+        Protocol::Tcp { cluster } => tcp::relay(guard, stream, cluster).await,
         Protocol::TlsPassthrough => {}
     }
 }
@@ -161,7 +161,7 @@ mod tests {
         let context = Context::new(runtime.clone(), shard, snapshot, &tls, 1);
         let (near, _far) = std::os::unix::net::UnixStream::pair().expect("a pair");
         let stream = Stream::Socket(Socket::new(&runtime, near.into()).expect("a socket"));
-        let session = Http1::new(context.enter_session(0), stream, Facts::default()).serve(None);
+        let session = Http1::new(context.enter_session(0), stream, Facts::default()).serve();
         println!("session {} http1 {}", size_of_val(&session), size_of::<Http1>());
         assert!(size_of_val(&session) <= SESSION_BYTES_MAX, "{} bytes", size_of_val(&session));
     }
