@@ -65,8 +65,13 @@ impl<'t> Node<'t> {
         })
     }
 
+    /// `None` where it is absent without a default.
     pub(super) fn boolean(&self, key: &str) -> Option<bool> {
-        self.value(key)?.get_ref().as_bool()
+        let found = self.value(key).and_then(|value| value.get_ref().as_bool());
+        found.or(match self.schema.row(key)?.preset {
+            Preset::Boolean(default) => Some(default),
+            _ => None,
+        })
     }
 
     /// As written, or the default.

@@ -5,8 +5,10 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
+use crate::base::identity::IdentityPattern;
 use crate::proxy::snapshot::{EndpointAddress, ForwardedPolicy, Protocol};
 use crate::route::{Action, Request};
+use crate::tls::{CertificateFiles, ClientSpec, MtlsMode, ServerNameSource, ServerSpec, VersionMin};
 
 const HTTP: &str = include_str!("../../tests/data/config/http.toml");
 const TCP: &str = include_str!("../../tests/data/config/tcp.toml");
@@ -281,6 +283,97 @@ fn routes_carry_their_changes_and_choices() {
     let with = |name: &'static str| move |asked: &str| (asked == name).then_some(b"12".as_slice());
     assert!(matches!(table.find(&request, &with("x-a")), Some((1, _))));
     assert!(table.find(&request, &with("x-b")).is_none());
+}
+
+const TLS: &str = r#"
+[[listener]]
+name = "secure"
+listen = "127.0.0.1:8443"
+[listener.tls]
+certificates = [
+  { cert = "a.pem", key = "/keys/a.key" },
+  { cert = "b.pem", key = "b.key" },
+]
+mtls = "permissive"
+client_ca = "ca.pem"
+client_crl = "crl.pem"
+session_tickets = false
+version_min = "1.3"
+[[listener]]
+name = "relay"
+listen = "127.0.0.1:8444"
+protocol = "tcp"
+cluster = "addresses"
+tls = { certificates = [{ cert = "a.pem", key = "a.key" }] }
+[[route]]
+cluster = "mesh"
+[[route]]
+path = "/n"
+cluster = "names"
+[[cluster]]
+name = "mesh"
+endpoints = ["10.0.0.1:443", "a.test:443"]
+[cluster.tls]
+ca = "mesh.pem"
+cert = "gateway.pem"
+key = "gateway.key"
+expect_identity = ["spiffe://td/ns/a", "td/*"]
+[[cluster]]
+name = "names"
+endpoints = ["A.test:443", "a.test:444"]
+tls = {}
+[[cluster]]
+name = "addresses"
+endpoints = ["10.0.0.1:443"]
+tls = { server_name = "B.test", version_min = "1.2" }
+"#;
+
+#[test]
+fn tls_arrives_as_specs_with_paths_from_the_folder_of_the_file() {
+    let (config, warnings) = parse("dir/t.toml", TLS).map_err(LoadError::Problems).expect("good");
+    assert_eq!(warnings, []);
+    let Snapshot { listeners, clusters, .. } = &config.snapshot;
+    let pair = |cert: &str, key: &str| CertificateFiles { cert: cert.into(), key: key.into() };
+    let secure = ServerSpec {
+        certificates: vec![pair("dir/a.pem", "/keys/a.key"), pair("dir/b.pem", "dir/b.key")],
+        mtls: MtlsMode::Permissive,
+        client_ca: Some("dir/ca.pem".into()),
+        client_crl: Some("dir/crl.pem".into()),
+        session_tickets: false,
+        version_min: VersionMin::Tls13,
+    };
+    assert_eq!(listeners[0].tls, Some(secure));
+    let relay = listeners[1].tls.as_ref().expect("TLS in front of a relay");
+    assert!(
+        relay.session_tickets && relay.mtls == MtlsMode::Disable && relay.version_min == VersionMin::Tls12
+    );
+    let mesh = ClientSpec {
+        ca: Some("dir/mesh.pem".into()),
+        certificate: Some(pair("dir/gateway.pem", "dir/gateway.key")),
+        server_name: ServerNameSource::Address,
+        expect_identity: vec![
+            IdentityPattern::Exact("spiffe://td/ns/a".into()),
+            IdentityPattern::TrustDomain("spiffe://td/".into()),
+        ],
+        version_min: VersionMin::Tls12,
+    };
+    assert_eq!(clusters[0].tls, Some(mesh));
+    let name = |cluster: usize| clusters[cluster].tls.as_ref().map(|tls| tls.server_name.clone());
+    let fixed = |name: &str| Some(ServerNameSource::Fixed(name.to_owned().try_into().expect("a name")));
+    assert_eq!((name(1), name(2)), (fixed("a.test"), fixed("b.test")));
+    let place = |path: &str| config.files.iter().find(|file| file.path == Path::new(path)).expect(path);
+    assert_eq!((place("/keys/a.key").line, place("/keys/a.key").column), (7, 27));
+    assert_eq!(place("dir/gateway.pem").line, 31);
+    assert_eq!(config.files.len(), 11);
+}
+
+#[test]
+fn the_effective_configuration_has_the_defaults_of_tls_only_where_tls_is_spoken() {
+    let effective = config(TLS).effective;
+    assert_eq!(effective["listener"][1]["tls"]["session_tickets"], true);
+    assert_eq!(effective["listener"][1]["tls"]["mtls"], "disable");
+    assert_eq!(effective["cluster"][1]["tls"]["version_min"], "1.2");
+    assert!(config(HTTP).effective["listener"][0].get("tls").is_none());
 }
 
 #[test]

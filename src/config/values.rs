@@ -2,7 +2,10 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use rustls::pki_types::ServerName;
+
 use super::Cpus;
+use crate::base::identity::IdentityPattern;
 use crate::proxy::snapshot::EndpointAddress;
 use crate::route::HostPattern;
 
@@ -169,6 +172,56 @@ pub(super) fn authority(text: &str) -> Result<(), Fault> {
     }
     let what = format!("\"{}\" is not a host", super::node::shorten(text));
     fault(what, "write it as \"www.api.test\" or \"www.api.test:8443\"")
+}
+
+/// A name for SNI and for the endpoint's certificate; also an IP address.
+pub(super) fn server_name(text: &str) -> Result<ServerName<'static>, Fault> {
+    let name = text.to_ascii_lowercase();
+    ServerName::try_from(name).map_err(|_| Fault {
+        what: format!("\"{}\" is no name that a certificate can have", super::node::shorten(text)),
+        cure: "write a host name alone, such as \"origin.internal\", or an IP address".to_owned(),
+    })
+}
+
+/// A SPIFFE id, or `trust-domain/*`. Syntax of the SPIFFE ID specification §2.
+pub(super) fn identity(text: &str) -> Result<IdentityPattern, Fault> {
+    /// SPIFFE ID §2.3.
+    const ID_BYTES_MAX: usize = 2_048;
+    let shown = super::node::shorten(text);
+    let domain_cure = "a trust domain has lower-case letters, digits, dots, dashes and underscores";
+    let bare = text.strip_prefix("spiffe://");
+    if let Some(domain) = bare.unwrap_or(text).strip_suffix("/*") {
+        return match (is_trust_domain(domain), bare) {
+            (true, None) => Ok(IdentityPattern::TrustDomain(format!("spiffe://{domain}/").into())),
+            (true, Some(_)) => fault(
+                format!("\"{shown}\" is neither an id nor a trust domain"),
+                format!("write \"{domain}/*\" for every id of the trust domain"),
+            ),
+            (false, _) => fault(format!("\"{shown}\" has no trust domain before \"/*\""), domain_cure),
+        };
+    }
+    let Some((domain, path)) = bare.and_then(|bare| bare.split_once('/')) else {
+        let cure = "write a whole id, \"spiffe://cluster.local/ns/shop/sa/web\", or \"cluster.local/*\"";
+        return fault(format!("\"{shown}\" is not a SPIFFE id"), cure);
+    };
+    if !is_trust_domain(domain) {
+        return fault(format!("\"{shown}\" has no trust domain after \"spiffe://\""), domain_cure);
+    }
+    let segment = |segment: &str| {
+        !matches!(segment, "" | "." | "..")
+            && segment.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+    };
+    if !path.split('/').all(segment) || text.len() > ID_BYTES_MAX {
+        let cure = "a path has segments of letters, digits, dots, dashes and underscores; \"*\" stands for all ids of \
+                    a trust domain alone: \"cluster.local/*\"";
+        return fault(format!("\"{shown}\" is not a SPIFFE id"), cure);
+    }
+    Ok(IdentityPattern::Exact(text.into()))
+}
+
+fn is_trust_domain(text: &str) -> bool {
+    let valid = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"._-".contains(&byte);
+    (1..=255).contains(&text.len()) && text.bytes().all(valid)
 }
 
 /// A path that requests can have: visible ASCII from `/` on.

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use super::{Names, millis_or, tell};
+use super::{Files, Names, millis_or, tell, tls};
 use crate::config::node::{Node, Text, shorten};
 use crate::config::problem::{Finding, Findings};
 use crate::config::values;
@@ -30,6 +30,7 @@ pub(super) fn build<'t>(
     root: &Node<'t>,
     admin: Option<SocketAddr>,
     clusters: &mut Names<'_>,
+    files: &mut Files<'_>,
     findings: &mut Findings,
 ) -> Listeners<'t> {
     let mut listeners = Listeners { list: Vec::new(), names: Names::new("listener"), kinds: Vec::new() };
@@ -58,7 +59,7 @@ pub(super) fn build<'t>(
             name: name.into(),
             address: address.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0))),
             protocol: cluster.map_or(Protocol::Http, |cluster| Protocol::Tcp { cluster }),
-            tls: None,
+            tls: tls::server(node, files, findings),
             backlog: super::number_u32(node, "backlog"),
             connections_max: node
                 .integer("connections_max")
