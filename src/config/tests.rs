@@ -309,6 +309,7 @@ tls = { certificates = [{ cert = "a.pem", key = "a.key" }] }
 cluster = "mesh"
 [[route]]
 path = "/n"
+client_identities = ["td/*"]
 cluster = "names"
 [[cluster]]
 name = "mesh"
@@ -363,7 +364,7 @@ fn tls_arrives_as_specs_with_paths_from_the_folder_of_the_file() {
     assert_eq!((name(1), name(2)), (fixed("a.test"), fixed("b.test")));
     let place = |path: &str| config.files.iter().find(|file| file.path == Path::new(path)).expect(path);
     assert_eq!((place("/keys/a.key").line, place("/keys/a.key").column), (7, 27));
-    assert_eq!(place("dir/gateway.pem").line, 31);
+    assert_eq!(place("dir/gateway.pem").line, 32);
     assert_eq!(config.files.len(), 11);
 }
 

@@ -275,18 +275,13 @@ impl<'t> Reader<'_, 't> {
         let mut identities: Vec<IdentityPattern> = Vec::new();
         let mut complete = true;
         for text in &texts {
-            match IdentityPattern::parse(text.text) {
-                Ok(pattern) if identities.contains(&pattern) => {
+            match tell(values::identity(text.text), &text.span, self.findings) {
+                None => complete = false,
+                Some(pattern) if identities.contains(&pattern) => {
                     let what = format!("identity \"{}\" is there twice", shorten(text.text));
                     self.findings.push(Finding::warning(&text.span, what).cure("remove one"));
                 }
-                Ok(pattern) => identities.push(pattern),
-                Err(error) => {
-                    let what = format!("\"{}\" is no SPIFFE identity: {error}", shorten(text.text));
-                    let cure = "write \"spiffe://trust.domain/path\", or \"trust.domain/*\" for all of a trust domain";
-                    self.error(&text.span, what, cure);
-                    complete = false;
-                }
+                Some(pattern) => identities.push(pattern),
             }
         }
         self.warn_anonymous(&span, listeners.unwrap_or_default());
