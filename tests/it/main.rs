@@ -18,3 +18,5 @@ mod slow;
 mod supervisor;
 mod tcp;
 mod tidy;
+mod tls;
+mod upstream_tls;
