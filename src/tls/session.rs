@@ -42,7 +42,13 @@ pub struct Processed {
 }
 
 /// A session of either side.
-pub struct Session(Side);
+///
+/// rustls keeps positions in what it was given and did not consume, such as a message of the handshake in several
+/// records: everything that asks it for something is to be given those bytes again, and after an error nothing is asked.
+pub struct Session {
+    side: Side,
+    failed: Option<Error>,
+}
 
 enum Side {
     Server(UnbufferedServerConnection),
@@ -51,11 +57,11 @@ enum Side {
 
 impl Session {
     pub(super) const fn server(connection: UnbufferedServerConnection) -> Self {
-        Self(Side::Server(connection))
+        Self { side: Side::Server(connection), failed: None }
     }
 
     pub(super) const fn client(connection: UnbufferedClientConnection) -> Self {
-        Self(Side::Client(connection))
+        Self { side: Side::Client(connection), failed: None }
     }
 
     /// Takes what was received. Records to be sent are appended to `out`, also where the phase is an error; plaintext
@@ -66,35 +72,47 @@ impl Session {
         out: &mut Vec<u8>,
         mut plain: impl FnMut(&[u8]),
     ) -> Processed {
-        match &mut self.0 {
+        if let Some(error) = &self.failed {
+            return Processed { consumed: 0, phase: Err(error.clone()) };
+        }
+        let processed = match &mut self.side {
             Side::Server(connection) => drive(&mut **connection, input, out, &mut plain),
             Side::Client(connection) => drive(&mut **connection, input, out, &mut plain),
-        }
+        };
+        self.failed = processed.phase.as_ref().err().cloned();
+        processed
     }
 
-    /// Encrypts `plain` into `out`, which has room for `sealed_bytes_max` of it. Returns the bytes written.
+    /// Encrypts `plain` into `out`, which has room for `sealed_bytes_max` of it. Returns the bytes written. `pending` is
+    /// what `process` was given last and did not consume.
     ///
     /// # Errors
-    /// Before the handshake is done, after close_notify, and when the keys are used up and the protocol version has
-    /// no way to renew them.
-    pub fn encrypt(&mut self, plain: &[u8], out: &mut [u8]) -> Result<usize, Error> {
-        match &mut self.0 {
-            Side::Server(connection) => encrypt(&mut **connection, plain, out),
-            Side::Client(connection) => encrypt(&mut **connection, plain, out),
+    /// Before the handshake is done, after close_notify or an error, and when the keys are used up and the protocol
+    /// version has no way to renew them.
+    pub fn encrypt(&mut self, pending: &mut [u8], plain: &[u8], out: &mut [u8]) -> Result<usize, Error> {
+        if let Some(error) = &self.failed {
+            return Err(error.clone());
+        }
+        match &mut self.side {
+            Side::Server(connection) => encrypt(&mut **connection, pending, plain, out),
+            Side::Client(connection) => encrypt(&mut **connection, pending, plain, out),
         }
     }
 
-    /// Appends close_notify, once, where the session is open.
-    pub fn close(&mut self, out: &mut Vec<u8>) {
-        match &mut self.0 {
-            Side::Server(connection) => close(&mut **connection, out),
-            Side::Client(connection) => close(&mut **connection, out),
+    /// Appends close_notify, once, where the session is open. `pending` as for `encrypt`.
+    pub fn close(&mut self, pending: &mut [u8], out: &mut Vec<u8>) {
+        if self.failed.is_some() {
+            return;
+        }
+        match &mut self.side {
+            Side::Server(connection) => close(&mut **connection, pending, out),
+            Side::Client(connection) => close(&mut **connection, pending, out),
         }
     }
 
     /// What both sides agreed on.
     pub fn agreed(&self) -> &CommonState {
-        match &self.0 {
+        match &self.side {
             Side::Server(connection) => connection,
             Side::Client(connection) => connection,
         }
@@ -128,17 +146,10 @@ fn drive<R: Records>(
     plain: &mut impl FnMut(&[u8]),
 ) -> Processed {
     let mut consumed = 0;
-    let mut failed: Option<Error> = None;
     loop {
-        // After an error only what tells the peer is still fetched.
-        let rest = if failed.is_some() { &mut [][..] } else { &mut input[consumed..] };
-        let UnbufferedStatus { mut discard, state, .. } = connection.records(rest);
+        let UnbufferedStatus { mut discard, state, .. } = connection.records(&mut input[consumed..]);
         let phase = match state {
-            Err(error) if failed.is_some() => Some(Err(failed.take().unwrap_or(error))),
-            Err(error) => {
-                failed = Some(error);
-                None
-            }
+            Err(error) => Some(Err(error)),
             Ok(ConnectionState::ReadTraffic(mut traffic)) => {
                 let mut broken = None;
                 while let Some(record) = traffic.next_record() {
@@ -147,11 +158,10 @@ fn drive<R: Records>(
                             discard += record.discard;
                             plain(record.payload);
                         }
-                        Err(error) => broken = Some(error),
+                        Err(error) => broken = Some(Err(error)),
                     }
                 }
-                failed = broken;
-                None
+                broken
             }
             Ok(ConnectionState::EncodeTlsData(data)) => encode(data, out).err().map(Err),
             Ok(ConnectionState::TransmitTlsData(data)) => {
@@ -166,11 +176,23 @@ fn drive<R: Records>(
             Ok(_) => Some(Err(Error::General("a state that was never asked for".into()))),
         };
         consumed += discard;
-        match phase {
-            None => {}
-            // An error while one was being told: the first one counts.
-            Some(phase) => return Processed { consumed, phase: failed.map_or(phase, Err) },
+        let Some(phase) = phase else { continue };
+        if phase.is_err() {
+            tell(connection, &mut input[consumed..], out);
         }
+        return Processed { consumed, phase };
+    }
+}
+
+/// After an error: appends the alert that tells the peer, which comes before anything else is taken of `rest`.
+fn tell<R: Records>(connection: &mut R, mut rest: &mut [u8], out: &mut Vec<u8>) {
+    loop {
+        let UnbufferedStatus { discard, state, .. } = connection.records(rest);
+        let Ok(ConnectionState::EncodeTlsData(data)) = state else { return };
+        if encode(data, out).is_err() {
+            return;
+        }
+        rest = &mut rest[discard..];
     }
 }
 
@@ -183,12 +205,17 @@ fn encode<D>(mut data: EncodeTlsData<'_, D>, out: &mut Vec<u8>) -> Result<(), Er
         .map_err(|_| Error::General("a record outgrew the room it asked for".into()))
 }
 
-fn encrypt<R: Records>(connection: &mut R, plain: &[u8], out: &mut [u8]) -> Result<usize, Error> {
+fn encrypt<R: Records>(
+    connection: &mut R,
+    pending: &mut [u8],
+    plain: &[u8],
+    out: &mut [u8],
+) -> Result<usize, Error> {
     let no_room = || Error::General("no room for a record".into());
     let mut written = 0;
     loop {
         let out = &mut out[written..];
-        match connection.records(&mut []).state? {
+        match connection.records(pending).state? {
             ConnectionState::WriteTraffic(mut traffic) => {
                 return match traffic.encrypt(plain, out) {
                     Ok(bytes) => Ok(written + bytes),
@@ -205,9 +232,9 @@ fn encrypt<R: Records>(connection: &mut R, plain: &[u8], out: &mut [u8]) -> Resu
     }
 }
 
-fn close<R: Records>(connection: &mut R, out: &mut Vec<u8>) {
+fn close<R: Records>(connection: &mut R, pending: &mut [u8], out: &mut Vec<u8>) {
     loop {
-        let Ok(state) = connection.records(&mut []).state else { return };
+        let Ok(state) = connection.records(pending).state else { return };
         let passed = match state {
             ConnectionState::WriteTraffic(mut traffic) => {
                 let mut alert = [0; 64];
@@ -237,3 +264,6 @@ fn pass<D>(state: ConnectionState<'_, '_, D>) -> Result<(), Error> {
         _ => Err(Error::General("nothing can be sent any more".into())),
     }
 }
+
+#[cfg(test)]
+mod tests;
