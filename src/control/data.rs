@@ -133,7 +133,49 @@ async fn control(
     probe(engine, ring)?;
     // Workers accept as soon as they run: connections wait in the accept queues until there are addresses to go to.
     let mut endpoints = resolve(&snapshot).await;
-    let tls = TlsMaterials::plaintext(&snapshot).map_err(|_| "the system gives no randomness".to_owned())?;
+    let mut tls =
+        TlsMaterials::plaintext(&snapshot).map_err(|_| "the system gives no randomness".to_owned())?;
+    for (i, l) in snapshot.listeners.iter().enumerate() {
+        if let Some(spec) = &l.tls {
+            let certs = spec
+                .certificates
+                .iter()
+                .map(|f| {
+                    Arc::new(
+                        crate::tls::Certificate::from_pem(
+                            &std::fs::read(&f.cert).unwrap(),
+                            &std::fs::read(&f.key).unwrap(),
+                        )
+                        .unwrap(),
+                    )
+                })
+                .collect();
+            let trust = spec.client_ca.as_ref().map(|p| {
+                crate::tls::ClientTrust::from_pem(
+                    &std::fs::read(p).unwrap(),
+                    spec.client_crl.as_ref().map(|p| std::fs::read(p).unwrap()).as_deref(),
+                )
+                .unwrap()
+            });
+            tls.listeners[i] =
+                Some(Arc::new(crate::tls::ServerMaterial::new(spec.clone(), certs, trust.as_ref()).unwrap()));
+        }
+    }
+    for (i, c) in snapshot.clusters.iter().enumerate() {
+        if let Some(spec) = &c.tls {
+            let roots = crate::tls::Authorities::from_pem(&std::fs::read(spec.ca.as_ref().unwrap()).unwrap())
+                .unwrap();
+            let cert = spec.certificate.as_ref().map(|f| {
+                crate::tls::Certificate::from_pem(
+                    &std::fs::read(&f.cert).unwrap(),
+                    &std::fs::read(&f.key).unwrap(),
+                )
+                .unwrap()
+            });
+            tls.clusters[i] =
+                Some(Arc::new(crate::tls::ClientMaterial::new(spec.clone(), &roots, cert.as_ref())));
+        }
+    }
     let plans =
         sockets.workers.into_iter().zip(&facts.cpus).enumerate().map(|(index, (listeners, cpu))| Plan {
             index: index as u32,

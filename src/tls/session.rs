@@ -1,6 +1,8 @@
 //! One TLS session: records in, plaintext and records out. Owns no socket and no buffer of a connection: what is not
 //! yet a whole message stays with the caller and comes again.
 
+use std::ops::Deref;
+
 use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{
@@ -13,6 +15,8 @@ pub const RECORD_PLAINTEXT_BYTES_MAX: usize = 16_384;
 /// What encryption adds to a record at most: header, TLS 1.2's explicit nonce, TLS 1.3's content type, tag.
 const RECORD_OVERHEAD_BYTES_MAX: usize = 5 + 8 + 1 + 16;
 
+/// The fatal alert decode_error as a plaintext record (RFC 8446 §6.2).
+const DECODE_ERROR: [u8; 7] = [21, 3, 3, 0, 2, 2, 50];
 /// Room for a KeyUpdate that goes before other records.
 const KEY_UPDATE_BYTES_MAX: usize = 64;
 
@@ -42,13 +46,7 @@ pub struct Processed {
 }
 
 /// A session of either side.
-///
-/// rustls keeps positions in what it was given and did not consume, such as a message of the handshake in several
-/// records: everything that asks it for something is to be given those bytes again, and after an error nothing is asked.
-pub struct Session {
-    side: Side,
-    failed: Option<Error>,
-}
+pub struct Session(Side);
 
 enum Side {
     Server(UnbufferedServerConnection),
@@ -57,11 +55,11 @@ enum Side {
 
 impl Session {
     pub(super) const fn server(connection: UnbufferedServerConnection) -> Self {
-        Self { side: Side::Server(connection), failed: None }
+        Self(Side::Server(connection))
     }
 
     pub(super) const fn client(connection: UnbufferedClientConnection) -> Self {
-        Self { side: Side::Client(connection), failed: None }
+        Self(Side::Client(connection))
     }
 
     /// Takes what was received. Records to be sent are appended to `out`, also where the phase is an error; plaintext
@@ -72,28 +70,20 @@ impl Session {
         out: &mut Vec<u8>,
         mut plain: impl FnMut(&[u8]),
     ) -> Processed {
-        if let Some(error) = &self.failed {
-            return Processed { consumed: 0, phase: Err(error.clone()) };
-        }
-        let processed = match &mut self.side {
+        match &mut self.0 {
             Side::Server(connection) => drive(&mut **connection, input, out, &mut plain),
             Side::Client(connection) => drive(&mut **connection, input, out, &mut plain),
-        };
-        self.failed = processed.phase.as_ref().err().cloned();
-        processed
+        }
     }
 
     /// Encrypts `plain` into `out`, which has room for `sealed_bytes_max` of it. Returns the bytes written. `pending` is
-    /// what `process` was given last and did not consume.
+    /// what `process` did not consume: rustls keeps positions in it.
     ///
     /// # Errors
-    /// Before the handshake is done, after close_notify or an error, and when the keys are used up and the protocol
-    /// version has no way to renew them.
+    /// Before the handshake is done, after close_notify, and when the keys are used up and the protocol version has
+    /// no way to renew them.
     pub fn encrypt(&mut self, pending: &mut [u8], plain: &[u8], out: &mut [u8]) -> Result<usize, Error> {
-        if let Some(error) = &self.failed {
-            return Err(error.clone());
-        }
-        match &mut self.side {
+        match &mut self.0 {
             Side::Server(connection) => encrypt(&mut **connection, pending, plain, out),
             Side::Client(connection) => encrypt(&mut **connection, pending, plain, out),
         }
@@ -101,10 +91,7 @@ impl Session {
 
     /// Appends close_notify, once, where the session is open. `pending` as for `encrypt`.
     pub fn close(&mut self, pending: &mut [u8], out: &mut Vec<u8>) {
-        if self.failed.is_some() {
-            return;
-        }
-        match &mut self.side {
+        match &mut self.0 {
             Side::Server(connection) => close(&mut **connection, pending, out),
             Side::Client(connection) => close(&mut **connection, pending, out),
         }
@@ -112,7 +99,7 @@ impl Session {
 
     /// What both sides agreed on.
     pub fn agreed(&self) -> &CommonState {
-        match &self.side {
+        match &self.0 {
             Side::Server(connection) => connection,
             Side::Client(connection) => connection,
         }
@@ -120,7 +107,7 @@ impl Session {
 }
 
 /// The one difference between the sides that matters here.
-trait Records {
+trait Records: Deref<Target = CommonState> {
     type Data;
     fn records<'c, 'i>(&'c mut self, input: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data>;
 }
@@ -179,20 +166,22 @@ fn drive<R: Records>(
         let Some(phase) = phase else { continue };
         if phase.is_err() {
             tell(connection, &mut input[consumed..], out);
+            if out.is_empty() && connection.protocol_version().is_none() {
+                // rustls tells nothing of a record that cannot be taken apart. No keys yet: the alert goes in plaintext.
+                out.extend_from_slice(&DECODE_ERROR);
+            }
         }
         return Processed { consumed, phase };
     }
 }
 
-/// After an error: appends the alert that tells the peer, which comes before anything else is taken of `rest`.
-fn tell<R: Records>(connection: &mut R, mut rest: &mut [u8], out: &mut Vec<u8>) {
-    loop {
-        let UnbufferedStatus { discard, state, .. } = connection.records(rest);
-        let Ok(ConnectionState::EncodeTlsData(data)) = state else { return };
+/// After an error: appends what tells the peer. Goes no further, or the same error would come again.
+fn tell<R: Records>(connection: &mut R, input: &mut [u8], out: &mut Vec<u8>) {
+    while connection.wants_write() {
+        let Ok(ConnectionState::EncodeTlsData(data)) = connection.records(input).state else { return };
         if encode(data, out).is_err() {
             return;
         }
-        rest = &mut rest[discard..];
     }
 }
 

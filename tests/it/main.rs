@@ -19,4 +19,3 @@ mod supervisor;
 mod tcp;
 mod tidy;
 mod tls;
-mod upstream_tls;

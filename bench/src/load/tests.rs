@@ -5,6 +5,8 @@ use std::thread;
 use super::*;
 use crate::origin::Origin;
 
+mod secure;
+
 fn plan(address: SocketAddr) -> Plan {
     Plan {
         address,
@@ -14,6 +16,7 @@ fn plan(address: SocketAddr) -> Plan {
         reuse: Reuse::KeepAlive,
         pace: Pace::Closed,
         verify_all: true,
+        tls: None,
     }
 }
 

@@ -67,11 +67,16 @@ impl Leaf {
 impl Pki {
     /// With the authority's certificate in `ca.pem`.
     pub fn new() -> Self {
+        Self::of("test authority")
+    }
+
+    /// An authority of another name.
+    pub fn of(authority: &str) -> Self {
         let dir = TempDir::new();
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        params.distinguished_name = named("test authority");
+        params.distinguished_name = named(authority);
         (params.not_before, params.not_after) = (date_time_ymd(2020, 1, 1), date_time_ymd(2045, 1, 1));
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
         let authority = CertifiedIssuer::self_signed(params, key).unwrap();
@@ -139,7 +144,7 @@ impl Pki {
             certificate: None,
             versions: &TLS12_UP,
             alpn: Vec::new(),
-            resumption: Resumption::disabled(),
+            fixed: None,
         }
     }
 
@@ -233,7 +238,8 @@ pub struct TlsClient {
     certificate: Option<(PathBuf, PathBuf)>,
     versions: &'static [&'static SupportedProtocolVersion],
     alpn: Vec<Vec<u8>>,
-    resumption: Resumption,
+    /// Made once where sessions are kept: rustls resumes only under the configuration that it began under.
+    fixed: Option<Arc<ClientConfig>>,
 }
 
 impl TlsClient {
@@ -252,13 +258,14 @@ impl TlsClient {
         self
     }
 
-    /// Keeps sessions, for all connections made from this client and its clones.
+    /// Keeps sessions, for all connections made from this client and its clones. To be called last.
     pub fn resuming(mut self) -> Self {
-        self.resumption = Resumption::in_memory_sessions(64);
+        self.fixed = None;
+        self.fixed = Some(self.config(Resumption::in_memory_sessions(64)));
         self
     }
 
-    pub fn config(&self) -> Arc<ClientConfig> {
+    fn config(&self, resumption: Resumption) -> Arc<ClientConfig> {
         let builder = ClientConfig::builder_with_provider(Arc::new(default_provider()))
             .with_protocol_versions(self.versions)
             .unwrap()
@@ -268,7 +275,7 @@ impl TlsClient {
             None => builder.with_no_client_auth(),
         };
         config.alpn_protocols.clone_from(&self.alpn);
-        config.resumption = self.resumption.clone();
+        config.resumption = resumption;
         Arc::new(config)
     }
 
@@ -286,7 +293,8 @@ impl TlsClient {
     pub fn try_over(&self, stream: TcpStream, name: &str) -> std::io::Result<Client<TlsStream>> {
         timeouts(&stream);
         let name = ServerName::try_from(name.to_owned()).unwrap();
-        let mut connection = ClientConnection::new(self.config(), name).unwrap();
+        let config = self.fixed.clone().unwrap_or_else(|| self.config(Resumption::disabled()));
+        let mut connection = ClientConnection::new(config, name).unwrap();
         let mut stream = stream;
         while connection.is_handshaking() {
             connection.complete_io(&mut stream)?;
@@ -302,7 +310,10 @@ impl TlsClient {
     /// As `connect`; `TLS 1.3` servers judge a client's certificate after the client is done: a request shows it.
     pub fn try_get(&self, port: u16, name: &str) -> std::io::Result<super::client::Response> {
         let mut client = self.try_connect(port, name)?;
-        client.try_send(format!("GET / HTTP/1.1\r\nHost: {name}\r\n\r\n"))?;
+        let sent = client.try_send(format!("GET / HTTP/1.1\r\nHost: {name}\r\n\r\n"));
+        // The alert, if there is one, says more than a failed send.
+        client.reader.fill()?;
+        sent?;
         client.try_read_response("GET").map_err(|none| std::io::Error::other(format!("{none:?}")))
     }
 }
