@@ -41,6 +41,9 @@ enum Command {
         /// List every listener and cluster that would carry plaintext, and exit 1 if there is one.
         #[arg(long)]
         require_encryption: bool,
+        /// The SPIFFE identity of the client that sends it, such as 'spiffe://cluster.local/ns/production/sa/shop'.
+        #[arg(long, value_name = "ID", requires = "explain")]
+        identity: Option<String>,
         /// Print JSON.
         #[arg(long)]
         json: bool,
@@ -67,11 +70,12 @@ impl Cli {
     pub fn run(self) -> u8 {
         match self.command {
             Command::Run { config } => supervisor::run(config.as_deref()).exit_code(),
-            Command::Check { config, explain, fields, require_encryption, json } => {
+            Command::Check { config, explain, fields, identity, require_encryption, json } => {
                 let (text, code) = config::check(&config::Asking {
                     path: config.as_deref(),
                     explain: explain.as_deref(),
                     fields: &fields,
+                    identity: identity.as_deref(),
                     require_encryption,
                     as_json: json,
                     inspect: &|name, config| {
@@ -130,6 +134,7 @@ mod tests {
             "ringfort check --config a.toml",
             "ringfort check --config a.toml --require-encryption --json",
             "ringfort check --config a.toml --explain / -H a:b -H c:d --json",
+            "ringfort check --explain / --identity spiffe://td/a",
             "ringfort drain",
             "ringfort drain --socket a.sock",
             "ringfort version --json",
@@ -137,7 +142,13 @@ mod tests {
         ] {
             assert!(parse(line).is_ok(), "{line}");
         }
-        for line in ["ringfort", "ringfort walk", "ringfort check -H a:b", "ringfort run a.toml"] {
+        for line in [
+            "ringfort",
+            "ringfort walk",
+            "ringfort check -H a:b",
+            "ringfort check --identity x",
+            "ringfort run a.toml",
+        ] {
             let error = parse(line).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{line}");
         }

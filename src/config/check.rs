@@ -11,6 +11,7 @@ mod encryption;
 use encryption::Plaintext;
 
 use super::{Config, LoadError, Problem, Severity, embedded_default, load};
+use crate::base::identity::SpiffeId;
 use crate::http::normalize_path;
 use crate::proxy::snapshot::{EndpointAddress, Protocol, Snapshot};
 use crate::route::{Action, Explanation, Request, Route};
@@ -27,6 +28,8 @@ pub struct Asking<'a> {
     pub explain: Option<&'a str>,
     /// Its fields, such as `x-canary: yes`.
     pub fields: &'a [String],
+    /// The SPIFFE identity of the client that sends it, where it presents a certificate.
+    pub identity: Option<&'a str>,
     /// Whether what carries plaintext is a problem.
     pub require_encryption: bool,
     pub as_json: bool,
@@ -48,7 +51,8 @@ pub fn check(asking: &Asking<'_>) -> (String, u8) {
         Err(LoadError::Problems(problems)) => (None, problems),
         Err(LoadError::Unreadable(text)) => return refuse(&text, as_json),
     };
-    let request = match asking.explain.map(|text| Asked::parse(text, asking.fields)).transpose() {
+    let request = asking.explain.map(|text| Asked::parse(text, asking.fields, asking.identity)).transpose();
+    let request = match request {
         Ok(request) => request,
         Err(text) => return refuse(&text, as_json),
     };
@@ -146,10 +150,11 @@ struct Asked {
     path: String,
     query: Option<String>,
     fields: Vec<(String, String)>,
+    identity: Option<String>,
 }
 
 impl Asked {
-    fn parse(text: &str, fields: &[String]) -> Result<Self, String> {
+    fn parse(text: &str, fields: &[String], identity: Option<&str>) -> Result<Self, String> {
         const CURE: &str = "write it as 'GET http://api.test/v1/x'";
         let mut words = text.split_whitespace();
         let (method, url) = match (words.next(), words.next(), words.next()) {
@@ -190,6 +195,10 @@ impl Asked {
                 None => Err(format!("-H \"{field}\" is not a field; write it as 'name: value'")),
             })
             .collect();
+        if let Some(identity) = identity {
+            SpiffeId::parse(identity)
+                .map_err(|error| format!("--identity \"{identity}\" is no SPIFFE identity: {error}"))?;
+        }
         Ok(Self {
             method: method.to_owned(),
             https,
@@ -198,6 +207,7 @@ impl Asked {
             path: path.to_owned(),
             query,
             fields: fields?,
+            identity: identity.map(str::to_owned),
         })
     }
 
@@ -229,7 +239,9 @@ impl Asked {
             let field = self.fields.iter().find(|(field, _)| field == name);
             field.map(|(_, value)| value.as_bytes()).or(host)
         };
-        let request = Request { listener, method: &self.method, host: self.host(), path: &self.path };
+        let identity = self.identity.as_deref();
+        let request =
+            Request { listener, method: &self.method, host: self.host(), path: &self.path, identity };
         let explanation = snapshot.routes.explain(&request, &lookup);
         let route = explanation.chosen().map(|index| &snapshot.routes.routes()[usize::from(index)]);
         Explained {

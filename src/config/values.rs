@@ -183,12 +183,11 @@ pub(super) fn server_name(text: &str) -> Result<ServerName<'static>, Fault> {
     })
 }
 
-/// A SPIFFE id, or `trust-domain/*`.
+/// A SPIFFE id, or a whole trust domain.
 pub(super) fn identity(text: &str) -> Result<IdentityPattern, Fault> {
     IdentityPattern::parse(text).map_err(|error| Fault {
-        what: format!("\"{}\" is not an identity: {error}", super::node::shorten(text)),
-        cure: "write a whole id, \"spiffe://cluster.local/ns/shop/sa/web\", or \"cluster.local/*\""
-            .to_owned(),
+        what: format!("\"{}\" is no SPIFFE identity: {error}", super::node::shorten(text)),
+        cure: "write \"spiffe://cluster.local/ns/shop/sa/web\", or \"cluster.local/*\" for all of a trust domain".to_owned(),
     })
 }
 

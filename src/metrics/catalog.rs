@@ -180,6 +180,7 @@ causes! {
         NoCertificate: "no_certificate", "The client presented no certificate, and one is required.";
         BadCertificate: "bad_certificate", "The client's certificate is untrusted, expired, revoked or not for clients.";
         NothingShared: "nothing_shared", "No version, suite, group or protocol that both sides know.";
+        UnknownName: "unknown_name", "No route of a passthrough listener has the server name.";
         Malformed: "malformed", "The client broke the protocol.";
         TimedOut: "timed_out", "The handshake was not done by its deadline.";
         Closed: "closed", "The client left before the handshake was done, or refused our certificate.";
@@ -246,6 +247,8 @@ family! {
             "TLS handshakes that resumed a session.";
         TlsFailures: "ringfort_tls_handshake_failures_total" One Sum Some(HANDSHAKE_FAILURE),
             "TLS handshakes that failed, by cause.";
+        TlsPassedOn: "ringfort_tls_passed_on_connections_total" One Sum None,
+            "TLS connections that a passthrough listener passed on undecrypted.";
         Plaintext: "ringfort_tls_plaintext_connections_total" One Sum None,
             "Plaintext connections that a permissive listener took.";
         Misdirected: "ringfort_tls_misdirected_requests_total" One Sum None,
