@@ -127,7 +127,7 @@ impl Certificates {
         self.failures += counts.1;
         let changes = self.changes(&changed).unwrap_or_else(|failures| {
             self.failures += failures.len() as u64;
-            failures.iter().for_each(|failure| tell_kept(failure));
+            failures.iter().for_each(tell_kept);
             Vec::new()
         });
         self.tell_expiry(now_unix_s, !changes.is_empty());

@@ -216,3 +216,27 @@ fn check_proves_that_nothing_carries_plaintext() {
         (Some(1), &false.into(), &"plain".into())
     );
 }
+
+#[test]
+fn the_samples_of_the_contract_are_good_beside_the_files_they_name() {
+    let pki = Pki::new();
+    pki.issue("a.test", &Leaf::server(&["a.test"]));
+    pki.issue("b.test", &Leaf::server(&["b.test"]));
+    pki.issue("gateway", &Leaf::workload("spiffe://cluster.local/ns/edge/sa/gateway"));
+    for bundle in ["client-ca.pem", "mesh-ca.pem"] {
+        std::fs::copy(pki.path("ca.pem"), pki.path(bundle)).unwrap();
+    }
+    let samples = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/contract");
+    for (sample, plaintext) in [
+        ("tls.toml", &["listener \"permissive\"", "cluster \"site\""][..]),
+        ("upstream-tls.toml", &["listener \"web\""]),
+    ] {
+        std::fs::copy(samples.join(sample), pki.path(sample)).unwrap();
+        let (code, told) = check(&pki.path(sample), &[]);
+        assert!(code == Some(0) && !told.contains("error: "), "{told}");
+        let (_, told) = check(&pki.path(sample), &["--require-encryption"]);
+        let found = told.lines().filter(|line| line.contains(" carries plaintext: "));
+        let found: Vec<&str> = found.map(|line| line.split(" carries").next().unwrap()).collect();
+        assert_eq!(found, plaintext, "{told}");
+    }
+}

@@ -31,13 +31,13 @@ pub(super) fn plaintext(snapshot: &Snapshot) -> Vec<Plaintext> {
         Some(Plaintext { kind: "listener", name: listener.name.to_string(), why, cure })
     });
     let reached = decrypted(snapshot);
-    let clusters = (0u16..).zip(&snapshot.clusters).filter_map(|(index, cluster)| {
-        (cluster.tls.is_none() && reached.contains(&index)).then(|| Plaintext {
-            kind: "cluster",
-            name: cluster.name.to_string(),
-            why: "it has no [cluster.tls]",
-            cure: "add it; endpoints must speak TLS",
-        })
+    let clusters = (0u16..).zip(&snapshot.clusters);
+    let clusters = clusters.filter(|(index, cluster)| cluster.tls.is_none() && reached.contains(index));
+    let clusters = clusters.map(|(_, cluster)| Plaintext {
+        kind: "cluster",
+        name: cluster.name.to_string(),
+        why: "it has no [cluster.tls]",
+        cure: "add it; endpoints must speak TLS",
     });
     listeners.chain(clusters).collect()
 }

@@ -3,6 +3,8 @@
 use std::fs;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use rustls::pki_types::pem::PemObject;
+
 use super::*;
 use crate::config::{self, Config, Severity};
 use crate::tls::fixture::{Authority, END_UNIX_S, NOW_UNIX_S, Pair, params};
@@ -302,4 +304,12 @@ fn a_file_that_is_none_is_told_and_not_waited_for() {
     let config = folder.config(&ONE.replace("a.pem", "dir.pem"), "");
     let Err(failures) = Certificates::open(&config.snapshot, NOW_UNIX_S) else { panic!("it opened") };
     assert!(failures[0].to_string().contains("dir.pem: not a regular file; "), "{failures:?}");
+}
+
+#[test]
+fn the_machines_store_may_have_one_authority_and_must_not_have_none() {
+    let der =
+        rustls::pki_types::CertificateDer::from_pem_slice(Authority::new("ours").pem().as_bytes()).unwrap();
+    assert_eq!(Authorities::parse_store(vec![der.to_vec()]).unwrap().store.len(), 1);
+    assert!(Authorities::parse_store(Vec::new()).is_err());
 }
