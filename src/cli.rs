@@ -37,6 +37,9 @@ enum Command {
         /// A field of the request to explain, such as 'x-canary: yes'. May be repeated.
         #[arg(short = 'H', long = "header", value_name = "FIELD", requires = "explain")]
         fields: Vec<String>,
+        /// The SPIFFE identity of the client that sends it, such as 'spiffe://cluster.local/ns/production/sa/shop'.
+        #[arg(long, value_name = "ID", requires = "explain")]
+        identity: Option<String>,
         /// Print JSON.
         #[arg(long)]
         json: bool,
@@ -63,8 +66,9 @@ impl Cli {
     pub fn run(self) -> u8 {
         match self.command {
             Command::Run { config } => supervisor::run(config.as_deref()).exit_code(),
-            Command::Check { config, explain, fields, json } => {
-                let (text, code) = config::check(config.as_deref(), explain.as_deref(), &fields, json);
+            Command::Check { config, explain, fields, identity, json } => {
+                let (explain, identity) = (explain.as_deref(), identity.as_deref());
+                let (text, code) = config::check(config.as_deref(), explain, &fields, identity, json);
                 print(&text);
                 code
             }
@@ -116,6 +120,7 @@ mod tests {
             "ringfort run --config a.toml",
             "ringfort check --config a.toml",
             "ringfort check --config a.toml --explain / -H a:b -H c:d --json",
+            "ringfort check --explain / --identity spiffe://td/a",
             "ringfort drain",
             "ringfort drain --socket a.sock",
             "ringfort version --json",
@@ -123,7 +128,13 @@ mod tests {
         ] {
             assert!(parse(line).is_ok(), "{line}");
         }
-        for line in ["ringfort", "ringfort walk", "ringfort check -H a:b", "ringfort run a.toml"] {
+        for line in [
+            "ringfort",
+            "ringfort walk",
+            "ringfort check -H a:b",
+            "ringfort check --identity x",
+            "ringfort run a.toml",
+        ] {
             let error = parse(line).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{line}");
         }

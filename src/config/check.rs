@@ -6,6 +6,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::{Config, LoadError, Problem, Severity, embedded_default, load};
+use crate::base::identity::SpiffeId;
 use crate::http::normalize_path;
 use crate::proxy::snapshot::{EndpointAddress, Protocol, Snapshot};
 use crate::route::{Action, Explanation, Request, Route};
@@ -16,8 +17,15 @@ const COULD_NOT_RUN: u8 = 2;
 
 /// What to print, with a newline at the end, and the exit code: 0 good (warnings may be told), 1 errors, 2 could not
 /// run. `path` is `None` for the embedded default. `explain` is a request such as `GET http://api.test/v1/x`, with
-/// `fields` such as `x-canary: yes`.
-pub fn check(path: Option<&Path>, explain: Option<&str>, fields: &[String], as_json: bool) -> (String, u8) {
+/// `fields` such as `x-canary: yes` and, where the client
+/// presents a certificate, its SPIFFE `identity`.
+pub fn check(
+    path: Option<&Path>,
+    explain: Option<&str>,
+    fields: &[String],
+    identity: Option<&str>,
+    as_json: bool,
+) -> (String, u8) {
     let name = path.map_or_else(|| "embedded default".to_owned(), |path| path.display().to_string());
     let loaded = path.map_or_else(
         || Ok((embedded_default(), Vec::new())),
@@ -28,7 +36,7 @@ pub fn check(path: Option<&Path>, explain: Option<&str>, fields: &[String], as_j
         Err(LoadError::Problems(problems)) => (None, problems),
         Err(LoadError::Unreadable(text)) => return refuse(&text, as_json),
     };
-    let request = match explain.map(|text| Asked::parse(text, fields)).transpose() {
+    let request = match explain.map(|text| Asked::parse(text, fields, identity)).transpose() {
         Ok(request) => request,
         Err(text) => return refuse(&text, as_json),
     };
@@ -104,10 +112,11 @@ struct Asked {
     path: String,
     query: Option<String>,
     fields: Vec<(String, String)>,
+    identity: Option<String>,
 }
 
 impl Asked {
-    fn parse(text: &str, fields: &[String]) -> Result<Self, String> {
+    fn parse(text: &str, fields: &[String], identity: Option<&str>) -> Result<Self, String> {
         const CURE: &str = "write it as 'GET http://api.test/v1/x'";
         let mut words = text.split_whitespace();
         let (method, url) = match (words.next(), words.next(), words.next()) {
@@ -148,6 +157,10 @@ impl Asked {
                 None => Err(format!("-H \"{field}\" is not a field; write it as 'name: value'")),
             })
             .collect();
+        if let Some(identity) = identity {
+            SpiffeId::parse(identity)
+                .map_err(|error| format!("--identity \"{identity}\" is no SPIFFE identity: {error}"))?;
+        }
         Ok(Self {
             method: method.to_owned(),
             https,
@@ -156,6 +169,7 @@ impl Asked {
             path: path.to_owned(),
             query,
             fields: fields?,
+            identity: identity.map(str::to_owned),
         })
     }
 
@@ -187,7 +201,9 @@ impl Asked {
             let field = self.fields.iter().find(|(field, _)| field == name);
             field.map(|(_, value)| value.as_bytes()).or(host)
         };
-        let request = Request { listener, method: &self.method, host: self.host(), path: &self.path };
+        let identity = self.identity.as_deref();
+        let request =
+            Request { listener, method: &self.method, host: self.host(), path: &self.path, identity };
         let explanation = snapshot.routes.explain(&request, &lookup);
         let route = explanation.chosen().map(|index| &snapshot.routes.routes()[usize::from(index)]);
         Explained {

@@ -414,6 +414,12 @@ static ROUTE: Table = Table {
         row("path_prefix", Text, Absent("\"/v1/\""), "The beginning of the path, as a plain string."),
         row("path_regex", Text, Absent("\"/v[0-9]+/.*\""), "A regular expression for the whole path."),
         row("methods", TextList, Absent("[\"GET\", \"HEAD\"]"), "Absent: any method."),
+        row(
+            "client_identities",
+            TextList,
+            Absent("[\"spiffe://cluster.local/ns/production/sa/shop\", \"cluster.local/*\"]"),
+            "SPIFFE ids, or whole trust domains: whom the client's certificate names. Absent: anybody.",
+        ),
         row("cluster", Text, Absent("\"site\""), "Forwards to this cluster."),
         row(
             "rewrite_prefix",

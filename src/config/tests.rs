@@ -46,7 +46,7 @@ fn the_embedded_default_answers_on_8080_with_admin_on_9901() {
     let config = embedded_default();
     assert_eq!(config.admin.listen.to_string(), "127.0.0.1:9901");
     assert_eq!(config.snapshot.listeners[0].address.to_string(), "127.0.0.1:8080");
-    let request = Request { listener: 0, method: "GET", host: "localhost", path: "/" };
+    let request = Request { listener: 0, method: "GET", host: "localhost", path: "/", identity: None };
     let (_, route) = config.snapshot.routes.find(&request, &|_| None).expect("a route");
     let Action::Respond(respond) = &route.action else { panic!("{:?}", route.action) };
     assert_eq!((respond.status, &*respond.body), (200, b"ok\n".as_slice()));
@@ -65,7 +65,7 @@ fn the_http_sample_is_read_in_full() {
     assert_eq!(names, ["api", "site"]);
     assert_eq!(snapshot.clusters[0].endpoints.len(), 2);
     let to = |host, path| {
-        let request = Request { listener: 0, method: "GET", host, path };
+        let request = Request { listener: 0, method: "GET", host, path, identity: None };
         snapshot.routes.find(&request, &|_| None).map(|(index, _)| index)
     };
     assert_eq!(to("x.api.test", "/v1/x"), Some(0));
@@ -173,9 +173,16 @@ fn every_key_of_the_reference_file_is_known_and_its_value_good() {
     let text: String = reference().lines().map(|line| uncomment(line).to_owned() + "\n").collect();
     // Keys that exclude each other cannot all be good at once.
     let expected = |problem: &String| {
-        [" beside ", "is for listeners of", "a condition on a field has", "has no effect", "becomes"]
-            .iter()
-            .any(|part| problem.contains(part))
+        [
+            " beside ",
+            "is for listeners of",
+            "a condition on a field has",
+            "has no effect",
+            "becomes",
+            "asks no client for a certificate",
+        ]
+        .iter()
+        .any(|part| problem.contains(part))
     };
     let unexpected: Vec<String> = told(&text).into_iter().filter(|problem| !expected(problem)).collect();
     assert_eq!(unexpected, [""; 0]);
@@ -305,7 +312,7 @@ fn every_value_arrives_where_it_is_used() {
 #[test]
 fn routes_carry_their_changes_and_choices() {
     let table = parse("t.toml", ALL_KEYS).expect("good").0.snapshot.routes;
-    let request = Request { listener: 0, method: "GET", host: "", path: "/s/x" };
+    let request = Request { listener: 0, method: "GET", host: "", path: "/s/x", identity: None };
     let (_, split) = table.find(&request, &|_| None).expect("a route");
     assert_eq!(split.rewrite_path("/s/x", &mut String::new()), "/t/x");
     assert_eq!([0, u32::MAX].map(|random| split.action.cluster(random)), [Some(0), Some(1)]);
@@ -315,7 +322,7 @@ fn routes_carry_their_changes_and_choices() {
     assert_eq!(&*split.response_edits.remove[0], "server");
     assert!(table.find(&Request { listener: 2, ..request }, &|_| None).is_none());
 
-    let request = Request { listener: 2, method: "GET", host: "x.b.TEST", path: "/" };
+    let request = Request { listener: 2, method: "GET", host: "x.b.TEST", path: "/", identity: None };
     let with = |name: &'static str| move |asked: &str| (asked == name).then_some(b"12".as_slice());
     assert!(matches!(table.find(&request, &with("x-a")), Some((1, _))));
     assert!(table.find(&request, &with("x-b")).is_none());
@@ -345,6 +352,7 @@ tls = { certificates = [{ cert = "a.pem", key = "a.key" }] }
 cluster = "mesh"
 [[route]]
 path = "/n"
+client_identities = ["td/*"]
 cluster = "names"
 [[cluster]]
 name = "mesh"
@@ -399,7 +407,7 @@ fn tls_arrives_as_specs_with_paths_from_the_folder_of_the_file() {
     assert_eq!((name(1), name(2)), (fixed("a.test"), fixed("b.test")));
     let place = |path: &str| config.files.iter().find(|file| file.path == Path::new(path)).expect(path);
     assert_eq!((place("/keys/a.key").line, place("/keys/a.key").column), (7, 27));
-    assert_eq!(place("dir/gateway.pem").line, 31);
+    assert_eq!(place("dir/gateway.pem").line, 32);
     assert_eq!(config.files.len(), 11);
 }
 
@@ -446,26 +454,26 @@ fn data(name: &str) -> PathBuf {
 
 #[test]
 fn check_tells_good_from_bad_from_unreadable_by_its_exit_code() {
-    let (text, code) = check(Some(&data("http.toml")), None, &[], false);
+    let (text, code) = check(Some(&data("http.toml")), None, &[], None, false);
     assert!(text.ends_with("http.toml: good: 1 listener, 3 routes, 2 clusters\n"), "{text}");
     assert_eq!(code, 0);
-    let (text, code) = check(Some(&data("latin-1.toml")), None, &[], false);
+    let (text, code) = check(Some(&data("latin-1.toml")), None, &[], None, false);
     assert!(text.contains("latin-1.toml:2:4: error: the file is not text in UTF-8 from here on"), "{text}");
     assert!(text.ends_with("latin-1.toml: 1 error\n"), "{text}");
     assert_eq!(code, 1);
-    let (text, code) = check(Some(&data("none.toml")), None, &[], false);
+    let (text, code) = check(Some(&data("none.toml")), None, &[], None, false);
     assert!(text.contains("none.toml: No such file") && text.contains("--config"), "{text}");
     assert_eq!(code, 2);
-    assert_eq!(check(Some(&data("")), None, &[], false).1, 2);
+    assert_eq!(check(Some(&data("")), None, &[], None, false).1, 2);
     assert_eq!(
-        check(None, None, &[], false),
+        check(None, None, &[], None, false),
         ("embedded default: good: 1 listener, 1 route, 0 clusters\n".into(), 0)
     );
 }
 
 #[test]
 fn check_explains_which_route_a_request_gets() {
-    let (text, code) = check(Some(&data("http.toml")), Some("GET http://api.test/v1/x"), &[], false);
+    let (text, code) = check(Some(&data("http.toml")), Some("GET http://api.test/v1/x"), &[], None, false);
     assert!(
         text.ends_with(
             "listener \"web\":\n\
@@ -477,14 +485,17 @@ fn check_explains_which_route_a_request_gets() {
         "{text}"
     );
     assert_eq!(code, 0);
-    let (text, _) = check(Some(&data("http.toml")), Some("/target?x"), &[], false);
+    let (text, _) = check(Some(&data("http.toml")), Some("/target?x"), &[], None, false);
     assert!(text.ends_with("-> answered here with 200 and a body of 3 bytes\n"), "{text}");
-    let (text, code) = check(Some(&data("tcp.toml")), Some("/"), &[], false);
+    let (text, code) = check(Some(&data("http.toml")), Some("/target"), &[], Some("spiffe://td"), false);
+    assert_eq!(text, "--identity \"spiffe://td\" is no SPIFFE identity: no path follows its trust domain\n");
+    assert_eq!(code, 2);
+    let (text, code) = check(Some(&data("tcp.toml")), Some("/"), &[], None, false);
     assert!(text.ends_with("1 cluster\nno listener takes HTTP requests\n") && code == 0, "{text}");
     for bad in ["", "GET", "GET ftp://a.test/", "GET a.test", "GET /a b"] {
-        assert_eq!(check(None, Some(bad), &[], false).1, 2, "{bad:?}");
+        assert_eq!(check(None, Some(bad), &[], None, false).1, 2, "{bad:?}");
     }
-    assert_eq!(check(None, Some("/"), &["no colon".to_owned()], false).1, 2);
+    assert_eq!(check(None, Some("/"), &["no colon".to_owned()], None, false).1, 2);
 }
 
 #[test]
@@ -492,7 +503,7 @@ fn check_explains_by_fields_and_port_and_shows_where_a_redirect_leads() {
     let path = std::env::temp_dir().join(format!("ringfort-explain-{}.toml", std::process::id()));
     std::fs::write(&path, ALL_KEYS).expect("written");
     let asked = |text: &str, fields: &[String]| {
-        let (text, code) = check(Some(&path), Some(text), fields, false);
+        let (text, code) = check(Some(&path), Some(text), fields, None, false);
         assert_eq!(code, 0, "{text}");
         text
     };
@@ -506,8 +517,27 @@ fn check_explains_by_fields_and_port_and_shows_where_a_redirect_leads() {
 }
 
 #[test]
+fn check_explains_by_the_identity_of_the_client() {
+    let path = std::env::temp_dir().join(format!("ringfort-identity-{}.toml", std::process::id()));
+    let text = HTTP.to_owned()
+        + "[[route]]\nname = \"mesh\"\npath_prefix = \"/\"\nclient_identities = [\"td/*\"]\nrespond = {}\n";
+    std::fs::write(&path, text).expect("written");
+    let asked = |identity| check(Some(&path), Some("/x"), &[], identity, false).0;
+    let text = asked(Some("spiffe://td/a"));
+    assert!(
+        text.contains("route \"mesh\" is chosen: any host, path prefix /, client identity td/*\n"),
+        "{text}"
+    );
+    assert!(
+        asked(Some("spiffe://other/a")).contains("\"mesh\" does not match: client identity is not td/*\n")
+    );
+    assert!(asked(None).contains("\"mesh\" does not match: client identity is not td/*\n"));
+    std::fs::remove_file(path).expect("removed");
+}
+
+#[test]
 fn check_explains_the_path_that_is_routed_and_forwarded() {
-    let asked = |request| check(Some(&data("http.toml")), Some(request), &[], false);
+    let asked = |request| check(Some(&data("http.toml")), Some(request), &[], None, false);
     let (text, code) = asked("GET http://api.test/v1/%2E%2e/a//b%2f");
     assert!(text.contains("route \"route-3\" is chosen") && code == 0, "{text}");
     assert!(text.ends_with(", path /a//b%2f\n"), "{text}");
@@ -519,13 +549,13 @@ fn check_explains_the_path_that_is_routed_and_forwarded() {
 fn check_speaks_json() {
     let json =
         |(text, code): (String, u8)| (serde_json::from_str::<serde_json::Value>(&text).expect("JSON"), code);
-    let (good, code) = json(check(Some(&data("http.toml")), Some("/target"), &[], true));
+    let (good, code) = json(check(Some(&data("http.toml")), Some("/target"), &[], None, true));
     assert_eq!((&good["ok"], code), (&true.into(), 0));
     assert_eq!(good["explain"][0]["route"], "route-2");
-    let (bad, code) = json(check(Some(&data("latin-1.toml")), None, &[], true));
+    let (bad, code) = json(check(Some(&data("latin-1.toml")), None, &[], None, true));
     assert_eq!((&bad["ok"], code), (&false.into(), 1));
     assert_eq!((&bad["problems"][0]["line"], &bad["problems"][0]["severity"]), (&2.into(), &"error".into()));
-    assert_eq!(json(check(Some(&data("none.toml")), None, &[], true)).1, 2);
+    assert_eq!(json(check(Some(&data("none.toml")), None, &[], None, true)).1, 2);
 }
 
 /// Lines that are TOML or nearly so, with keys and values that belong elsewhere.

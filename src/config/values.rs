@@ -183,45 +183,12 @@ pub(super) fn server_name(text: &str) -> Result<ServerName<'static>, Fault> {
     })
 }
 
-/// A SPIFFE id, or `trust-domain/*`. Syntax of the SPIFFE ID specification §2.
+/// A SPIFFE id, or a whole trust domain.
 pub(super) fn identity(text: &str) -> Result<IdentityPattern, Fault> {
-    /// SPIFFE ID §2.3.
-    const ID_BYTES_MAX: usize = 2_048;
-    let shown = super::node::shorten(text);
-    let domain_cure = "a trust domain has lower-case letters, digits, dots, dashes and underscores";
-    let bare = text.strip_prefix("spiffe://");
-    if let Some(domain) = bare.unwrap_or(text).strip_suffix("/*") {
-        return match (is_trust_domain(domain), bare) {
-            (true, None) => Ok(IdentityPattern::TrustDomain(format!("spiffe://{domain}/").into())),
-            (true, Some(_)) => fault(
-                format!("\"{shown}\" is neither an id nor a trust domain"),
-                format!("write \"{domain}/*\" for every id of the trust domain"),
-            ),
-            (false, _) => fault(format!("\"{shown}\" has no trust domain before \"/*\""), domain_cure),
-        };
-    }
-    let Some((domain, path)) = bare.and_then(|bare| bare.split_once('/')) else {
-        let cure = "write a whole id, \"spiffe://cluster.local/ns/shop/sa/web\", or \"cluster.local/*\"";
-        return fault(format!("\"{shown}\" is not a SPIFFE id"), cure);
-    };
-    if !is_trust_domain(domain) {
-        return fault(format!("\"{shown}\" has no trust domain after \"spiffe://\""), domain_cure);
-    }
-    let segment = |segment: &str| {
-        !matches!(segment, "" | "." | "..")
-            && segment.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
-    };
-    if !path.split('/').all(segment) || text.len() > ID_BYTES_MAX {
-        let cure = "a path has segments of letters, digits, dots, dashes and underscores; \"*\" stands for all ids of \
-                    a trust domain alone: \"cluster.local/*\"";
-        return fault(format!("\"{shown}\" is not a SPIFFE id"), cure);
-    }
-    Ok(IdentityPattern::Exact(text.into()))
-}
-
-fn is_trust_domain(text: &str) -> bool {
-    let valid = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"._-".contains(&byte);
-    (1..=255).contains(&text.len()) && text.bytes().all(valid)
+    IdentityPattern::parse(text).map_err(|error| Fault {
+        what: format!("\"{}\" is no SPIFFE identity: {error}", super::node::shorten(text)),
+        cure: "write \"spiffe://cluster.local/ns/shop/sa/web\", or \"cluster.local/*\" for all of a trust domain".to_owned(),
+    })
 }
 
 /// A path that requests can have: visible ASCII from `/` on.

@@ -342,6 +342,36 @@ pub const SESSIONS_ENDED: Metric = Metric {
     help: "Sessions ended, by termination reason.",
 };
 
+/// End of what TLS is done with. Names and files are those of the configuration.
+pub const CERTIFICATE_NOT_AFTER: Metric = Metric {
+    name: "ringfort_certificate_not_after_seconds",
+    kind: Kind::Gauge,
+    unit: Unit::One,
+    across: Across::Sum,
+    label: None,
+    help: "Unix time at which the certificate in use ends; for a bundle of authorities, the last of them.",
+};
+
+/// Counted by the control thread.
+pub const CERTIFICATE_RELOADS: Metric = Metric {
+    name: "ringfort_certificate_reloads_total",
+    kind: Kind::Counter,
+    unit: Unit::One,
+    across: Across::Sum,
+    label: None,
+    help: "Times that changed files of certificates were taken into use.",
+};
+
+/// Counted by the control thread.
+pub const CERTIFICATE_RELOAD_FAILURES: Metric = Metric {
+    name: "ringfort_certificate_reload_failures_total",
+    kind: Kind::Counter,
+    unit: Unit::One,
+    across: Across::Sum,
+    label: None,
+    help: "Times that changed files of certificates could not be used and the last good ones stayed.",
+};
+
 /// Which I/O engine a worker runs; always 1.
 pub const WORKER_ENGINE: Metric = Metric {
     name: "ringfort_worker_engine",
@@ -369,7 +399,14 @@ mod tests {
     use std::path::Path;
 
     fn all() -> Vec<Metric> {
-        let mut all = vec![SESSIONS_ENDED, WORKER_ENGINE, BUILD_INFO];
+        let mut all = vec![
+            SESSIONS_ENDED,
+            CERTIFICATE_NOT_AFTER,
+            CERTIFICATE_RELOADS,
+            CERTIFICATE_RELOAD_FAILURES,
+            WORKER_ENGINE,
+            BUILD_INFO,
+        ];
         all.extend(Counter::TABLE);
         all.extend(Gauge::TABLE);
         all.extend(Histogram::TABLE);

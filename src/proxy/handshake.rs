@@ -11,7 +11,7 @@ use rustls::{Error, HandshakeKind, ProtocolVersion};
 use crate::metrics::{HandshakeFailure, Histogram, ListenerCounter};
 use crate::runtime::{Deadline, RecvBuf, Socket, TimedOut};
 use crate::sys::clock;
-use crate::tls::{Chosen, MtlsMode, PeerIdentity, Server, Session, uri_names};
+use crate::tls::{Chosen, MtlsMode, PeerIdentity, Server, Session};
 
 use super::context::SessionGuard;
 use super::facts::{Facts, TlsFacts};
@@ -147,14 +147,12 @@ pub(super) async fn linger(socket: &Socket, deadline: &Deadline, until: crate::b
 /// What the handshake settled. `None` where it settled nothing, which a handshake that is done cannot.
 fn settled(session: &Session, chosen: Chosen) -> Option<TlsFacts> {
     let agreed = session.agreed();
-    let leaf = &chosen.certificate.key.cert;
-    let identity = agreed.peer_certificates().and_then(|chain| chain.first()).map(|peer| {
-        let served_as = leaf.first().map(|der| uri_names(der)).unwrap_or_default();
-        Rc::new(PeerIdentity::of_leaf(peer, served_as.first().map(|uri| &**uri)))
-    });
+    let names = chosen.certificate.names.clone();
+    let peer = agreed.peer_certificates().and_then(|chain| chain.first());
+    let identity = peer.map(|leaf| Rc::new(PeerIdentity::of_leaf(leaf, names.uri())));
     Some(TlsFacts {
         server_name: chosen.server_name,
-        certificate_names: chosen.certificate.names.clone(),
+        certificate_names: names,
         version: match agreed.protocol_version()? {
             ProtocolVersion::TLSv1_3 => "TLSv1.3",
             _ => "TLSv1.2",

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use super::action::Action;
 use super::{FieldLookup, FieldMatch, HostPattern, PathMatch, Request, Spec};
 use crate::base::field_edits::FieldEdits;
+use crate::base::identity::IdentityPattern;
 
 /// Routes of one table: they are counted in 16 bits.
 pub const ROUTES_MAX: usize = u16::MAX as usize;
@@ -25,6 +26,7 @@ pub struct Route {
     alpn: Vec<Box<str>>,
     pub(super) path: PathMatch,
     pub(super) methods: Vec<Box<str>>,
+    pub(super) identities: Vec<IdentityPattern>,
     pub(super) fields: Vec<FieldMatch>,
     prefix_rewrite: Option<Box<str>>,
 }
@@ -44,7 +46,10 @@ impl Route {
 
     /// How many conditions it has beside listener, host and path.
     pub(super) fn conditions(&self) -> usize {
-        usize::from(!self.methods.is_empty()) + usize::from(!self.alpn.is_empty()) + self.fields.len()
+        usize::from(!self.methods.is_empty())
+            + usize::from(!self.alpn.is_empty())
+            + usize::from(!self.identities.is_empty())
+            + self.fields.len()
     }
 
     pub(super) fn method_matches(&self, method: &str) -> bool {
@@ -55,15 +60,34 @@ impl Route {
         self.alpn.is_empty() || self.alpn.iter().any(|protocol| offers(protocol.as_bytes()))
     }
 
+    /// Without an identity, no condition on it matches.
+    pub(super) fn identity_matches(&self, identity: Option<&str>) -> bool {
+        self.identities.is_empty()
+            || identity.is_some_and(|id| self.identities.iter().any(|pattern| pattern.matches(id)))
+    }
+
     fn conditions_match(&self, request: &Request<'_>, field: FieldLookup<'_, '_>) -> bool {
         self.method_matches(request.method)
+            && self.identity_matches(request.identity)
             && self.fields.iter().all(|FieldMatch { name, rule }| rule.matches(field(name)))
     }
 }
 
 impl From<Spec> for Route {
     fn from(spec: Spec) -> Self {
-        let Spec { name, listeners, hosts, alpn, path, methods, fields, action, prefix_rewrite, .. } = spec;
+        let Spec {
+            name,
+            listeners,
+            hosts,
+            alpn,
+            path,
+            methods,
+            identities,
+            fields,
+            action,
+            prefix_rewrite,
+            ..
+        } = spec;
         let (request_edits, response_edits) = (spec.request_edits, spec.response_edits);
         Self {
             name,
@@ -75,6 +99,7 @@ impl From<Spec> for Route {
             alpn,
             path,
             methods,
+            identities,
             fields,
             prefix_rewrite,
         }
@@ -329,6 +354,9 @@ impl Table {
                     && later.methods.iter().all(|method| earlier.methods.contains(method))))
             && (earlier.alpn.is_empty()
                 || (!later.alpn.is_empty() && later.alpn.iter().all(|one| earlier.alpn.contains(one))))
+            && (earlier.identities.is_empty()
+                || (!later.identities.is_empty()
+                    && later.identities.iter().all(|id| earlier.identities.iter().any(|all| all.covers(id)))))
             && earlier.fields.iter().all(|field| {
                 later.fields.iter().any(|other| field.name == other.name && field.rule.covers(&other.rule))
             })

@@ -253,3 +253,6 @@ fn pass<D>(state: ConnectionState<'_, '_, D>) -> Result<(), Error> {
         _ => Err(Error::General("nothing can be sent any more".into())),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -107,7 +107,8 @@ fn answer(
         return Ok(if head.method == "OPTIONS" { own(200) } else { own(405) });
     }
     let listener = session.guard.listener();
-    let asked = route::Request { listener, method: head.method, host: head.host, path };
+    let identity = session.facts.spiffe();
+    let asked = route::Request { listener, method: head.method, host: head.host, path, identity };
     let lookup = |name: &str| head.field(name);
     let Some((index, route)) = serving.snapshot.routes.find(&asked, &lookup) else {
         return Ok(if path == "*" { own(200) } else { own(404) });
@@ -127,28 +128,31 @@ fn answer(
     let Some(client_ip) = peer(session) else { return Ok(Answer::Gone) };
     let mut rewritten = String::new();
     let path = rewrite(route, path, &mut rewritten)?;
-    let forwarded = Forwarded {
-        policy: serving.listener(listener).map_or_else(Default::default, |at| at.forwarded_for(client_ip)),
-        client_ip,
-        proto: session.facts.scheme(),
-        client_cert: session.facts.identity().map(|identity| &*identity.forwarded),
-    };
-    let upstream_head = forwarded_head(context, &forwarded, head, route, (path, query));
+    let upstream_head = forwarded_head(context, serving, session, client_ip, head, route, (path, query));
     Ok(Answer::Forward { cluster, route: index, head: upstream_head })
 }
 
 /// The head as the endpoint gets it.
 fn forwarded_head(
     context: &Context,
-    forwarded: &Forwarded<'_>,
+    serving: &Serving,
+    session: &Http1,
+    client_ip: IpAddr,
     head: &mut RequestHead<'_, '_>,
     route: &Route,
     (path, query): (&str, Option<&str>),
 ) -> Vec<u8> {
+    let listener = serving.listener(session.guard.listener());
+    let forwarded = Forwarded {
+        policy: listener.map_or_else(Default::default, |at| at.forwarded_for(client_ip)),
+        client_ip,
+        proto: session.facts.scheme(),
+        client_cert: session.facts.identity().map(|identity| &*identity.forwarded),
+    };
     // 100 is answered here, once an endpoint is connected: no endpoint can keep the client waiting for it.
     let expect_continue = std::mem::replace(&mut head.expect_continue, false);
     let mut out = context.runtime.take_block();
-    write_request(&mut out, head, (path, query), head.authority, forwarded, &route.request_edits);
+    write_request(&mut out, head, (path, query), head.authority, &forwarded, &route.request_edits);
     head.expect_continue = expect_continue;
     out
 }
