@@ -7,6 +7,7 @@ pub mod handshake;
 pub mod handshakes;
 pub mod http1;
 pub mod outcome;
+pub mod passthrough;
 pub mod snapshot;
 pub mod stream;
 pub mod tcp;

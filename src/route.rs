@@ -5,7 +5,7 @@
 //! Of all routes that match, the most specific one, compared in this order:
 //! 1. host: an exact name, then the longest wildcard, then no host at all;
 //! 2. path: exact, then the longest prefix, then regex, then any;
-//! 3. the number of further conditions: one for `methods`, one for `identities`, one for each field;
+//! 3. the number of further conditions: one for `methods`, `alpn` and `identities`, one for each field;
 //! 4. the order of the table.
 //!
 //! Paths are compared byte for byte, as the caller normalised them and forwards them (`http::normalize_path`: no dot
@@ -33,6 +33,8 @@ pub struct Spec {
     pub listeners: Vec<u16>,
     /// Empty: any host, also none.
     pub hosts: Vec<HostPattern>,
+    /// Protocols one of which a client of a passthrough listener must offer (ALPN). Empty: any, also none.
+    pub alpn: Vec<Box<str>>,
     pub path: PathMatch,
     /// Empty: any method. Compared with case (RFC 9110 §9.1).
     pub methods: Vec<Box<str>>,

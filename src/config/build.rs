@@ -17,6 +17,7 @@ mod actions;
 mod clusters;
 mod edits;
 mod listeners;
+mod passthrough;
 mod routes;
 mod tls;
 

@@ -281,9 +281,10 @@ static LISTENER: Table = Table {
         ),
         row(
             "protocol",
-            Word(&["http", "tcp"], &["tls-passthrough"]),
+            Word(&["http", "tcp", "tls-passthrough"], &[]),
             Preset::Text("http"),
-            "\"http\": HTTP/1.1, by routes. \"tcp\": relayed to `cluster`.",
+            "\"http\": HTTP/1.1, by routes. \"tcp\": relayed to `cluster`. \"tls-passthrough\": TLS relayed undecrypted, by \
+             routes; a name that none has is refused with the alert unrecognized_name.",
         ),
         row("cluster", Text, Absent("\"site\""), "Where a \"tcp\" listener relays to."),
         number(
@@ -390,12 +391,24 @@ static ROUTE: Table = Table {
     shown: true,
     rows: &[
         row("name", Text, Absent("\"api\""), "Unique. Absent: route-1 for the first, and so on."),
-        row("listener", TextOrList, Absent("\"web\""), "One name or several. Absent: every HTTP listener."),
+        row(
+            "listener",
+            TextOrList,
+            Absent("\"web\""),
+            "One name or several. Absent: every HTTP listener, and none of another protocol.",
+        ),
         row(
             "hosts",
             TextList,
             Absent("[\"api.test\", \"*.api.test\"]"),
-            "Names without port; \"*.\" stands for one or more labels. Absent: any host.",
+            "Names without port; \"*.\" stands for one or more labels. Absent: any host, also none. For passthrough, the \
+             server name that the client sends.",
+        ),
+        row(
+            "alpn",
+            TextList,
+            Absent("[\"h2\"]"),
+            "Only for passthrough: protocols, one of which the client must offer. Absent: any client.",
         ),
         row("path", Text, Absent("\"/v1/users\""), "The whole path."),
         row("path_prefix", Text, Absent("\"/v1/\""), "The beginning of the path, as a plain string."),

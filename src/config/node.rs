@@ -42,6 +42,11 @@ impl<'t> Node<'t> {
         self.values?.get_key_value(key).map(|(key, _)| key.span())
     }
 
+    /// The keys that stand here, with their places, in the order of their declaration.
+    pub(super) fn keys(&self) -> impl Iterator<Item = (&'static str, Span)> {
+        self.schema.keys().filter_map(|key| Some((key, self.key_span(key)?)))
+    }
+
     pub(super) fn has(&self, key: &str) -> bool {
         self.value(key).is_some()
     }

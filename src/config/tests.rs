@@ -81,6 +81,49 @@ fn the_tcp_sample_is_read_in_full() {
     assert_eq!(snapshot.clusters[0].endpoints, [endpoint]);
 }
 
+#[test]
+fn routes_of_a_passthrough_listener_carry_names_and_protocols() {
+    const TEXT: &str = r#"
+[[listener]]
+name = "web"
+listen = "127.0.0.1:0"
+[[listener]]
+name = "pass"
+listen = "127.0.0.1:0"
+protocol = "tls-passthrough"
+[[route]]
+cluster = "site"
+[[route]]
+listener = "pass"
+hosts = ["a.test"]
+alpn = ["h2", "h3"]
+cluster = "site"
+[[route]]
+listener = "pass"
+hosts = ["*.a.test"]
+clusters = [{ name = "site" }, { name = "other" }]
+[[cluster]]
+name = "site"
+endpoints = ["127.0.0.1:1"]
+[[cluster]]
+name = "other"
+endpoints = ["127.0.0.1:2"]
+"#;
+    let (config, warnings) = parse("t.toml", TEXT).map_err(LoadError::Problems).expect("good");
+    assert_eq!(warnings, []);
+    let snapshot = config.snapshot;
+    assert_eq!(snapshot.listeners[1].protocol, Protocol::TlsPassthrough);
+    let to = |listener, name, offered: &[u8]| {
+        let found = snapshot.routes.find_passthrough(listener, name, |protocol| protocol == offered);
+        found.map(|(index, _)| index)
+    };
+    assert_eq!(
+        [to(1, "a.test", b"h2"), to(1, "a.test", b"h3"), to(1, "a.test", b"h1")],
+        [Some(1), Some(1), None]
+    );
+    assert_eq!([to(1, "x.a.test", b""), to(1, "", b"h2"), to(1, "b.test", b"h2")], [Some(2), None, None]);
+}
+
 /// One text of `problems.txt` with what is told of it, and the lines as they should stand in that file.
 fn golden_case(case: &str) -> String {
     let (title, body) = case.split_once('\n').expect("a title");

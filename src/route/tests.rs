@@ -9,6 +9,7 @@ fn spec(name: &str) -> Spec {
         name: name.into(),
         listeners: Vec::new(),
         hosts: Vec::new(),
+        alpn: Vec::new(),
         path: PathMatch::Any,
         methods: Vec::new(),
         identities: Vec::new(),
@@ -151,6 +152,39 @@ fn fields_match_by_presence_prefix_and_regex() {
     assert!(!of("/absent", &[("a", "")]) && of("/absent", &[("b", "")]));
     assert!(of("/prefix", &[("a", "v12")]) && !of("/prefix", &[("a", "v2")]));
     assert!(of("/regex", &[("a", "v2")]) && !of("/regex", &[("a", "v22")]));
+}
+
+#[test]
+fn a_passthrough_listener_is_served_by_routes_that_name_it_by_name_and_protocol() {
+    let on = |name: &str, hosts: &[&str], alpn: &[&str]| Spec {
+        listeners: vec![1],
+        hosts: hosts.iter().map(|text| host(text)).collect(),
+        alpn: alpn.iter().map(|protocol| (*protocol).into()).collect(),
+        ..spec(name)
+    };
+    let table = table(vec![
+        spec("http alone"),
+        on("rest", &["a.test", "*.a.test"], &[]),
+        on("h2", &["a.test"], &["h2", "h3"]),
+        on("h2 again", &["a.test"], &["h3"]),
+        on("any name", &[], &["acme-tls/1"]),
+        Spec { listeners: vec![2], ..spec("elsewhere") },
+    ]);
+    let found = |listener, name: &str, offered: &[&str]| {
+        let offers = |protocol: &[u8]| offered.iter().any(|one| one.as_bytes() == protocol);
+        table.find_passthrough(listener, name, offers).map(|(_, route)| &*route.name)
+    };
+    assert_eq!(found(1, "a.test", &["http/1.1", "h2"]), Some("h2"));
+    assert_eq!(found(1, "a.test", &["http/1.1"]), Some("rest"));
+    assert_eq!(found(1, "x.a.test", &["h2"]), Some("rest"));
+    assert_eq!(found(1, "a.test", &["h3"]), Some("h2"));
+    assert_eq!(found(1, "b.test", &["acme-tls/1"]), Some("any name"));
+    assert_eq!(found(1, "", &["acme-tls/1"]), Some("any name"));
+    assert_eq!(found(1, "b.test", &["h2"]), None);
+    assert_eq!(found(1, "", &[]), None);
+    assert_eq!(found(0, "a.test", &["h2"]), None);
+    assert_eq!(found(2, "a.test", &[]), Some("elsewhere"));
+    assert_eq!(table.unreachable(), [(3, 2)]);
 }
 
 #[test]

@@ -9,6 +9,7 @@ use std::path::Path;
 pub enum Signal {
     Kill,
     Terminate,
+    HangUp,
 }
 
 /// Forbids this process and its children to gain privileges by executing a file.
@@ -34,6 +35,7 @@ pub fn send_signal(id: u32, signal: Signal) -> io::Result<()> {
     let number = match signal {
         Signal::Kill => libc::SIGKILL,
         Signal::Terminate => libc::SIGTERM,
+        Signal::HangUp => libc::SIGHUP,
     };
     // 0 and negative ids address groups of processes: never those. 1 is the supervisor of a container.
     let id = libc::pid_t::try_from(id).ok().filter(|id| *id > 0).ok_or(io::ErrorKind::InvalidInput)?;

@@ -13,6 +13,7 @@ mod faults;
 mod first_minute;
 mod http1_basic;
 mod identity;
+mod passthrough;
 mod routing;
 mod slow;
 mod supervisor;

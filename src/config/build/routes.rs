@@ -59,18 +59,23 @@ pub(super) fn build<'t>(
     Some(table)
 }
 
-/// An HTTP listener that no route names answers 404 to everything.
+/// An HTTP listener that no route names answers 404 to everything; one for passthrough refuses all.
 fn warn_unserved(listeners: &Listeners<'_>, specs: &[Option<Spec>], findings: &mut Findings) {
     for (index, kind) in (0u16..).zip(&listeners.kinds) {
         // A route that could not be read may have been for this listener.
         let served =
             specs.iter().any(|spec| spec.as_ref().is_none_or(|spec| spec.listeners.contains(&index)));
-        if *kind == Kind::Http && !served {
-            let (name, span) = listeners.names.at(index);
-            let what =
-                format!("no route serves listener \"{}\": it answers 404 to everything", shorten(name));
-            findings.push(Finding::warning(&span, what).cure("add a [[route]]").absence());
-        }
+        let (name, span) = listeners.names.at(index);
+        let (what, cure) = match kind {
+            Kind::Http if !served => ("it answers 404 to everything", "add a [[route]]".to_owned()),
+            Kind::Passthrough if !served => {
+                let cure = format!("add a [[route]] with listener = \"{}\"", shorten(name));
+                ("it refuses every client", cure)
+            }
+            _ => continue,
+        };
+        let what = format!("no route serves listener \"{}\": {what}", shorten(name));
+        findings.push(Finding::warning(&span, what).cure(cure).absence());
     }
 }
 
@@ -78,7 +83,7 @@ fn warn_unserved(listeners: &Listeners<'_>, specs: &[Option<Spec>], findings: &m
 pub(super) struct Reader<'r, 't> {
     pub(super) node: &'r Node<'t>,
     pub(super) findings: &'r mut Findings,
-    listeners: &'r mut Listeners<'t>,
+    pub(super) listeners: &'r mut Listeners<'t>,
 }
 
 impl<'t> Reader<'_, 't> {
@@ -90,6 +95,10 @@ impl<'t> Reader<'_, 't> {
         };
         let listeners = self.listeners();
         let hosts = self.hosts();
+        let alpn = self.alpn();
+        let suits = listeners
+            .as_deref()
+            .is_none_or(|listeners| self.suits(listeners, hosts.as_deref().unwrap_or_default()));
         let path = self.path();
         let methods = self.methods();
         let identities = self.identities(listeners.as_deref());
@@ -111,6 +120,7 @@ impl<'t> Reader<'_, 't> {
             name: name.into(),
             listeners: listeners?,
             hosts: hosts?,
+            alpn: alpn.filter(|_| suits)?,
             path: path?,
             methods: methods?,
             identities: identities?,
@@ -132,7 +142,7 @@ impl<'t> Reader<'_, 't> {
             let kinds = (0u16..).zip(&self.listeners.kinds);
             let http: Vec<u16> =
                 kinds.filter(|(_, kind)| **kind == Kind::Http).map(|(index, _)| index).collect();
-            if http.is_empty() && self.listeners.kinds.iter().all(|kind| *kind == Kind::Tcp) {
+            if http.is_empty() && self.listeners.kinds.iter().all(|kind| *kind != Kind::Unknown) {
                 let finding =
                     Finding::warning(&self.node.span(), "the route serves nothing: no listener is \"http\"");
                 self.findings.push(finding.cure("remove it, or add a listener").absence());

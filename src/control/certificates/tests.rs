@@ -1,0 +1,1 @@
+//! Files that change, break and end, and what is in use meanwhile.
