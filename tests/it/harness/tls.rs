@@ -5,7 +5,6 @@ use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DistinguishedName,
@@ -315,19 +314,5 @@ impl TlsClient {
         client.reader.fill()?;
         sent?;
         client.try_read_response("GET").map_err(|none| std::io::Error::other(format!("{none:?}")))
-    }
-}
-
-/// Counts, across threads.
-#[derive(Clone, Default)]
-pub struct Count(Arc<AtomicUsize>);
-
-impl Count {
-    pub fn add(&self) {
-        self.0.fetch_add(1, Ordering::SeqCst);
-    }
-
-    pub fn get(&self) -> usize {
-        self.0.load(Ordering::SeqCst)
     }
 }

@@ -14,19 +14,27 @@ struct Server {
     suites: Vec<SupportedCipherSuite>,
     groups: Vec<&'static dyn SupportedKxGroup>,
     tickets: usize,
-    /// Ends each connection with close_notify before its FIN.
-    notify: bool,
+    end: End,
+}
+
+/// What follows the response on each connection.
+#[derive(Clone, Copy, PartialEq)]
+enum End {
+    Notified,
+    Truncated,
+    /// None, until the client goes.
+    Kept,
 }
 
 impl Default for Server {
     fn default() -> Self {
         let provider = default_provider();
-        Self { suites: provider.cipher_suites, groups: provider.kx_groups, tickets: 0, notify: true }
+        Self { suites: provider.cipher_suites, groups: provider.kx_groups, tickets: 0, end: End::Notified }
     }
 }
 
 impl Server {
-    /// Answers one request on each connection, then closes it.
+    /// Answers one request on each connection.
     fn start(self) -> (SocketAddr, Tls) {
         let (certificate, key) = certificate::issue().expect("a certificate");
         let tls = Tls {
@@ -51,23 +59,26 @@ impl Server {
         let address = listener.local_addr().expect("bound");
         thread::spawn(move || {
             for stream in listener.incoming() {
-                let (config, notify) = (Arc::clone(&config), self.notify);
+                let (config, end) = (Arc::clone(&config), self.end);
                 // A client that finds something wrong goes away: that is what these tests are about.
-                thread::spawn(move || answer(stream.expect("a connection"), config, notify));
+                thread::spawn(move || answer(stream.expect("a connection"), config, end));
             }
         });
         (address, tls)
     }
 }
 
-fn answer(mut socket: std::net::TcpStream, config: Arc<ServerConfig>, notify: bool) -> io::Result<()> {
+fn answer(mut socket: std::net::TcpStream, config: Arc<ServerConfig>, end: End) -> io::Result<()> {
     let mut session = ServerConnection::new(config).map_err(io::Error::other)?;
     let mut stream = Stream::new(&mut session, &mut socket);
     let mut request = [0; 1024];
     if stream.read(&mut request)? > 0 {
         stream.write_all(&wire::response("200 OK", &wire::body(wire::SMALL_BYTES), true))?;
     }
-    if notify {
+    if end == End::Kept {
+        return stream.read(&mut request).map(drop);
+    }
+    if end == End::Notified {
         session.send_close_notify();
         while session.wants_write() {
             session.write_tls(&mut socket)?;
@@ -107,7 +118,7 @@ fn every_connection_of_churn_is_a_full_handshake() {
 
 #[test]
 fn keep_alive_shakes_hands_once_and_says_what_came_of_it() {
-    let (address, tls) = Server::default().start();
+    let (address, tls) = Server { end: End::Kept, ..Server::default() }.start();
     let load = Load::open(Plan { tls: Some(tls), ..plan(address) }).expect("a response on each connection");
     let negotiated = load.measured().tls.expect("TLS");
     assert_eq!((negotiated.handshakes, negotiated.resumed), (4, false));
@@ -148,7 +159,7 @@ fn what_was_not_asked_for_fails_the_run() {
         (Server { groups: p256, ..good() }, Offer::Openssl, "FullWithHelloRetryRequest, not Full"),
         (Server { suites: tls12, ..good() }, Offer::Openssl, "TLS 1.2 negotiated"),
         (Server { tickets: 2, ..good() }, Offer::Aes128, "session ticket"),
-        (Server { notify: false, ..good() }, Offer::Aes128, "without close_notify"),
+        (Server { end: End::Truncated, ..good() }, Offer::Aes128, "without close_notify"),
     ] {
         let error = error(server, |tls| tls.offer = offer);
         assert!(error.contains(why), "{error}: wanted {why}");
