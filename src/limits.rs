@@ -35,8 +35,23 @@ pub const BULK_BUF_BYTES: usize = 128 * KIB;
 /// A body with at least this much left is received in bulk buffers.
 pub const BULK_FROM_BYTES: u64 = 48 * KIB as u64;
 
+/// Bytes of a TLS message that is not whole yet: the longest one rustls takes (64 KiB) in records, and one receive.
+pub const TLS_MESSAGE_BYTES_MAX: usize = 128 * KIB;
+
+/// What an established TLS session is taken to hold, for the worker's byte budget.
+pub const TLS_SESSION_BYTES: usize = 6 * KIB;
+
 /// Request body bytes read and dropped after an early answer, so that the connection can be kept (RFC 9112 §9.3).
 pub const DRAIN_BODY_BYTES_MAX: u64 = 64 * KIB as u64;
+
+/// URI names kept of a peer's certificate, and DNS names as many.
+pub const PEER_NAMES_MAX: usize = 64;
+/// Bytes of all those names together.
+pub const PEER_NAMES_BYTES_MAX: usize = 8 * KIB;
+/// Longest subject kept of a peer's certificate.
+pub const PEER_SUBJECT_BYTES_MAX: usize = KIB;
+/// Bytes that names take in one element of `X-Forwarded-Client-Cert`. Endpoints bound a line of a head, some by 8 KiB.
+pub const FORWARDED_CLIENT_CERT_BYTES_MAX: usize = 2 * KIB;
 
 /// Default of `limits.memory_bytes_max`, the byte budget of one worker.
 pub const WORKER_MEMORY_BYTES_MAX_DEFAULT: usize = 512 * MIB;

@@ -1,5 +1,5 @@
 //! The byte stream that a session runs over. Receives lend buffers of the pool, sends take bytes or buffers; what
-//! carries them (a socket today; TLS and HTTP/2 streams have their place in the enum) is no session's concern.
+//! carries them (a socket, or TLS over one) is no session's concern.
 
 use std::io;
 use std::net::IpAddr;
@@ -7,15 +7,23 @@ use std::task::{Context, Poll};
 
 use crate::runtime::{RecvBuf, Socket};
 
+mod tls;
+
+pub use tls::{Failure, TlsStream};
+
 pub enum Stream {
     Socket(Socket),
+    Tls(Box<TlsStream>),
 }
 
 macro_rules! delegate {
     ($($(#[$doc:meta])* fn $name:ident(&self $(, $arg:ident: $kind:ty)*) $(-> $output:ty)?;)*) => {
         impl Stream {
             $($(#[$doc])* pub fn $name(&self $(, $arg: $kind)*) $(-> $output)? {
-                match self { Self::Socket(socket) => socket.$name($($arg),*) }
+                match self {
+                    Self::Socket(socket) => socket.$name($($arg),*),
+                    Self::Tls(tls) => tls.$name($($arg),*),
+                }
             })*
         }
     };
@@ -53,18 +61,28 @@ impl Stream {
         std::future::poll_fn(|cx| self.poll_recv(cx)).await
     }
 
+    /// Closes a stream on which all is said: the peer learns that it is whole.
+    pub fn close(self) {
+        if let Self::Tls(tls) = &self {
+            tls.close_notify();
+        }
+    }
+
     /// Ends the stream so that the peer notices that it is cut off.
     pub fn abort(self) {
         match self {
             Self::Socket(socket) => socket.abort(),
+            Self::Tls(tls) => tls.abort(),
         }
     }
 
     /// # Errors
     /// Where the peer is gone already.
     pub fn peer_ip(&self) -> io::Result<IpAddr> {
-        match self {
-            Self::Socket(socket) => socket.peer_address().map(|address| address.ip()),
-        }
+        let socket = match self {
+            Self::Socket(socket) => socket,
+            Self::Tls(tls) => tls.socket(),
+        };
+        socket.peer_address().map(|address| address.ip())
     }
 }

@@ -218,6 +218,39 @@ impl RecvBuf {
         rest
     }
 
+    /// An empty buffer of the same size.
+    #[must_use]
+    pub fn sibling(&self) -> Self {
+        self.home.take(self.size)
+    }
+
+    /// Bytes the buffer has room for, margins included.
+    pub const fn capacity(&self) -> usize {
+        self.size.layout().size()
+    }
+
+    /// Replaces the bytes with what `write` writes to the front of `room` bytes, which may take in the margins. It
+    /// returns how many those are.
+    ///
+    /// # Errors
+    /// Those of `write`; the buffer is empty then.
+    pub fn write_with<E>(
+        &mut self,
+        room: usize,
+        write: impl FnOnce(&mut [u8]) -> Result<usize, E>,
+    ) -> Result<(), E> {
+        assert!(room <= self.capacity(), "more room than the buffer has");
+        (self.start, self.end) = (0, 0);
+        // SAFETY: the check above keeps `room` bytes inside the allocation.
+        unsafe { self.base.as_ptr().write_bytes(0, room) };
+        // SAFETY: just initialised, inside the allocation, and `&mut self` is the only name of the memory.
+        let target = unsafe { std::slice::from_raw_parts_mut(self.base.as_ptr(), room) };
+        let written = write(target)?;
+        assert!(written <= room, "more written than there is room for");
+        self.end = written as u32;
+        Ok(())
+    }
+
     /// Where to receive into: the whole area behind the headroom. Only for an empty buffer.
     pub(super) fn spare(&mut self) -> (*mut u8, usize) {
         debug_assert!(self.is_empty() && self.start as usize == HEADROOM);
@@ -337,6 +370,22 @@ mod tests {
         let many: Vec<RecvBuf> = (0..5).map(|_| buffers.take(Size::Usual)).collect();
         drop(many);
         assert_eq!(buffers.stats().bytes_allocated, Size::Usual.layout().size());
+    }
+
+    #[test]
+    fn what_is_written_anew_may_fill_the_margins() {
+        let buffers = Buffers::new(1);
+        let mut buf = filled(&buffers, b"before");
+        let room = buf.capacity();
+        let written: Result<(), ()> = buf.write_with(room, |target| {
+            target.fill(b'x');
+            Ok(target.len() - 1)
+        });
+        assert_eq!((written, buf.len()), (Ok(()), room - 1));
+        assert!(!buf.append(b"yy") && buf.append(b"y"));
+        assert_eq!(buf.sibling().capacity(), room);
+        assert_eq!(buf.write_with(3, |_| Err("full")), Err("full"));
+        assert!(buf.is_empty());
     }
 
     #[test]

@@ -1,0 +1,106 @@
+//! Who the peer is, read from the leaf certificate it presented: SPIFFE id, names, subject, fingerprint, and the element
+//! of `X-Forwarded-Client-Cert` that tells an upstream. Never verifies anything: what it reads must be trusted by then.
+
+use std::fmt;
+
+use rustls::crypto::aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256;
+use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+
+use crate::base::identity::{ID_BYTES_MAX, SpiffeId};
+use crate::limits::{PEER_NAMES_BYTES_MAX, PEER_NAMES_MAX};
+
+mod forwarded;
+mod subject;
+
+/// What a verified peer's certificate says. Made once for a connection; its texts are bounded, whatever the certificate.
+#[derive(Clone, Eq, PartialEq)]
+pub struct PeerIdentity {
+    /// The first URI name that is a SPIFFE id of a workload.
+    pub spiffe: Option<Box<str>>,
+    /// As RFC 2253 writes it, last part first, with what is not printable ASCII escaped. Empty where there is none, and
+    /// where it would be longer than `PEER_SUBJECT_BYTES_MAX`.
+    pub subject: Box<str>,
+    /// SHA-256 of the certificate.
+    pub fingerprint: [u8; 32],
+    /// Unix time in seconds. `None` where the certificate cannot be read.
+    pub not_after: Option<i64>,
+    /// URI names in the certificate's order: the first `PEER_NAMES_MAX`.
+    pub uris: Box<[Box<str>]>,
+    /// DNS names, likewise.
+    pub dns: Box<[Box<str>]>,
+    /// One element of `X-Forwarded-Client-Cert`: printable ASCII.
+    pub forwarded: Box<str>,
+}
+
+impl PeerIdentity {
+    /// From the DER of the peer's leaf. `served_as` is the URI name of the certificate that it was served, if that has
+    /// one. Of a certificate that the verifier took and this cannot read, only the fingerprint is known: it has no
+    /// identity, and no pattern matches it.
+    pub fn of_leaf(der: &[u8], served_as: Option<&str>) -> Self {
+        let fingerprint = sha256(der);
+        let (subject, not_after, names) = match X509Certificate::from_der(der) {
+            Ok((_, leaf)) => {
+                let not_after = leaf.validity().not_after.timestamp();
+                (subject::text(leaf.subject()), Some(not_after), names(&leaf))
+            }
+            Err(_) => (String::new(), None, Names::default()),
+        };
+        let spiffe = names.uris.iter().find(|uri| SpiffeId::parse(uri).is_ok()).cloned();
+        let forwarded =
+            forwarded::element(served_as, &fingerprint, &subject, spiffe.as_deref(), &names.uris, &names.dns);
+        Self {
+            spiffe,
+            subject: subject.into(),
+            fingerprint,
+            not_after,
+            uris: names.uris.into(),
+            dns: names.dns.into(),
+            forwarded: forwarded.into(),
+        }
+    }
+}
+
+impl fmt::Debug for PeerIdentity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PeerIdentity({})", self.forwarded)
+    }
+}
+
+/// The URI names of a certificate, the first `PEER_NAMES_MAX` of them. None of one that cannot be read.
+pub fn uri_names(der: &[u8]) -> Vec<Box<str>> {
+    X509Certificate::from_der(der).map(|(_, leaf)| names(&leaf).uris).unwrap_or_default()
+}
+
+#[derive(Default)]
+struct Names {
+    uris: Vec<Box<str>>,
+    dns: Vec<Box<str>>,
+}
+
+fn names(leaf: &X509Certificate<'_>) -> Names {
+    let mut names = Names::default();
+    // Two extensions of alternative names: which one counts is a matter of the reader. Neither does.
+    let Ok(Some(alternative)) = leaf.subject_alternative_name() else { return names };
+    let mut bytes_left = PEER_NAMES_BYTES_MAX;
+    for name in &alternative.value.general_names {
+        let (list, text) = match name {
+            GeneralName::URI(uri) => (&mut names.uris, *uri),
+            GeneralName::DNSName(dns) => (&mut names.dns, *dns),
+            _ => continue,
+        };
+        if text.len() <= ID_BYTES_MAX && text.len() <= bytes_left && list.len() < PEER_NAMES_MAX {
+            bytes_left -= text.len();
+            list.push(text.into());
+        }
+    }
+    names
+}
+
+fn sha256(bytes: &[u8]) -> [u8; 32] {
+    // The provider hands its digests out by the suites that use them.
+    let suite = TLS13_AES_128_GCM_SHA256.tls13().map(|suite| suite.common.hash_provider.hash(bytes));
+    suite.and_then(|digest| digest.as_ref().try_into().ok()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests;
