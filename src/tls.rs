@@ -2,25 +2,25 @@
 //! session that turns records into bytes. Reads no file; rustls itself draws randomness, which is why this module is
 //! exempt from the rule that layer 1 draws none.
 
-mod session;
 mod certificates;
 mod fault;
 #[cfg(test)]
 pub(crate) mod fixture;
+mod identity;
 mod material;
 mod names;
 mod pem;
-mod identity;
+mod session;
 mod spec;
 mod suites;
 mod tickets;
 
-pub use session::{Phase, Processed, RECORD_PLAINTEXT_BYTES_MAX, Session, sealed_bytes_max};
 pub use certificates::{Certificate, CertificateSet, Remark};
 pub use fault::{Cause, Fault, Part, date};
+pub use identity::{PeerIdentity, uri_names};
 pub use material::{Authorities, ClientMaterial, ClientTrust, ServerMaterial};
 pub use names::Names;
-pub use identity::{PeerIdentity, uri_names};
+pub use session::{Phase, Processed, RECORD_PLAINTEXT_BYTES_MAX, Session, sealed_bytes_max};
 pub use spec::{CertificateFiles, ClientSpec, MtlsMode, ServerNameSource, ServerSpec, VersionMin};
 pub use suites::provider;
 pub use tickets::{ROTATION_S, TicketKeys, Ticketer};

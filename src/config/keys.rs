@@ -4,7 +4,8 @@ use super::schema::Kind::{Boolean, Fields, Integer, Later, Text, TextList, TextO
 use super::schema::Preset::{Absent, Required, Shown};
 use super::schema::{Kind, Preset, Row, Table};
 use crate::limits::{
-    FIELDS_CEILING, FIELDS_MAX_DEFAULT, HEAD_BYTES_CEILING, HEAD_BYTES_MAX_DEFAULT, TARGET_BYTES_MAX_DEFAULT,
+    FIELDS_CEILING, FIELDS_MAX_DEFAULT, HEAD_BYTES_CEILING, HEAD_BYTES_MAX_DEFAULT,
+    HTTP2_GLITCHES_MAX_DEFAULT, HTTP2_STREAMS_MAX_DEFAULT, TARGET_BYTES_MAX_DEFAULT,
     WORKER_MEMORY_BYTES_MAX_DEFAULT,
 };
 
@@ -144,6 +145,20 @@ static LIMITS: Table = Table {
             10_000,
             "",
             "The connection is closed with the response to this many requests.",
+        ),
+        number(
+            "http2_streams_max",
+            Integer { min: 1, max: 10_000 },
+            HTTP2_STREAMS_MAX_DEFAULT as u64,
+            "",
+            "Streams of one HTTP/2 connection at once; the next one is refused.",
+        ),
+        number(
+            "http2_glitches_max",
+            Integer { min: 10, max: 1_000_000 },
+            HTTP2_GLITCHES_MAX_DEFAULT as u64,
+            "",
+            "Frames of one HTTP/2 connection that cost and bring no work, such as resets; beyond it GOAWAY.",
         ),
         number(
             "connections_max",

@@ -224,6 +224,14 @@ family! {
             "Bytes received from clients.";
         SentBytes: "ringfort_downstream_sent_bytes_total" Bytes Sum None,
             "Bytes sent to clients.";
+        Http2Connections: "ringfort_http2_connections_total" One Sum None,
+            "Downstream connections that spoke HTTP/2.";
+        Http2Streams: "ringfort_http2_streams_total" One Sum None,
+            "Requests that came as a stream of HTTP/2.";
+        Http2Glitches: "ringfort_http2_glitches_total" One Sum None,
+            "HTTP/2 frames that cost and brought no work, of connections that ended.";
+        Http2GoawaysSent: "ringfort_http2_goaways_sent_total" One Sum None,
+            "GOAWAY frames sent to clients, on connections that ended.";
     }
 }
 
@@ -232,6 +240,8 @@ family! {
     ListenerGauge Gauge {
         ConnectionsActive: "ringfort_connections_active" One Sum None,
             "Downstream connections open now.";
+        Http2StreamsActive: "ringfort_http2_streams_active" One Sum None,
+            "Streams of downstream HTTP/2 connections being served now.";
     }
 }
 

@@ -15,4 +15,4 @@ mod translate;
 
 pub use piece::Piece;
 pub use server::{Http2, PREFACE};
-pub use stream::{Receiver, Sender};
+pub use stream::{Receiver, Sender, StreamFault};

@@ -145,6 +145,10 @@ pub struct HttpSpec {
     pub fields_max: usize,
     /// The connection is closed with the response to this many requests.
     pub requests_per_connection_max: u32,
+    /// Streams of one HTTP/2 connection at once; the next one is refused.
+    pub http2_streams_max: u32,
+    /// What a client may cost without bringing work, in frames; beyond it its connection is closed.
+    pub http2_glitches_max: u32,
 }
 
 /// Bounds of one worker.

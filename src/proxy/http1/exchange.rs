@@ -34,7 +34,7 @@ use super::super::stream::Stream;
 use super::super::upstream::{Connection, Tried};
 use super::failure::{Failure, TIMED_OUT, UNANSWERED, cannot_acquire, invalid, is_clients_fault};
 use super::head_input::{HeadError, HeadInput};
-use super::judge::{Answer, Request, judge};
+use super::judge::{Answer, Asker, Request, judge};
 use super::{Http1, Next};
 
 /// A body of at most this many bytes goes out with its head, in one send.
@@ -49,7 +49,9 @@ pub(super) async fn run(session: &mut Http1, first: RecvBuf) -> Next {
     session.requests += 1;
     let mut input = HeadInput::new(&context.runtime, first);
     let request = loop {
-        match judge(&context, &serving, session, input.bytes()) {
+        let listener = session.guard.listener();
+        let mut asker = Asker { listener, facts: &mut session.facts, stream: Some(&session.stream) };
+        match judge(&context, &serving, &mut asker, input.bytes()) {
             Ok(Parsed::Complete(request)) => break request,
             Ok(Parsed::Partial) => {
                 // The first head's deadline runs since the connection was accepted.

@@ -22,6 +22,9 @@ const BLOCK_BYTES_MAX: usize = 4 * KIB;
 /// Bytes that wait for the kernel before the crate is told to wait too: bounds what a peer that reads nothing costs.
 const UNSENT_BYTES_MAX: usize = 64 * KIB;
 
+/// Receives of one turn.
+const RECEIVES_A_TURN: u32 = 8;
+
 /// What the session and the crate's connection share: the transport, and what was seen pass.
 pub(super) struct Link {
     runtime: Runtime,
@@ -32,6 +35,8 @@ pub(super) struct Link {
     pub(super) tap: RefCell<Tap>,
     pub(super) received_bytes: Cell<u64>,
     pub(super) sent_bytes: Cell<u64>,
+    /// Buffers that may still be received in this turn.
+    receives_left: Cell<u32>,
 }
 
 impl Link {
@@ -45,6 +50,7 @@ impl Link {
             tap: RefCell::new(tap),
             received_bytes: Cell::new(0),
             sent_bytes: Cell::new(0),
+            receives_left: Cell::new(RECEIVES_A_TURN),
         };
         if let Some(first) = first {
             link.note_received(&first);
@@ -60,6 +66,11 @@ impl Link {
 
     pub(super) const fn stream(&self) -> &Stream {
         &self.stream
+    }
+
+    /// To be called before every poll of the connection: nobody keeps the others waiting by sending without end.
+    pub(super) fn begin_turn(&self) {
+        self.receives_left.set(RECEIVES_A_TURN);
     }
 
     /// Sends what was gathered. To be called after every poll of the connection.
@@ -96,10 +107,15 @@ impl Link {
         let mut input = self.input.borrow_mut();
         let mut buf = match input.take() {
             Some(buf) => buf,
+            None if self.receives_left.get() == 0 => {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
             None => match self.stream.poll_recv(cx) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Ready(Ok(buf)) => {
+                    self.receives_left.set(self.receives_left.get() - 1);
                     self.note_received(&buf);
                     buf
                 }

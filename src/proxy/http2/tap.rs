@@ -64,7 +64,12 @@ impl Scanner {
     }
 
     /// Calls `on_frame` for each header, and `on_payload` with the four bytes that tell of a reset or a GOAWAY.
-    fn scan(&mut self, mut bytes: &[u8], mut on_frame: impl FnMut(Frame), mut on_payload: impl FnMut(Frame, u32)) {
+    fn scan(
+        &mut self,
+        mut bytes: &[u8],
+        mut on_frame: impl FnMut(Frame),
+        mut on_payload: impl FnMut(Frame, u32),
+    ) {
         while !bytes.is_empty() {
             if self.payload_want > 0 {
                 let at = 4 - self.payload_want;
@@ -97,9 +102,9 @@ impl Scanner {
         }
     }
 
-    /// Whether a frame has begun and not ended.
-    const fn inside(&self) -> bool {
-        self.have > 0 || self.skip > 0
+    /// Whether a HEADERS or CONTINUATION frame has begun and not ended.
+    const fn inside_block(&self) -> bool {
+        self.skip > 0 && matches!(self.frame.kind, kind::HEADERS | kind::CONTINUATION)
     }
 }
 
@@ -114,15 +119,22 @@ pub(super) struct Tap {
     forgiven_at: Instant,
     window_updates_free: u32,
     pings_free: u32,
-    /// A field block began and has not ended.
+    /// A field block began and its last frame has not.
     block_open: bool,
+    /// Field blocks begun.
+    blocks: u64,
     goaway: Option<u32>,
     goaways_sent: u64,
 }
 
 impl Tap {
     /// `preface_bytes`: what the peer sends before its first frame; `own_preface_bytes`: what we do.
-    pub(super) const fn new(preface_bytes: usize, own_preface_bytes: usize, glitches_max: u32, now: Instant) -> Self {
+    pub(super) const fn new(
+        preface_bytes: usize,
+        own_preface_bytes: usize,
+        glitches_max: u32,
+        now: Instant,
+    ) -> Self {
         Self {
             input: Scanner::new(preface_bytes),
             output: Scanner::new(own_preface_bytes),
@@ -133,6 +145,7 @@ impl Tap {
             window_updates_free: ALLOWANCE_MAX,
             pings_free: ALLOWANCE_MAX,
             block_open: false,
+            blocks: 0,
             goaway: None,
             goaways_sent: 0,
         }
@@ -140,7 +153,8 @@ impl Tap {
 
     /// What the peer sent.
     pub(super) fn received(&mut self, bytes: &[u8]) {
-        let Self { input, glitches, glitches_total, window_updates_free, pings_free, block_open, goaway, .. } = self;
+        let Self { input, glitches, glitches_total, window_updates_free, pings_free, goaway, .. } = self;
+        let (block_open, blocks) = (&mut self.block_open, &mut self.blocks);
         let mut glitch = || {
             *glitches = glitches.saturating_add(1);
             *glitches_total += 1;
@@ -156,6 +170,7 @@ impl Tap {
             }
             kind::HEADERS => {
                 *block_open = frame.flags & END_HEADERS == 0;
+                *blocks += 1;
                 if frame.len == 0 {
                     glitch();
                 }
@@ -181,7 +196,8 @@ impl Tap {
 
     /// What we send.
     pub(super) fn sent(&mut self, bytes: &[u8]) {
-        let Self { output, glitches, glitches_total, window_updates_free, pings_free, goaways_sent, .. } = self;
+        let Self { output, glitches, glitches_total, window_updates_free, pings_free, goaways_sent, .. } =
+            self;
         let mut provoked = 0;
         let mut finished = 0;
         let on_frame = |frame: Frame| {
@@ -213,7 +229,8 @@ impl Tap {
         }
         let elapsed = now.since(self.forgiven_at);
         if elapsed >= FORGIVEN_EVERY {
-            let forgiven = u32::try_from(elapsed.as_millis() / FORGIVEN_EVERY.as_millis()).unwrap_or(u32::MAX);
+            let forgiven =
+                u32::try_from(elapsed.as_millis() / FORGIVEN_EVERY.as_millis()).unwrap_or(u32::MAX);
             self.glitches = self.glitches.saturating_sub(forgiven);
             self.forgiven_at = now;
         }
@@ -234,9 +251,9 @@ impl Tap {
         self.goaways_sent
     }
 
-    /// Whether the peer owes the rest of a frame or of a field block.
-    pub(super) const fn owes_bytes(&self) -> bool {
-        self.block_open || self.input.inside()
+    /// The number of the field block whose rest the peer owes, if it does.
+    pub(super) fn open_block(&self) -> Option<u64> {
+        (self.block_open || self.input.inside_block()).then_some(self.blocks)
     }
 }
 
@@ -307,7 +324,11 @@ mod tests {
         for split in 1..40 {
             let mut tap = Tap::new(7, 0, 100, Instant::ZERO);
             bytes.chunks(split).for_each(|piece| tap.received(piece));
-            assert_eq!((tap.glitches_total(), tap.goaway(), tap.owes_bytes()), (20, Some(77), false), "{split}");
+            assert_eq!(
+                (tap.glitches_total(), tap.goaway(), tap.open_block()),
+                (20, Some(77), None),
+                "{split}"
+            );
         }
     }
 
@@ -345,10 +366,10 @@ mod tests {
     fn a_peer_that_stops_inside_a_field_block_owes_the_rest() {
         let mut tap = tap();
         tap.received(&frame(5, kind::HEADERS, 0));
-        assert!(tap.owes_bytes());
+        assert_eq!(tap.open_block(), Some(1));
         tap.received(&frame(5, kind::CONTINUATION, END_HEADERS));
-        assert!(!tap.owes_bytes());
-        tap.received(&frame(5, kind::DATA, 0)[..10]);
-        assert!(tap.owes_bytes());
+        assert_eq!(tap.open_block(), None);
+        tap.received(&frame(5, kind::HEADERS, END_HEADERS)[..10]);
+        assert_eq!(tap.open_block(), Some(2));
     }
 }

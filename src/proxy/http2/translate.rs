@@ -19,7 +19,11 @@ pub(super) struct Malformed;
 ///
 /// # Errors
 /// Where the request is malformed.
-pub(super) fn write_request(out: &mut Vec<u8>, head: &http::request::Parts, ended: bool) -> Result<(), Malformed> {
+pub(super) fn write_request(
+    out: &mut Vec<u8>,
+    head: &http::request::Parts,
+    ended: bool,
+) -> Result<(), Malformed> {
     let authority = authority(head)?;
     write_token(out, head.method.as_str().as_bytes())?;
     out.push(b' ');
@@ -302,7 +306,10 @@ mod tests {
     #[test]
     fn a_request_becomes_the_head_it_would_have_been_in_http1() {
         let request = get().header("accept", "*/*").body(()).unwrap();
-        assert_eq!(neutral(request, true).unwrap(), "GET /x?y HTTP/1.1\r\nhost: a.test\r\naccept: */*\r\n\r\n");
+        assert_eq!(
+            neutral(request, true).unwrap(),
+            "GET /x?y HTTP/1.1\r\nhost: a.test\r\naccept: */*\r\n\r\n"
+        );
         let request = get().method("POST").body(()).unwrap();
         assert!(neutral(request, false).unwrap().ends_with("transfer-encoding: chunked\r\n\r\n"));
         let request = get().method("POST").body(()).unwrap();
@@ -313,7 +320,8 @@ mod tests {
 
     #[test]
     fn cookie_crumbs_are_joined() {
-        let request = get().header("cookie", "a=1").header("x", "y").header("cookie", "b=2").body(()).unwrap();
+        let request =
+            get().header("cookie", "a=1").header("x", "y").header("cookie", "b=2").body(()).unwrap();
         assert!(neutral(request, true).unwrap().ends_with("x: y\r\ncookie: a=1; b=2\r\n\r\n"));
     }
 
@@ -363,7 +371,8 @@ mod tests {
                     Set-Cookie: d\r\nTransfer-Encoding: chunked\r\nKeep-Alive: 5\r\n\r\n";
         parsed_response(text, |head| {
             let response = response(head, &FieldEdits::default(), Some("now")).unwrap();
-            let fields: Vec<_> = response.headers().iter().map(|(n, v)| (n.as_str(), v.to_str().unwrap())).collect();
+            let fields: Vec<_> =
+                response.headers().iter().map(|(n, v)| (n.as_str(), v.to_str().unwrap())).collect();
             assert_eq!(fields, [("x-a", "b"), ("set-cookie", "c"), ("set-cookie", "d"), ("date", "now")]);
         });
     }
