@@ -56,7 +56,7 @@ impl Http1 {
                 Err(first) => {
                     // In a block of its own: a session in HTTP/1.1 must not pay for its size.
                     let Self { guard, stream, facts, .. } = self;
-                    return Box::pin(Http2::new(guard, stream, facts, Some(first)).serve()).await;
+                    return Box::pin(Http2::new(guard, stream, facts, Some(*first)).serve()).await;
                 }
             };
             self.guard.ended(ending.termination());
@@ -71,19 +71,22 @@ impl Http1 {
     }
 
     /// Answers one request after another. `Err` with the first bytes where the client speaks HTTP/2.
-    async fn requests(&mut self) -> Result<Ending, RecvBuf> {
+    async fn requests(&mut self) -> Result<Ending, Box<RecvBuf>> {
         let mut carry: Option<RecvBuf> = None;
         loop {
-            let first = match carry.take() {
+            let mut first = match carry.take() {
                 Some(buf) => buf,
                 None => match self.next_bytes().await {
                     Ok(buf) => buf,
                     Err(ending) => return Ok(ending),
                 },
             };
-            let first = if self.requests == 0 { self.whole_preface(first).await } else { first };
+            if self.requests == 0 && first.len() < PREFACE.len() && PREFACE.starts_with(&first) {
+                // Boxed: nearly every client sends it in one piece, or is none of HTTP/2.
+                first = Box::pin(self.whole_preface(first)).await;
+            }
             if self.requests == 0 && first.starts_with(PREFACE) {
-                return Err(first);
+                return Err(Box::new(first));
             }
             let context = self.guard.context().clone();
             match context.exchanges.place(exchange::run(self, first)).await {
