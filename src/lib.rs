@@ -8,6 +8,7 @@ pub mod metrics;
 
 // 1 protocols and policies: pure
 pub mod balance;
+pub mod detect;
 pub mod h1;
 pub mod health;
 pub mod http;

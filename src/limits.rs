@@ -28,6 +28,12 @@ pub const TRAILER_FIELDS_MAX: usize = 64;
 /// Interim (1xx) responses accepted from an endpoint before one final response.
 pub const INTERIM_RESPONSES_MAX: u32 = 100;
 
+/// Longest ClientHello that is read for its names, in bytes, its header included. With keys after quantum computers it
+/// has about 2,000.
+pub const HELLO_BYTES_MAX: usize = 64 * KIB;
+/// Most records that one ClientHello may be spread over. They may hold a byte each, or none: a bound on what is kept.
+pub const HELLO_RECORDS_MAX: usize = 8 * KIB;
+
 /// One receive buffer of a worker's pool.
 pub const RECV_BUF_BYTES: usize = 16 * KIB;
 /// One receive buffer for long bodies.

@@ -6,8 +6,8 @@ pub mod render;
 pub mod shard;
 
 pub use catalog::{
-    AcceptError, ClusterCounter, ClusterGauge, ClusterHistogram, Counter, Gauge, Histogram, ListenerCounter,
-    ListenerGauge, Process, Shed,
+    AcceptError, ClusterCounter, ClusterGauge, ClusterHistogram, Counter, Gauge, HandshakeFailure, Histogram,
+    ListenerCounter, ListenerGauge, Process, Shed,
 };
 pub use render::{ProcessFacts, WorkerFacts};
 pub use shard::Shard;

@@ -3,11 +3,14 @@
 pub mod body;
 pub mod context;
 pub mod facts;
+pub mod handshake;
+pub mod handshakes;
 pub mod http1;
 pub mod http2;
 pub mod outcome;
 pub mod snapshot;
 pub mod stream;
 pub mod tcp;
+pub mod tls;
 pub mod transfer;
 pub mod upstream;

@@ -165,6 +165,11 @@ impl Runtime {
         self.0.reactor.borrow().engine()
     }
 
+    /// Turns of the loop since the start.
+    pub fn turns(&self) -> u64 {
+        self.0.turns.get()
+    }
+
     /// Turns since the start, and the longest time spent in one (tasks, not waiting) since this was last called.
     pub fn take_loop_facts(&self) -> (u64, Duration) {
         (self.0.turns.get(), self.0.gap_max.replace(Duration::ZERO))

@@ -3,6 +3,7 @@
 
 pub mod affinity;
 pub mod clock;
+pub mod cpu;
 pub mod fd_passing;
 pub mod holders;
 pub mod listeners;

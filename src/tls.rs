@@ -3,6 +3,9 @@
 //! exempt from the rule that layer 1 draws none.
 
 mod certificates;
+mod client;
+pub mod client_hello;
+mod expect;
 mod fault;
 #[cfg(test)]
 pub(crate) mod fixture;
@@ -10,17 +13,21 @@ mod identity;
 mod material;
 mod names;
 mod pem;
+mod server;
 mod session;
 mod spec;
 mod suites;
 mod tickets;
 
 pub use certificates::{Certificate, CertificateSet, Remark};
+pub use client::Client;
+pub use expect::{EndpointVerifier, IdentityMismatch, explain};
 pub use fault::{Cause, Fault, Part, date};
 pub use identity::{PeerIdentity, uri_names};
 pub use material::{Authorities, ClientMaterial, ClientTrust, ServerMaterial};
 pub use names::Names;
+pub use server::{Chosen, Server};
 pub use session::{Phase, Processed, RECORD_PLAINTEXT_BYTES_MAX, Session, sealed_bytes_max};
 pub use spec::{CertificateFiles, ClientSpec, MtlsMode, ServerNameSource, ServerSpec, VersionMin};
 pub use suites::provider;
-pub use tickets::{ROTATION_S, TicketKeys, Ticketer};
+pub use tickets::{NoRandom, ROTATION_S, TicketKeys, Ticketer};

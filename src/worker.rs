@@ -15,9 +15,11 @@ use crate::base::time::Instant;
 use crate::metrics::{Counter, Gauge, Shard};
 use crate::proxy::context::Context;
 use crate::proxy::snapshot::Snapshot;
+pub use crate::proxy::tls::TlsMaterials;
 pub use crate::runtime::{EngineChoice, RingSizes};
 use crate::runtime::{Mailbox, MailboxWaker, Runtime};
 use crate::sys::affinity;
+use crate::tls::{ClientMaterial, ServerMaterial, TicketKeys};
 
 /// How often idle upstream connections are looked over and gauges brought up to date.
 const HOUSEKEEPING: Duration = Duration::from_millis(250);
@@ -33,6 +35,7 @@ pub struct Plan {
     /// Index of the listener in the snapshot, and this worker's socket of it.
     pub listeners: Vec<(u16, TcpListener)>,
     pub snapshot: Arc<Snapshot>,
+    pub tls: TlsMaterials,
     pub shard: Arc<Shard>,
     pub seed: u64,
     pub ring: RingSizes,
@@ -45,6 +48,12 @@ pub enum Message {
     Drain { deadline: Instant },
     /// All addresses of one cluster, sorted.
     Endpoints { cluster: u16, addresses: Vec<SocketAddr> },
+    /// What a listener's new connections are served with from now on.
+    ServerTls { listener: u16, material: Arc<ServerMaterial> },
+    /// What a cluster's endpoints are spoken to with from now on.
+    ClientTls { cluster: u16, material: Arc<ClientMaterial> },
+    /// The secrets of the next period.
+    TicketKeys(Arc<TicketKeys>),
 }
 
 /// The engine a worker ended up with.
@@ -125,7 +134,13 @@ fn run(plan: Plan, inbox: Receiver<Message>, report: &Sender<Result<(EngineRepor
             return;
         }
     };
-    let context = Context::new(runtime.clone(), plan.shard, plan.snapshot, plan.seed);
+    let context = Context::new(runtime.clone(), plan.shard, plan.snapshot, &plan.tls, plan.seed);
+    for (listener, material) in (0..).zip(plan.tls.listeners) {
+        material.into_iter().for_each(|material| set_server_tls(&context, listener, &material));
+    }
+    for (cluster, material) in (0..).zip(plan.tls.clusters) {
+        material.into_iter().for_each(|material| set_client_tls(&context, cluster, &material));
+    }
     let engine = EngineReport { engine: engine.engine.name(), why: engine.why };
     let _ = report.send(Ok((engine, waker)));
     if let Err(error) = runtime.block_on(serve(context, plan.listeners, mailbox, inbox)) {
@@ -157,6 +172,18 @@ async fn serve(
                 context.upstreams.set_endpoints(cluster, &addresses);
                 continue;
             }
+            Ok(Message::ServerTls { listener, material }) => {
+                set_server_tls(&context, listener, &material);
+                continue;
+            }
+            Ok(Message::ClientTls { cluster, material }) => {
+                set_client_tls(&context, cluster, &material);
+                continue;
+            }
+            Ok(Message::TicketKeys(keys)) => {
+                context.tls.set_ticket_keys(keys);
+                continue;
+            }
             Err(TryRecvError::Empty) => {}
             // The control thread is gone, and with it the process.
             Err(TryRecvError::Disconnected) => return,
@@ -175,6 +202,23 @@ async fn serve(
         let pause = if drain_deadline.is_some() { Duration::from_millis(5) } else { HOUSEKEEPING };
         deadline.set(now + pause);
         let _ = deadline.within(mailbox.notified()).await;
+    }
+}
+
+fn set_server_tls(context: &Context, listener: u16, material: &Arc<ServerMaterial>) {
+    let snapshot = context.serving().snapshot.clone();
+    if let Err(error) = context.tls.set_server(&snapshot, listener, material) {
+        tracing::error!(listener, %error, "the listener's certificates cannot be served; it goes on as before");
+    }
+}
+
+fn set_client_tls(context: &Context, cluster: u16, material: &ClientMaterial) {
+    let Some(protocol) = context.upstreams.spec(cluster).map(|spec| spec.protocol) else { return };
+    match context.tls.client(material, protocol) {
+        Ok(client) => context.upstreams.set_tls(cluster, client),
+        Err(error) => {
+            tracing::error!(cluster, %error, "the cluster's certificates cannot be used; it goes on as before");
+        }
     }
 }
 
@@ -198,6 +242,10 @@ impl Housekeeping {
             let (cluster, endpoint) = (&*ejected.cluster, ejected.endpoint);
             let ejected_ms = ejected.duration.as_millis() as u64;
             tracing::warn!(cluster, %endpoint, ejected_ms, "endpoint ejected after consecutive failures");
+        }
+        for failed in context.upstreams.take_tls_failed() {
+            let (cluster, endpoint, error) = (&*failed.cluster, failed.endpoint, failed.error);
+            tracing::warn!(cluster, %endpoint, error, "the TLS handshake with an endpoint failed");
         }
         let shard = &context.shard;
         let (turns, gap_max) = context.runtime.take_loop_facts();

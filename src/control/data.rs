@@ -22,7 +22,7 @@ use crate::proxy::snapshot::Snapshot;
 use crate::runtime::Runtime;
 use crate::sys::fd_passing::Channel;
 use crate::sys::{affinity, clock, process, random, rlimit};
-use crate::worker::{self, EngineChoice, EngineReport, Handle, Message, Plan, RingSizes};
+use crate::worker::{self, EngineChoice, EngineReport, Handle, Message, Plan, RingSizes, TlsMaterials};
 
 /// File descriptors kept back for what is neither a connection nor a listener: rings, timers, admin, log, names.
 const DESCRIPTORS_RESERVED: u64 = 128;
@@ -133,6 +133,7 @@ async fn control(
     probe(engine, ring)?;
     // Workers accept as soon as they run: connections wait in the accept queues until there are addresses to go to.
     let mut endpoints = resolve(&snapshot).await;
+    let tls = TlsMaterials::plaintext(&snapshot).map_err(|_| "the system gives no randomness".to_owned())?;
     let plans =
         sockets.workers.into_iter().zip(&facts.cpus).enumerate().map(|(index, (listeners, cpu))| Plan {
             index: index as u32,
@@ -140,6 +141,7 @@ async fn control(
             engine,
             listeners: (0..).zip(listeners).collect(),
             snapshot: snapshot.clone(),
+            tls: tls.clone(),
             shard: state.shards()[index].clone(),
             seed: random::seed(),
             ring,

@@ -218,7 +218,8 @@ fn note<'b>(facts: &mut Facts<'b>, kind: FieldKind, index: usize, value: &'b [u8
     match kind {
         FieldKind::Other => {}
         FieldKind::Date => facts.has_date = true,
-        FieldKind::ForwardedFor
+        FieldKind::ForwardedClientCert
+        | FieldKind::ForwardedFor
         | FieldKind::ForwardedHost
         | FieldKind::ForwardedOther
         | FieldKind::ForwardedProto => facts.forwarded.insert(index),
@@ -241,7 +242,7 @@ fn note<'b>(facts: &mut Facts<'b>, kind: FieldKind, index: usize, value: &'b [u8
             facts.host_repeated = facts.host.is_some();
             facts.host = Some(value);
         }
-        FieldKind::ForwardedClientCert | FieldKind::HopByHop => facts.dropped.insert(index),
+        FieldKind::HopByHop => facts.dropped.insert(index),
         FieldKind::MaxForwards => facts.max_forwards = Some(value),
         FieldKind::Te => {
             facts.dropped.insert(index);

@@ -2,6 +2,7 @@
 //! Never decides whether to try another upstream.
 
 use crate::h1::head::{Facts, FieldLines, FieldSet, FieldSlots, HeadLimits, Parsed, collect, reject_fields};
+use crate::http::field_kind::{FieldKind, classify};
 use crate::http::framing::{BodyFraming, decide_response};
 use crate::http::{Reject, Version};
 use crate::limits;
@@ -109,6 +110,13 @@ fn judge<'h, 'b>(
         !facts.connection.close && (version == Version::Http11 || facts.connection.keep_alive);
     // 101 and 426 are the two that must say which protocol (RFC 9110 §15.2.2, §15.5.22).
     let keeps_upgrade = matches!(status, 101 | 426);
+    let mut dropped = if keeps_upgrade { facts.dropped } else { facts.dropped.union(&facts.upgrades) };
+    // Of no use to a client, and an endpoint that echoes it would show one client's field to what caches for many.
+    for index in facts.forwarded.iter() {
+        if classify(lines.fields[index].name.as_bytes()) == FieldKind::ForwardedClientCert {
+            dropped.insert(index);
+        }
+    }
     Ok(ResponseHead {
         status,
         version,
@@ -124,7 +132,7 @@ fn judge<'h, 'b>(
         upgrade,
         has_date: facts.has_date,
         lines,
-        dropped: if keeps_upgrade { facts.dropped } else { facts.dropped.union(&facts.upgrades) },
+        dropped,
         trailer: facts.trailer,
     })
 }

@@ -22,10 +22,8 @@ pub fn write_request(
     edits: &FieldEdits,
 ) {
     let (path, query) = path_and_query;
-    let edits_len = edits_len(edits);
-    out.reserve(
-        head.head_len + path.len() + query.map_or(0, str::len) + 2 * authority.len() + 320 + edits_len,
-    );
+    let own_len = edits_len(edits) + forwarded.client_cert.map_or(0, str::len);
+    out.reserve(head.head_len + path.len() + query.map_or(0, str::len) + 2 * authority.len() + 320 + own_len);
     out.extend_from_slice(head.method.as_bytes());
     out.push(b' ');
     out.extend_from_slice(path.as_bytes());
@@ -198,8 +196,12 @@ fn drop_forwarded(without: &mut FieldSet, head: &RequestHead, policy: ForwardedP
         let drops = match policy {
             ForwardedPolicy::Replace => true,
             // Written anew as one line. A trusted proxy passes on spellings that it does not know: not so here.
-            ForwardedPolicy::Append => classify(name) == FieldKind::ForwardedFor || name.contains(&b'_'),
-            ForwardedPolicy::Off => false,
+            ForwardedPolicy::Append => {
+                matches!(classify(name), FieldKind::ForwardedFor | FieldKind::ForwardedClientCert)
+                    || name.contains(&b'_')
+            }
+            // Asserts an identity: the policy cannot let it pass.
+            ForwardedPolicy::Off => classify(name) == FieldKind::ForwardedClientCert,
         };
         if drops {
             without.insert(index);
@@ -212,7 +214,7 @@ fn write_forwarded(out: &mut Vec<u8>, head: &RequestHead, forwarded: &Forwarded,
         return;
     }
     let appends = forwarded.policy == ForwardedPolicy::Append && !head.forwarded.is_empty();
-    let (mut has_proto, mut has_host) = (false, false);
+    let (mut has_proto, mut has_host, mut has_client_cert) = (false, false, false);
     let writes_for = !edits.drops(b"x-forwarded-for");
     if writes_for {
         out.extend_from_slice(b"X-Forwarded-For: ");
@@ -226,6 +228,7 @@ fn write_forwarded(out: &mut Vec<u8>, head: &RequestHead, forwarded: &Forwarded,
             match classify(field.name.as_bytes()) {
                 FieldKind::ForwardedProto => has_proto = true,
                 FieldKind::ForwardedHost => has_host = true,
+                FieldKind::ForwardedClientCert => has_client_cert |= !field.value.is_empty(),
                 FieldKind::ForwardedFor if writes_for && !field.value.is_empty() => {
                     out.extend_from_slice(field.value);
                     out.extend_from_slice(b", ");
@@ -244,6 +247,26 @@ fn write_forwarded(out: &mut Vec<u8>, head: &RequestHead, forwarded: &Forwarded,
     if !has_host && !head.authority.is_empty() && !edits.drops(b"x-forwarded-host") {
         write_field(out, b"X-Forwarded-Host", head.authority.as_bytes());
     }
+    if (has_client_cert || forwarded.client_cert.is_some()) && !edits.drops(b"x-forwarded-client-cert") {
+        write_client_cert(out, head, forwarded.client_cert, has_client_cert);
+    }
+}
+
+/// `appends`: those of a trusted proxy come first, in one line, as Envoy's `APPEND_FORWARD` has it.
+fn write_client_cert(out: &mut Vec<u8>, head: &RequestHead, own: Option<&str>, appends: bool) {
+    out.extend_from_slice(b"X-Forwarded-Client-Cert: ");
+    let received = head.forwarded.iter().filter(|&index| appends && !head.dropped.contains(index));
+    let received = received.map(|index| &head.lines.fields[index]).filter(|field| {
+        classify(field.name.as_bytes()) == FieldKind::ForwardedClientCert && !field.name.contains('_')
+    });
+    let elements = received.map(|field| field.value).chain(own.map(str::as_bytes));
+    for (index, element) in elements.filter(|element| !element.is_empty()).enumerate() {
+        if index > 0 {
+            out.push(b',');
+        }
+        out.extend_from_slice(element);
+    }
+    out.extend_from_slice(b"\r\n");
 }
 
 fn drop_edited(without: &mut FieldSet, lines: &FieldLines, edits: &FieldEdits) {

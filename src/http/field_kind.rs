@@ -10,7 +10,7 @@ pub enum FieldKind {
     Expect,
     /// `Forwarded`, `X-Real-IP`, `X-Request-Id` and every `X-Forwarded-*` that has no kind of its own.
     ForwardedOther,
-    /// `X-Forwarded-Client-Cert`: asserts an identity, so nobody but us may send it.
+    /// `X-Forwarded-Client-Cert`: asserts an identity, so only a trusted proxy may send it.
     ForwardedClientCert,
     ForwardedFor,
     ForwardedHost,

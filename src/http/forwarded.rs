@@ -7,10 +7,11 @@ use std::net::IpAddr;
 /// What happens to `X-Forwarded-*`, `Forwarded` and `X-Real-IP` that came with a request.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum ForwardedPolicy {
-    /// Dropped, and `X-Forwarded-For`, `-Proto`, `-Host` set from the connection. For untrusted peers.
+    /// Dropped, and `X-Forwarded-For`, `-Proto`, `-Host` and `-Client-Cert` set from the connection. For untrusted peers.
     #[default]
     Replace,
-    /// The peer is a trusted proxy: our view of it is added to `X-Forwarded-For`, the others stay where present.
+    /// The peer is a trusted proxy: our view of it is added to `X-Forwarded-For` and `-Client-Cert`, the others stay
+    /// where present.
     Append,
     /// Neither read nor written. `X-Forwarded-Client-Cert` is dropped all the same.
     Off,
@@ -23,6 +24,8 @@ pub struct Forwarded<'a> {
     pub client_ip: IpAddr,
     /// `http` or `https`: how the client reached us.
     pub proto: &'a str,
+    /// The element of `X-Forwarded-Client-Cert` for the certificate that the client presented. Visible ASCII and spaces.
+    pub client_cert: Option<&'a str>,
 }
 
 /// Appends an address; IPv4 in IPv6 is shown as IPv4.

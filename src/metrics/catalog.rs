@@ -173,6 +173,20 @@ causes! {
     }
 }
 
+causes! {
+    /// Why a client's TLS handshake failed.
+    HandshakeFailure, HANDSHAKE_FAILURE {
+        Plaintext: "plaintext", "The client sent no TLS; it was reset.";
+        NoCertificate: "no_certificate", "The client presented no certificate, and one is required.";
+        BadCertificate: "bad_certificate", "The client's certificate is untrusted, expired, revoked or not for clients.";
+        NothingShared: "nothing_shared", "No version, suite, group or protocol that both sides know.";
+        Malformed: "malformed", "The client broke the protocol.";
+        TimedOut: "timed_out", "The handshake was not done by its deadline.";
+        Closed: "closed", "The client left before the handshake was done, or refused our certificate.";
+        Other: "other", "Any other cause.";
+    }
+}
+
 family! {
     /// Counters of one worker.
     Counter Counter {
@@ -196,6 +210,10 @@ family! {
     Gauge Gauge {
         LoopGapMax: "ringfort_worker_loop_gap_max_seconds" Seconds PerWorker None,
             "Longest time between two turns of the loop while there was work, since start.";
+        HandshakesActive: "ringfort_worker_tls_handshakes_active" One PerWorker None,
+            "TLS handshakes of clients under way, from accept on.";
+        HandshakesWaiting: "ringfort_worker_tls_handshakes_waiting" One PerWorker None,
+            "TLS handshakes that wait for their turn.";
         BuffersInUse: "ringfort_worker_buffers_in_use" One PerWorker None,
             "Receive buffers held by sessions.";
         MemoryBytes: "ringfort_worker_memory_bytes" Bytes PerWorker None,
@@ -208,6 +226,8 @@ family! {
     Histogram Histogram {
         RequestDuration: "ringfort_request_duration_seconds" Seconds Sum None,
             "From the first byte of a request to the last byte of its response.";
+        TlsHandshakeDuration: "ringfort_tls_handshake_duration_seconds" Seconds Sum None,
+            "From accept to the end of a client's TLS handshake.";
         UpstreamFirstByte: "ringfort_upstream_first_byte_seconds" Seconds Sum None,
             "From the request sent upstream to the first byte of the response.";
     }
@@ -220,6 +240,16 @@ family! {
             "Downstream connections accepted.";
         Requests: "ringfort_requests_total" One Sum Some(CLASS),
             "Requests answered, by class of the status sent downstream.";
+        TlsHandshakes: "ringfort_tls_handshakes_total" One Sum None,
+            "TLS handshakes that succeeded, resumed ones included.";
+        TlsResumed: "ringfort_tls_resumed_total" One Sum None,
+            "TLS handshakes that resumed a session.";
+        TlsFailures: "ringfort_tls_handshake_failures_total" One Sum Some(HANDSHAKE_FAILURE),
+            "TLS handshakes that failed, by cause.";
+        Plaintext: "ringfort_tls_plaintext_connections_total" One Sum None,
+            "Plaintext connections that a permissive listener took.";
+        Misdirected: "ringfort_tls_misdirected_requests_total" One Sum None,
+            "Requests answered 421: their host is none of the certificate's.";
         ReceivedBytes: "ringfort_downstream_received_bytes_total" Bytes Sum None,
             "Bytes received from clients.";
         SentBytes: "ringfort_downstream_sent_bytes_total" Bytes Sum None,
@@ -252,6 +282,10 @@ family! {
             "Requests sent upstream, by class of the status received.";
         ConnectFailures: "ringfort_upstream_connect_failures_total" One Sum None,
             "Connections to endpoints that failed or timed out.";
+        TlsHandshakes: "ringfort_upstream_tls_handshakes_total" One Sum None,
+            "TLS handshakes with endpoints that succeeded.";
+        TlsFailures: "ringfort_upstream_tls_failures_total" One Sum None,
+            "TLS handshakes with endpoints that failed: the log says why.";
         ConnectionsOpened: "ringfort_upstream_connections_opened_total" One Sum None,
             "Connections to endpoints that were established.";
         ConnectionsReused: "ringfort_upstream_connections_reused_total" One Sum None,
@@ -398,7 +432,7 @@ mod tests {
 
     /// Variants of the catalogue that `source` never names. Those with a method of their own count by its call.
     fn unwritten(source: &str) -> Vec<String> {
-        let families: [(&str, &[&str]); 11] = [
+        let families: [(&str, &[&str]); 12] = [
             ("Counter", Counter::NAMES),
             ("Gauge", Gauge::NAMES),
             ("Histogram", Histogram::NAMES),
@@ -410,11 +444,13 @@ mod tests {
             ("Process", Process::NAMES),
             ("Shed", Shed::NAMES),
             ("AcceptError", AcceptError::NAMES),
+            ("HandshakeFailure", HandshakeFailure::NAMES),
         ];
         let by_method = [
             ("Counter::SessionsShed", ".shed("),
             ("Counter::AcceptErrors", ".accept_error("),
             ("ListenerCounter::Requests", ".request("),
+            ("ListenerCounter::TlsFailures", ".handshake_failed("),
             ("ClusterCounter::Requests", ".response("),
         ];
         let mut unwritten = Vec::new();

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use super::catalog::{
     AcceptError, BUCKET_BOUNDS_NS, ClusterCounter, ClusterGauge, ClusterHistogram, Counter, Gauge,
-    HISTOGRAM_CELLS, Histogram, ListenerCounter, ListenerGauge, Shed, class_index, offsets, width,
+    HISTOGRAM_CELLS, HandshakeFailure, Histogram, ListenerCounter, ListenerGauge, Shed, class_index, offsets,
+    width,
 };
 
 /// Values of one worker. Counters only grow, gauges may go both ways, durations are nanoseconds.
@@ -189,6 +190,12 @@ impl ListenerShard<'_> {
     /// Counts one request by the status sent downstream; `None` when it ended without one.
     pub fn request(self, status: Option<u16>) {
         let at = LISTENER_COUNTER_AT[ListenerCounter::Requests as usize] + class_index(status);
+        self.shard.add_at(self.base + at, 1);
+    }
+
+    /// Counts a TLS handshake that failed.
+    pub fn handshake_failed(self, cause: HandshakeFailure) {
+        let at = LISTENER_COUNTER_AT[ListenerCounter::TlsFailures as usize] + cause as usize;
         self.shard.add_at(self.base + at, 1);
     }
 

@@ -15,8 +15,10 @@ use crate::route::{Action, Route};
 use crate::runtime::{Recycler, Runtime};
 use crate::sys::clock;
 
+use super::handshakes::Handshakes;
 use super::outcome::Termination;
 use super::snapshot::{Listener, Snapshot, Timeouts};
+use super::tls::{Tls, TlsMaterials};
 use super::upstream::Upstreams;
 
 /// Room for the state of one exchange.
@@ -67,6 +69,8 @@ pub struct Context {
     pub runtime: Runtime,
     pub shard: Arc<Shard>,
     pub upstreams: Upstreams,
+    pub handshakes: Handshakes,
+    pub tls: Tls,
     pub exchanges: Recycler<EXCHANGE_BYTES>,
     serving: RefCell<Rc<Serving>>,
     random: RefCell<Random>,
@@ -80,12 +84,21 @@ pub struct Context {
 }
 
 impl Context {
-    pub fn new(runtime: Runtime, shard: Arc<Shard>, snapshot: Arc<Snapshot>, seed: u64) -> Rc<Self> {
+    pub fn new(
+        runtime: Runtime,
+        shard: Arc<Shard>,
+        snapshot: Arc<Snapshot>,
+        tls: &TlsMaterials,
+        seed: u64,
+    ) -> Rc<Self> {
         let upstreams = Upstreams::new(&runtime, &shard, &snapshot.clusters, seed);
+        let handshakes = Handshakes::new(&runtime, &shard, snapshot.limits.handshakes_per_turn_max);
         Rc::new(Self {
+            tls: Tls::new(tls),
             runtime,
             shard,
             upstreams,
+            handshakes,
             exchanges: Recycler::new(EXCHANGES_KEPT_MAX),
             serving: RefCell::new(Serving::new(snapshot)),
             random: RefCell::new(Random::new(seed)),

@@ -7,6 +7,7 @@ pub(super) mod head_input;
 pub(super) mod judge;
 
 use std::future::Future;
+use std::io;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -41,9 +42,9 @@ enum Next {
 }
 
 impl Http1 {
-    pub fn new(guard: SessionGuard, stream: Stream) -> Self {
+    pub fn new(guard: SessionGuard, stream: Stream, facts: Facts) -> Self {
         let deadline = guard.context().runtime.deadline();
-        Self { guard, stream, facts: Facts::default(), deadline, requests: 0 }
+        Self { guard, stream, facts, deadline, requests: 0 }
     }
 
     /// Serves until the connection ends.
@@ -64,6 +65,7 @@ impl Http1 {
                 Ending::Graceful(_) => self.linger().await,
                 Ending::Close(_) => {
                     let _ = self.deliver().await;
+                    self.stream.close();
                 }
                 Ending::Abort(_) => self.stream.abort(),
             }
@@ -119,6 +121,10 @@ impl Http1 {
         match received.await {
             Some(Ok(buf)) if !buf.is_empty() => Ok(buf),
             Some(Ok(_)) => Err(Ending::Close(Termination::ClientClosed)),
+            // Between requests nothing can be cut off: browsers leave so (RFC 9112 §9.8).
+            Some(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                Err(Ending::Close(Termination::ClientClosed))
+            }
             Some(Err(_)) => Err(Ending::Close(Termination::ClientAborted)),
             None if context.is_draining() => Err(Ending::Graceful(Termination::Drained)),
             None if self.requests == 0 => Err(Ending::Graceful(Termination::FirstByteTimeout)),

@@ -22,6 +22,9 @@ terminations! {
     ProtocolError: "protocol_error", "The client broke the rules of HTTP/2; GOAWAY said how.";
     Flooded: "flooded", "The client sent more frames that cost than work (ENHANCE_YOUR_CALM).";
     FirstByteTimeout: "first_byte_timeout", "The client connected and sent nothing.";
+    HandshakeTimeout: "handshake_timeout", "The client did not finish its TLS handshake in time.";
+    TlsFailed: "tls_failed", "The TLS handshake failed; the alert said why.";
+    PlaintextRefused: "plaintext_refused", "The client sent no TLS to a listener that takes nothing else.";
     HeaderTimeout: "header_timeout", "The client did not finish its request head in time.";
     BodyTimeout: "body_timeout", "The client sent its request body too slowly.";
     IdleTimeout: "idle_timeout", "No request, or no byte of a relay, came in time.";
@@ -30,6 +33,7 @@ terminations! {
     EarlyResponse: "early_response", "Closed with a response that came before the request body ended.";
     ResponseUnframed: "response_unframed", "Closed to end a response whose length the client cannot know otherwise.";
     UpstreamConnect: "upstream_connect", "No endpoint could be connected to.";
+    UpstreamTls: "upstream_tls", "No endpoint passed the TLS handshake, or none took our certificate.";
     UpstreamFailed: "upstream_failed", "The endpoint broke its response off, or sent an invalid one.";
     UpstreamReset: "upstream_reset", "The endpoint reset a relayed connection.";
     UpstreamTimeout: "upstream_timeout", "The endpoint did not answer or take the request in time.";

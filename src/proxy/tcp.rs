@@ -38,6 +38,7 @@ async fn run(guard: &SessionGuard, downstream: Stream, cluster: u16) -> Terminat
             downstream.abort();
             return match error {
                 AcquireError::TimedOut => Termination::UpstreamTimeout,
+                AcquireError::Untrusted => Termination::UpstreamTls,
                 _ => Termination::UpstreamConnect,
             };
         }

@@ -15,10 +15,11 @@ use crate::base::random::Random;
 use crate::base::time::Instant;
 use crate::health::{ClusterHealth, Verdict};
 use crate::metrics::{ClusterCounter, ClusterGauge, ClusterHistogram, Shard};
-use crate::runtime::{Runtime, Socket};
+use crate::runtime::{Deadline, Runtime, Socket, TimedOut};
+use crate::tls::{self, Client};
 
 use super::snapshot::{self, EndpointAddress};
-use super::stream::Stream;
+use super::stream::{Failure, Stream, TlsStream};
 
 /// Why no connection could be had.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -31,6 +32,8 @@ pub enum AcquireError {
     Refused,
     /// The last endpoint tried did not answer within the connect deadline.
     TimedOut,
+    /// The last endpoint tried was not whom it should be, or refused us, in the TLS handshake.
+    Untrusted,
     /// This machine has no descriptor, port or memory for another connection. No endpoint is to blame.
     Local,
 }
@@ -49,23 +52,37 @@ pub struct Ejected {
     pub duration: Duration,
 }
 
+/// A TLS handshake with an endpoint failed; for the log.
+#[derive(Debug)]
+pub struct TlsFailed {
+    pub cluster: Box<str>,
+    pub endpoint: SocketAddr,
+    pub error: String,
+}
+
 pub struct Upstreams {
     runtime: Runtime,
     shard: Arc<Shard>,
     clusters: Vec<Rc<Cluster>>,
     random: RefCell<Random>,
-    /// Ejections nobody has logged yet; at most `EJECTED_KEPT_MAX`, all are counted.
+    /// Ejections nobody has logged yet; at most `NOTES_KEPT_MAX`, all are counted.
     ejected: RefCell<Vec<Ejected>>,
+    /// Handshakes that failed and nobody has logged yet, as many.
+    tls_failed: RefCell<Vec<TlsFailed>>,
 }
 
-/// Ejections kept for the log between two looks of the worker.
-const EJECTED_KEPT_MAX: usize = 64;
+/// Ejections and failed handshakes kept for the log between two looks of the worker.
+const NOTES_KEPT_MAX: usize = 64;
 
 struct Cluster {
     position: usize,
     spec: snapshot::Cluster,
     endpoints: RefCell<Vec<Rc<Endpoint>>>,
     health: RefCell<ClusterHealth>,
+    /// `None`: endpoints are spoken to in plaintext.
+    tls: RefCell<Option<Rc<Client>>>,
+    /// Changes with the certificates: a connection of an older one is not kept.
+    generation: Cell<u32>,
     /// Busy and idle ones.
     connections: Cell<u32>,
     idle: Cell<u32>,
@@ -94,6 +111,8 @@ impl Upstreams {
                 spec: spec.clone(),
                 endpoints: RefCell::new(addresses.into_iter().enumerate().map(new_endpoint).collect()),
                 health: RefCell::new(health),
+                tls: RefCell::default(),
+                generation: Cell::new(0),
                 connections: Cell::new(0),
                 idle: Cell::new(0),
             })
@@ -104,7 +123,24 @@ impl Upstreams {
             clusters: clusters.collect(),
             random: RefCell::new(Random::new(!seed)),
             ejected: RefCell::default(),
+            tls_failed: RefCell::default(),
         }
+    }
+
+    /// Speaks TLS to the endpoints of a cluster from now on. Idle connections are closed: they were made as, and to,
+    /// whom the old certificates named.
+    pub fn set_tls(&self, cluster: u16, client: Client) {
+        let Some(cluster) = self.clusters.get(usize::from(cluster)) else { return };
+        cluster.tls.replace(Some(Rc::new(client)));
+        cluster.generation.set(cluster.generation.get() + 1);
+        for endpoint in cluster.endpoints.borrow().iter() {
+            self.drop_idle(cluster, endpoint, |_| false);
+        }
+    }
+
+    /// Handshakes that failed since the last call.
+    pub fn take_tls_failed(&self) -> Vec<TlsFailed> {
+        self.tls_failed.take()
     }
 
     /// What was ejected since the last call.
@@ -230,9 +266,11 @@ impl Upstreams {
 
     fn drop_idle(&self, cluster: &Cluster, endpoint: &Endpoint, keep: impl Fn(&Idle) -> bool) {
         let mut idle = endpoint.idle.borrow_mut();
-        let before = idle.len();
-        idle.retain(keep);
-        let dropped = (before - idle.len()) as u32;
+        let mut dropped = 0;
+        for Idle { stream, .. } in idle.extract_if(.., |idle| !keep(idle)) {
+            stream.close();
+            dropped += 1;
+        }
         if dropped > 0 {
             cluster.idle.set(cluster.idle.get() - dropped);
             cluster.connections.set(cluster.connections.get() - dropped);
@@ -266,11 +304,52 @@ impl Upstreams {
         let connected = deadline.within(Socket::connect(&self.runtime, endpoint.address)).await;
         let result: io::Result<Socket> = connected.map_err(|_| AcquireError::TimedOut)?;
         let socket = result.map_err(|error| connect_error(&error))?;
+        let client = cluster.tls.borrow().clone();
+        let stream = match client {
+            None => Stream::Socket(socket),
+            Some(client) => self.secure(cluster, endpoint.address, &client, socket, &deadline).await?,
+        };
         counted.keep();
         let shard = self.shard.cluster(cluster.position);
         shard.add(ClusterCounter::ConnectionsOpened, 1);
         shard.observe(ClusterHistogram::ConnectDuration, self.runtime.now().since(started));
-        Ok(Stream::Socket(socket))
+        Ok(stream)
+    }
+
+    /// The TLS handshake on a new connection.
+    async fn secure(
+        &self,
+        cluster: &Cluster,
+        address: SocketAddr,
+        client: &Client,
+        socket: Socket,
+        deadline: &Deadline,
+    ) -> Result<Stream, AcquireError> {
+        let counted = self.shard.cluster(cluster.position);
+        let session = client
+            .session(address.ip())
+            .map_err(|error| self.untrusted(cluster, address, tls::explain(&error)));
+        let tls = TlsStream::new(&self.runtime, socket, session?);
+        match deadline.within(tls.handshake(None, || {})).await {
+            Ok(Ok(())) => {
+                counted.add(ClusterCounter::TlsHandshakes, 1);
+                Ok(Stream::Tls(tls))
+            }
+            Ok(Err(Failure::Protocol(error))) => Err(self.untrusted(cluster, address, tls::explain(&error))),
+            Ok(Err(Failure::Closed)) => {
+                Err(self.untrusted(cluster, address, "the endpoint closed the connection".into()))
+            }
+            Err(TimedOut) => Err(AcquireError::TimedOut),
+        }
+    }
+
+    fn untrusted(&self, cluster: &Cluster, endpoint: SocketAddr, error: String) -> AcquireError {
+        self.shard.cluster(cluster.position).add(ClusterCounter::TlsFailures, 1);
+        let mut failed = self.tls_failed.borrow_mut();
+        if failed.len() < NOTES_KEPT_MAX {
+            failed.push(TlsFailed { cluster: cluster.spec.name.clone(), endpoint, error });
+        }
+        AcquireError::Untrusted
     }
 
     fn begin(
@@ -286,7 +365,8 @@ impl Upstreams {
         }
         shard.gauge_add(ClusterGauge::ConnectionsActive, 1);
         endpoint.in_flight.set(endpoint.in_flight.get() + 1);
-        let lease = Lease { cluster: cluster.clone(), endpoint, shard: self.shard.clone() };
+        let generation = cluster.generation.get();
+        let lease = Lease { cluster: cluster.clone(), endpoint, shard: self.shard.clone(), generation };
         Connection { stream, lease, reused }
     }
 
@@ -296,7 +376,7 @@ impl Upstreams {
         if let Verdict::Ejected { until } = verdict {
             self.shard.cluster(cluster.position).add(ClusterCounter::Ejections, 1);
             let mut ejected = self.ejected.borrow_mut();
-            if ejected.len() < EJECTED_KEPT_MAX {
+            if ejected.len() < NOTES_KEPT_MAX {
                 let cluster = cluster.spec.name.clone();
                 ejected.push(Ejected { cluster, endpoint: endpoint.address, duration: until.since(now) });
             }
@@ -318,7 +398,9 @@ impl Upstreams {
     pub fn release(&self, connection: Connection) {
         let Connection { stream, lease, .. } = connection;
         let (cluster, endpoint) = (lease.cluster.clone(), lease.endpoint.clone());
-        if cluster.idle.get() >= cluster.spec.idle_per_worker_max || endpoint.position.get() == usize::MAX {
+        let outdated = lease.generation != cluster.generation.get() || endpoint.position.get() == usize::MAX;
+        if cluster.idle.get() >= cluster.spec.idle_per_worker_max || outdated {
+            stream.close();
             return;
         }
         stream.watch();
@@ -353,6 +435,7 @@ struct Lease {
     cluster: Rc<Cluster>,
     endpoint: Rc<Endpoint>,
     shard: Arc<Shard>,
+    generation: u32,
 }
 
 impl Drop for Lease {

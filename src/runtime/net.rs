@@ -73,6 +73,12 @@ impl Socket {
         self.runtime.0.reactor.borrow_mut().poll_recv(self.key, cx)
     }
 
+    /// Gives back what was received: the next receive has it again. For whoever looks at the first bytes to find out
+    /// who is to read them.
+    pub fn unread(&self, buf: RecvBuf) {
+        self.runtime.0.reactor.borrow_mut().unread(self.key, buf);
+    }
+
     /// Ready when the peer has ended its stream or broken the connection, even behind bytes not yet received.
     pub fn poll_hung_up(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.runtime.0.reactor.borrow_mut().poll_hung_up(self.key, cx)

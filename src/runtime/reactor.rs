@@ -638,6 +638,14 @@ impl Reactor {
         }
     }
 
+    /// Has the next receive give `buf`, as if it had not been received yet.
+    pub(super) fn unread(&mut self, key: Key, buf: RecvBuf) {
+        if let Some(slot) = self.slots.get_mut(key) {
+            slot.inbox.push_front(Received::Bytes(buf));
+            slot.wake_reader();
+        }
+    }
+
     fn poll_received(&mut self, key: Key, cx: &Context<'_>) -> Poll<io::Result<Received>> {
         let Some(slot) = self.slots.get_mut(key) else { return Poll::Ready(Err(gone())) };
         slot.watched = false;

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
 
-/// DNS and IP names of a certificate's subject alternative names. The common name takes no part (RFC 9525 §2).
+/// DNS and IP names of a certificate's subject alternative names, and the first URI among them. The common name takes no part (RFC 9525 §2).
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Names {
     /// In lower case.
@@ -14,6 +14,7 @@ pub struct Names {
     /// `*.api.test` as `api.test`, in lower case.
     wildcard: Vec<Box<str>>,
     ips: Vec<IpAddr>,
+    uri: Option<Box<str>>,
 }
 
 impl Names {
@@ -25,6 +26,7 @@ impl Names {
             match name {
                 GeneralName::DNSName(name) => names.add_dns(name),
                 GeneralName::IPAddress(octets) => names.ips.extend(ip(octets)),
+                GeneralName::URI(uri) if names.uri.is_none() => names.uri = Some((*uri).into()),
                 _ => {}
             }
         }
@@ -41,15 +43,22 @@ impl Names {
         }
     }
 
-    /// Whether `host` is one of them: a DNS name in any case, or an IP address, in brackets or not. Without port.
+    /// Whether `host` is one of them: a DNS name in any case, or an IP address, in brackets or not. Without port. Asked
+    /// for each request, so it allocates nothing.
     pub fn covers(&self, host: &str) -> bool {
         if let Ok(ip) = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host).parse()
         {
             return self.ips.contains(&ip);
         }
-        let host = normal(host);
-        self.exact.iter().any(|name| **name == *host)
-            || parent(&host).is_some_and(|parent| self.wildcard.iter().any(|name| **name == *parent))
+        let host = host.strip_suffix('.').unwrap_or(host);
+        self.exact.iter().any(|name| name.eq_ignore_ascii_case(host))
+            || parent(host)
+                .is_some_and(|parent| self.wildcard.iter().any(|name| name.eq_ignore_ascii_case(parent)))
+    }
+
+    /// The first URI name: whom a certificate of a mesh is for.
+    pub fn uri(&self) -> Option<&str> {
+        self.uri.as_deref()
     }
 
     /// Whether it has neither a DNS name nor an IP address, as a certificate of a mesh has it.

@@ -9,13 +9,16 @@ use std::task::Poll;
 use std::time::Duration;
 
 use crate::metrics::{AcceptError, ListenerCounter, ListenerGauge, Shed};
-use crate::proxy::context::Context;
+use crate::proxy::context::{Context, SessionGuard};
+use crate::proxy::facts::Facts;
+use crate::proxy::handshake::{self, Accepted};
 use crate::proxy::http1::Http1;
+use crate::proxy::http2::Http2;
 use crate::proxy::outcome::Termination;
 use crate::proxy::snapshot::Protocol;
 use crate::proxy::stream::Stream;
 use crate::proxy::tcp;
-use crate::runtime::{Incoming, Listener};
+use crate::runtime::{Incoming, Listener, Socket};
 
 /// Pause after an error that will not go away at once (EMFILE and its kind).
 const PAUSE: Duration = Duration::from_millis(50);
@@ -75,7 +78,7 @@ fn admit(context: &Rc<Context>, index: u16, incoming: Incoming) {
         return;
     }
     match incoming.open(&context.runtime) {
-        Ok(socket) => start(context, index, Stream::Socket(socket)),
+        Ok(socket) => start(context, index, socket),
         Err(_) => {
             context.shard.shed(Shed::Descriptors);
             shard.session_ended(Termination::Shed as usize);
@@ -83,15 +86,36 @@ fn admit(context: &Rc<Context>, index: u16, incoming: Incoming) {
     }
 }
 
-fn start(context: &Rc<Context>, index: u16, stream: Stream) {
+fn start(context: &Rc<Context>, index: u16, socket: Socket) {
     let serving = context.serving();
     let Some(listener) = serving.listener(index) else { return };
     let guard = context.enter_session(index);
-    match listener.protocol {
-        Protocol::Http => context.runtime.spawn(Http1::new(guard, stream).serve()),
+    let (protocol, runtime) = (listener.protocol, &context.runtime);
+    if listener.tls.is_some() {
+        runtime.spawn(over_tls(guard, socket, protocol));
+        return;
+    }
+    let stream = Stream::Socket(socket);
+    match protocol {
+        Protocol::Http => runtime.spawn(Http1::new(guard, stream, Facts::default()).serve()),
+        Protocol::Tcp { cluster } => runtime.spawn(tcp::relay(guard, stream, cluster)),
         // Refused by the configuration until sessions can do it.
         Protocol::TlsPassthrough => {}
-        Protocol::Tcp { cluster } => context.runtime.spawn(tcp::relay(guard, stream, cluster)),
+    }
+}
+
+/// A session that begins with a handshake, whose state lives in recycled memory like that of an exchange.
+async fn over_tls(guard: SessionGuard, socket: Socket, protocol: Protocol) {
+    let context = guard.context().clone();
+    let accepted = context.exchanges.place(handshake::accept(&guard, socket)).await;
+    let Some(Accepted { stream, facts }) = accepted else { return };
+    match protocol {
+        Protocol::Http if facts.speaks_h2() => {
+            Box::pin(Http2::new(guard, stream, facts, None).serve()).await;
+        }
+        Protocol::Http => Http1::new(guard, stream, facts).serve().await,
+        Protocol::Tcp { cluster } => tcp::relay(guard, stream, cluster).await,
+        Protocol::TlsPassthrough => {}
     }
 }
 
@@ -126,7 +150,8 @@ mod tests {
     use super::*;
     use crate::config;
     use crate::metrics::Shard;
-    use crate::runtime::{EngineChoice, RingSizes, Runtime, Socket};
+    use crate::proxy::tls::TlsMaterials;
+    use crate::runtime::{EngineChoice, RingSizes, Runtime};
 
     /// What an idle connection costs beside its socket's slot and its timer. An `async` block hides its size, so a
     /// line added to a session can double it unseen.
@@ -136,10 +161,11 @@ mod tests {
         let (runtime, _) = Runtime::new(EngineChoice::Epoll, RingSizes::default()).expect("epoll");
         let snapshot = Arc::new(config::embedded_default().snapshot);
         let shard = Arc::new(Shard::new(0, &["web".into()], &[], Termination::WORDS));
-        let context = Context::new(runtime.clone(), shard, snapshot, 1);
+        let tls = TlsMaterials::plaintext(&snapshot).expect("randomness");
+        let context = Context::new(runtime.clone(), shard, snapshot, &tls, 1);
         let (near, _far) = std::os::unix::net::UnixStream::pair().expect("a pair");
         let stream = Stream::Socket(Socket::new(&runtime, near.into()).expect("a socket"));
-        let session = Http1::new(context.enter_session(0), stream).serve();
+        let session = Http1::new(context.enter_session(0), stream, Facts::default()).serve();
         println!("session {} http1 {}", size_of_val(&session), size_of::<Http1>());
         assert!(size_of_val(&session) <= SESSION_BYTES_MAX, "{} bytes", size_of_val(&session));
     }

@@ -69,7 +69,7 @@ fn b14_append_adds_the_peer_and_keeps_what_a_trusted_proxy_said() {
         upstream(get_with(SPOOFED), ForwardedPolicy::Append, &none()),
         "GET /a HTTP/1.1\r\nHost: a\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: b\r\nX-Forwarded-Port: 1\r\n\
          Forwarded: for=1.1.1.1\r\nX-Real-IP: 1.1.1.1\r\nX-Request-Id: 7\r\n\
-         X-Forwarded-For: 1.1.1.1, 2.2.2.2, 192.0.2.1\r\n\r\n"
+         X-Forwarded-For: 1.1.1.1, 2.2.2.2, 192.0.2.1\r\nX-Forwarded-Client-Cert: By=x\r\n\r\n"
     );
     assert!(
         upstream(get_with("A: b"), ForwardedPolicy::Append, &none())
@@ -86,6 +86,62 @@ fn b14_off_touches_nothing_but_the_client_certificate() {
     assert!(!text.contains("192.0.2.1"));
 }
 
+fn with_client_cert(
+    lines: &str,
+    policy: ForwardedPolicy,
+    own: Option<&str>,
+    edits: &FieldEdits,
+) -> Vec<String> {
+    let input = get_with(lines);
+    let mut slots = FieldSlots::new();
+    let Ok(Parsed::Complete(head)) = parse_request(input.as_bytes(), &mut slots, &HeadLimits::default())
+    else {
+        panic!("a whole head")
+    };
+    let forwarded = Forwarded { policy, client_ip: [0; 4].into(), proto: "https", client_cert: own };
+    let mut out = Vec::new();
+    write_request(&mut out, &head, ("/", None), "a", &forwarded, edits);
+    let text = String::from_utf8(out).unwrap();
+    let is_client_cert = |line: &&str| line.to_ascii_lowercase().replace('_', "-").contains("-client-cert");
+    text.split("\r\n").filter(is_client_cert).map(str::to_owned).collect()
+}
+
+const FORGED: &str = "X-Forwarded-Client-Cert: URI=a\r\nx-forwarded-client-CERT: URI=b;By=\"c\"\r\n\
+    X-Forwarded-Client-Cert:\r\nX_Forwarded_Client_Cert: URI=d\r\nX-Forwarded-Client_Cert: URI=e";
+
+#[test]
+fn h9_an_untrusted_peer_cannot_assert_an_identity() {
+    for policy in [ForwardedPolicy::Replace, ForwardedPolicy::Off] {
+        assert_eq!(with_client_cert(FORGED, policy, None, &none()), [""; 0], "{policy:?}");
+    }
+    assert_eq!(
+        with_client_cert(FORGED, ForwardedPolicy::Replace, Some("Hash=1"), &none()),
+        ["X-Forwarded-Client-Cert: Hash=1"]
+    );
+    assert_eq!(with_client_cert(FORGED, ForwardedPolicy::Off, Some("Hash=1"), &none()), [""; 0]);
+}
+
+#[test]
+fn what_a_trusted_proxy_says_of_its_client_comes_before_what_is_known_of_the_proxy() {
+    let append = |lines: &str, own| with_client_cert(lines, ForwardedPolicy::Append, own, &none());
+    assert_eq!(append(FORGED, None), ["X-Forwarded-Client-Cert: URI=a,URI=b;By=\"c\""]);
+    assert_eq!(append(FORGED, Some("Hash=1")), ["X-Forwarded-Client-Cert: URI=a,URI=b;By=\"c\",Hash=1"]);
+    assert_eq!(append("A: b", Some("Hash=1")), ["X-Forwarded-Client-Cert: Hash=1"]);
+    for nothing in ["A: b", "X-Forwarded-Client-Cert: "] {
+        assert_eq!(append(nothing, None), [""; 0]);
+    }
+    let listed = format!("Connection: x-forwarded-client-cert\r\n{FORGED}");
+    assert_eq!(append(&listed, Some("Hash=1")), ["X-Forwarded-Client-Cert: Hash=1"]);
+}
+
+#[test]
+fn an_edit_wins_over_the_client_certificate_field() {
+    for policy in [ForwardedPolicy::Replace, ForwardedPolicy::Append] {
+        let removed = edits(&["x-forwarded-client-cert"], &[], &[]);
+        assert_eq!(with_client_cert(FORGED, policy, Some("Hash=1"), &removed), [""; 0]);
+    }
+}
+
 #[test]
 fn the_expectation_is_forwarded_unless_answered_here() {
     let input = post_with("Expect: 100-Continue\r\nContent-Length: 5");
@@ -96,7 +152,12 @@ fn the_expectation_is_forwarded_unless_answered_here() {
         panic!("a whole head")
     };
     head.expect_continue = false;
-    let forwarded = Forwarded { policy: ForwardedPolicy::Off, client_ip: [0; 4].into(), proto: "http" };
+    let forwarded = Forwarded {
+        policy: ForwardedPolicy::Off,
+        client_ip: [0; 4].into(),
+        proto: "http",
+        client_cert: None,
+    };
     let mut out = Vec::new();
     write_request(&mut out, &head, ("/", None), "a", &forwarded, &none());
     assert_eq!(out, b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n");
@@ -198,7 +259,12 @@ fn writing_into_a_warm_buffer_does_not_grow_it() {
     else {
         panic!("a whole head")
     };
-    let forwarded = Forwarded { policy: ForwardedPolicy::Append, client_ip: [255; 4].into(), proto: "https" };
+    let forwarded = Forwarded {
+        policy: ForwardedPolicy::Append,
+        client_ip: [255; 4].into(),
+        proto: "https",
+        client_cert: None,
+    };
     let mut out = Vec::new();
     write_request(&mut out, &head, ("/", None), "a", &forwarded, &none());
     let (capacity, written) = (out.capacity(), out.clone());

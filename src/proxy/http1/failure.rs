@@ -31,10 +31,15 @@ pub(in crate::proxy) const fn cannot_acquire(error: AcquireError) -> Failure {
         AcquireError::NoEndpoint => (503, "The gateway knows no upstream server for this."),
         AcquireError::Busy => (503, "All connections to the upstream server are in use."),
         AcquireError::Refused => (502, "The upstream server refused the connection."),
+        AcquireError::Untrusted => (502, "The TLS handshake with the upstream server failed."),
         AcquireError::Local => (503, "The gateway has no descriptor or port left for another connection."),
         AcquireError::TimedOut => (504, "The upstream server did not accept a connection in time."),
     };
-    Failure { status, text, termination: Termination::UpstreamConnect }
+    let termination = match error {
+        AcquireError::Untrusted => Termination::UpstreamTls,
+        _ => Termination::UpstreamConnect,
+    };
+    Failure { status, text, termination }
 }
 
 pub(in crate::proxy) const fn is_clients_fault(error: BodyError) -> bool {

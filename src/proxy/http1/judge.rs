@@ -6,14 +6,12 @@ use std::rc::Rc;
 
 use crate::h1::{FieldSlots, Parsed, RequestHead, Target, parse_request, write_request};
 use crate::http::{BodyFraming, Forwarded, Reject, Version, normalize_path};
+use crate::metrics::ListenerCounter;
 use crate::route::{self, Action, Route};
 
 use super::super::context::{Context, Serving};
 use super::super::facts::Facts;
 use super::super::stream::Stream;
-
-/// How clients reach a listener without TLS.
-const SCHEME: &str = "http";
 
 /// Whose head it is.
 pub(in crate::proxy) struct Asker<'a> {
@@ -107,6 +105,13 @@ fn answer(
     if context.panics_on_request && path == "/__panic_worker" {
         panic!("asked to by the request");
     }
+    // RFC 9110 §15.5.20: under a name that this handshake was not for, a request would get past what another listener
+    // asks of clients. HTTP/1.0 may name no host: then none is wrong.
+    if !head.host.is_empty() && !asker.facts.may_answer(head.host) {
+        let listener = usize::from(asker.listener);
+        context.shard.listener(listener).add(ListenerCounter::Misdirected, 1);
+        return Ok(own(421));
+    }
     // No tunnels yet: the request is served as if it had not asked to change the protocol (RFC 9110 §7.8).
     head.upgrade = false;
     // RFC 9110 §7.6.2: the last hop allowed answers itself.
@@ -125,7 +130,7 @@ fn answer(
             let mut rewritten = String::new();
             let path = rewrite(route, path, &mut rewritten)?;
             let mut location = String::new();
-            redirect.write_location(&mut location, SCHEME, head.authority, path, query);
+            redirect.write_location(&mut location, asker.facts.scheme(), head.authority, path, query);
             return Ok(Answer::Redirect { status: redirect.status, location, route: index });
         }
         Action::Cluster(cluster) => *cluster,
@@ -134,26 +139,28 @@ fn answer(
     let Some(client_ip) = peer(asker) else { return Ok(Answer::Gone) };
     let mut rewritten = String::new();
     let path = rewrite(route, path, &mut rewritten)?;
-    let upstream_head = forwarded_head(context, serving, listener, client_ip, head, route, (path, query));
+    let forwarded = Forwarded {
+        policy: serving.listener(listener).map_or_else(Default::default, |at| at.forwarded_for(client_ip)),
+        client_ip,
+        proto: asker.facts.scheme(),
+        client_cert: asker.facts.identity().map(|identity| &*identity.forwarded),
+    };
+    let upstream_head = forwarded_head(context, &forwarded, head, route, (path, query));
     Ok(Answer::Forward { cluster, route: index, head: upstream_head })
 }
 
 /// The head as the endpoint gets it.
 fn forwarded_head(
     context: &Context,
-    serving: &Serving,
-    listener: u16,
-    client_ip: IpAddr,
+    forwarded: &Forwarded<'_>,
     head: &mut RequestHead<'_, '_>,
     route: &Route,
     (path, query): (&str, Option<&str>),
 ) -> Vec<u8> {
-    let policy = serving.listener(listener).map_or_else(Default::default, |at| at.forwarded_for(client_ip));
-    let forwarded = Forwarded { policy, client_ip, proto: SCHEME };
     // 100 is answered here, once an endpoint is connected: no endpoint can keep the client waiting for it.
     let expect_continue = std::mem::replace(&mut head.expect_continue, false);
     let mut out = context.runtime.take_block();
-    write_request(&mut out, head, (path, query), head.authority, &forwarded, &route.request_edits);
+    write_request(&mut out, head, (path, query), head.authority, forwarded, &route.request_edits);
     head.expect_continue = expect_continue;
     out
 }

@@ -64,16 +64,18 @@ impl TlsStream {
         &self.session
     }
 
-    /// Drives the handshake from the bytes received so far (a client has none at first) to its end.
+    /// Drives the handshake from the bytes received so far (a client has none at first) to its end. Calls `stepped`
+    /// whenever the session took something.
     ///
     /// # Errors
     /// Where it fails; the alert is on its way then.
-    pub async fn handshake(&self, first: Option<RecvBuf>) -> Result<(), Failure> {
+    pub async fn handshake(&self, first: Option<RecvBuf>, mut stepped: impl FnMut()) -> Result<(), Failure> {
         let mut phase = match first {
             Some(buf) => self.open(buf),
             None => self.process(&mut [], || self.memory.runtime.empty_buffer()).1,
         };
         loop {
+            stepped();
             match phase {
                 Ok(Phase::Handshake) => {}
                 Ok(Phase::Open | Phase::PeerClosed) => return Ok(()),

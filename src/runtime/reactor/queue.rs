@@ -38,6 +38,19 @@ impl<T> Queue<T> {
         };
     }
 
+    /// Puts a value before the others.
+    pub(super) fn push_front(&mut self, value: T) {
+        match self {
+            Self::Empty => *self = Self::One(value),
+            Self::Many(queue) => queue.push_front(value),
+            Self::One(_) => {
+                let behind = self.pop();
+                *self = Self::One(value);
+                behind.into_iter().for_each(|behind| self.push(behind));
+            }
+        }
+    }
+
     pub(super) fn pop(&mut self) -> Option<T> {
         match std::mem::replace(self, Self::Empty) {
             Self::Empty => None,
@@ -75,5 +88,9 @@ mod tests {
         assert_eq!((queue.len(), queue.front_mut().copied()), (5, Some(0)));
         assert_eq!(std::iter::from_fn(|| queue.pop()).collect::<Vec<_>>(), [0, 1, 2, 3, 4]);
         assert!(queue.is_empty());
+        for value in 0..3 {
+            queue.push_front(value);
+        }
+        assert_eq!(std::iter::from_fn(|| queue.pop()).collect::<Vec<_>>(), [2, 1, 0]);
     }
 }

@@ -57,6 +57,23 @@ fn a_half_closed_stream_still_carries_the_other_direction() {
 }
 
 #[test]
+fn what_was_given_back_is_received_again_before_what_follows() {
+    on_engines(|runtime| {
+        let (socket, mut peer) = pair(runtime);
+        peer.write_all(b"first").expect("write");
+        runtime.play(async {
+            let first = socket.recv().await.expect("bytes");
+            assert_eq!(&*first, b"first");
+            peer.write_all(b"second").expect("write");
+            peer.shutdown(std::net::Shutdown::Write).expect("shutdown");
+            socket.unread(first);
+            assert!(socket.has_input());
+            assert_eq!(receive_all(&socket).await.expect("bytes"), b"firstsecond");
+        });
+    });
+}
+
+#[test]
 fn the_end_of_our_direction_comes_behind_what_was_sent() {
     on_engines(|runtime| {
         let (socket, mut peer) = pair(runtime);
