@@ -60,6 +60,14 @@ impl<'a> Source<'a> {
         }
     }
 
+    /// How the peer broke the body off, where it came in HTTP/2.
+    pub const fn fault(&self) -> Option<StreamFault> {
+        match self {
+            Self::H1(_) => None,
+            Self::H2(receiver) => receiver.fault(),
+        }
+    }
+
     /// The trailer section, once the body ended.
     pub fn trailers(&self) -> &[u8] {
         match self {

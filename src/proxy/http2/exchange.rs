@@ -1,6 +1,9 @@
 //! One stream of a downstream HTTP/2 connection: a request and its response. The order of things is that of
 //! `http1::exchange`; what ends a connection there resets a stream here, and the connection lives on.
 
+mod over_connection;
+mod over_stream;
+
 use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::pin::{Pin, pin};
@@ -14,26 +17,25 @@ use h2::{Reason, RecvStream};
 
 use crate::h1::{FieldSlots, HeadLimits, Parsed, parse_response};
 use crate::http::answer::{standard_text, write_answer};
-use crate::http::{BodyFraming, Reject, grpc};
-use crate::limits;
+use crate::http::{BodyFraming, Reject, grpc, trim_ows};
 use crate::metrics::{ClusterCounter, Histogram, ListenerCounter};
-use crate::runtime::{Deadline, RecvBuf, TimedOut};
+use crate::runtime::Deadline;
 
 use super::super::body::{BodyError, Pace};
 use super::super::context::{Context, Serving};
-use super::super::http1::failure::{
-    Failure, TIMED_OUT, UNANSWERED, cannot_acquire, invalid, is_clients_fault,
-};
-use super::super::http1::head_input::{HeadError, HeadInput};
+use super::super::http1::failure::{Failure, UNANSWERED, cannot_acquire, is_clients_fault};
 use super::super::http1::judge::{Answer, Asker, Request, judge};
 use super::super::outcome::Termination;
 use super::super::snapshot::Timeouts;
 use super::super::transfer::{Sink, Source, transfer};
-use super::super::upstream::{Connection, Tried};
+use super::super::upstream::{Acquired, Tried};
 use super::piece::Piece;
 use super::server::Session;
-use super::stream::{Receiver, Sender};
+use super::stream::{Receiver, Sender, StreamFault};
 use super::translate;
+
+/// As a line of a trailer section begins.
+const GRPC_STATUS: &[u8] = b"grpc-status:";
 
 /// Serves one stream.
 pub(super) async fn run(
@@ -112,6 +114,8 @@ enum Responded {
     Complete { reusable: bool },
     /// A reused connection died before it answered anything: it may have died before it got the request.
     Unanswered,
+    /// The endpoint says that it has not begun the request.
+    Refused,
     /// Nothing of a response went down.
     Failed(Failure),
     /// The response broke off, and the stream was reset. Whether the endpoint is to blame.
@@ -121,6 +125,13 @@ enum Responded {
 /// The client is gone.
 struct Gone;
 
+/// Where a request goes, and the head that goes there.
+struct Destination<'a> {
+    cluster: u16,
+    route: u16,
+    head: &'a [u8],
+}
+
 /// A response head, parsed and rewritten.
 struct ResponsePlan {
     status: u16,
@@ -129,6 +140,7 @@ struct ResponsePlan {
     framing: BodyFraming,
     reusable: bool,
     response: H2Response<()>,
+    grpc_status: Option<u8>,
 }
 
 impl Exchange<'_> {
@@ -154,7 +166,8 @@ impl Exchange<'_> {
         };
         match &request.answer {
             Answer::Forward { cluster, route, head } => {
-                self.forward(&request, (*cluster, *route), head, body).await;
+                let to = Destination { cluster: *cluster, route: *route, head };
+                self.forward(&request, to, body).await;
             }
             Answer::Gone => self.reset(Reason::CANCEL),
             Answer::Own { status, text, fields, .. } => self.answer_own(*status, text, fields).await,
@@ -270,96 +283,56 @@ impl Exchange<'_> {
     }
 
     /// Has an endpoint answer.
-    async fn forward(
-        &self,
-        request: &Request,
-        (cluster, route): (u16, u16),
-        head: &[u8],
-        body: &mut Receiver,
-    ) {
+    async fn forward(&self, request: &Request, to: Destination<'_>, body: &mut Receiver) {
         let upstreams = &self.context.upstreams;
-        let shard = self.context.shard.cluster(usize::from(cluster));
+        let shard = self.context.shard.cluster(usize::from(to.cluster));
         let mut tried = Tried::default();
-        let mut fresh = false;
-        let Some(retries_max) = upstreams.spec(cluster).map(|spec| spec.retries_max) else {
+        let mut attempts = 0;
+        let Some(retries_max) = upstreams.spec(to.cluster).map(|spec| spec.retries_max) else {
             return self.fail(&UNANSWERED).await;
         };
         loop {
             let acquired = {
-                let acquire = pin!(upstreams.acquire(cluster, fresh, &mut tried));
+                let acquire = pin!(upstreams.acquire_any(to.cluster, attempts > 0, &mut tried));
                 self.unless_gone(acquire).await
             };
-            let connection = match acquired {
+            shard.add(ClusterCounter::SentBytes, to.head.len() as u64);
+            let responded = match acquired {
                 Err(Gone) => return,
                 Ok(Err(error)) => return self.fail(&cannot_acquire(error)).await,
-                Ok(Ok(connection)) => connection,
+                Ok(Ok(Acquired::Connection(connection))) => {
+                    self.over_connection(request, connection, &to, body).await
+                }
+                Ok(Ok(Acquired::Stream(exchange))) => self.over_stream(request, exchange, &to, body).await,
             };
-            shard.add(ClusterCounter::SentBytes, head.len() as u64);
-            let attempt = self.attempt(request, &connection, (cluster, route), head, body).await;
-            let Ok(responded) = attempt else {
-                // The endpoint must not take what it got for the whole.
-                connection.abort();
-                shard.response(None);
-                return;
-            };
-            self.judge_endpoint(&connection, cluster, &responded);
-            match responded {
-                Responded::Complete { reusable: true } => {
-                    if !self.context.is_draining() {
-                        upstreams.release(connection);
+            let safe = match responded {
+                Ok(Responded::Complete { .. } | Responded::Broken { .. }) => return,
+                Err(Gone) | Ok(Responded::Failed(_) | Responded::Unanswered | Responded::Refused) => {
+                    shard.response(None);
+                    match responded {
+                        Ok(Responded::Refused) => !body.is_touched(),
+                        Ok(Responded::Unanswered) => request.idempotent && !request.framing.has_body(),
+                        Ok(Responded::Failed(failure)) => return self.fail(&failure).await,
+                        _ => return,
                     }
-                    return;
                 }
-                Responded::Unanswered
-                    if request.idempotent && !fresh && retries_max > 0 && !request.framing.has_body() =>
-                {
-                    shard.add(ClusterCounter::Retries, 1);
-                    fresh = true;
-                }
-                Responded::Complete { .. } | Responded::Broken { .. } => return connection.abort(),
-                Responded::Unanswered => return self.fail(&UNANSWERED).await,
-                Responded::Failed(failure) => {
-                    connection.abort();
-                    return self.fail(&failure).await;
-                }
+            };
+            if !safe || attempts >= retries_max {
+                return self.fail(&UNANSWERED).await;
             }
+            attempts += 1;
+            shard.add(ClusterCounter::Retries, 1);
         }
     }
 
-    /// Sends the request and brings the response. `Err` where the client's side ended it.
-    async fn attempt(
-        &self,
-        request: &Request,
-        connection: &Connection,
-        (cluster, route): (u16, u16),
-        head: &[u8],
-        body: &mut Receiver,
-    ) -> Result<Responded, Gone> {
-        let Some(spec) = self.context.upstreams.spec(cluster) else { return Ok(Responded::Unanswered) };
-        let request_timeout = spec.request_timeout;
-        let has_body = request.framing.has_body();
-        connection.stream.send(head, has_body);
-        let respond = pin!(self.respond(connection, cluster, route));
-        if !has_body {
-            self.deadline.set(self.context.runtime.now() + request_timeout);
-            return self.unless_gone(respond).await;
-        }
-        if request.expect_continue {
-            self.inform(100);
-        }
-        let pace = Pace {
-            source_idle: if self.is_grpc { self.timeouts.tcp_idle } else { self.timeouts.body_idle },
-            source_bytes_per_s_min: if self.is_grpc { 0 } else { self.timeouts.body_rate_min_bytes_per_s },
-            sink_stall: request_timeout,
+    /// How fast the request's body has to come and go.
+    fn upload_pace(&self, sink_stall: Duration) -> Pace {
+        // A stream of messages may rest between two of them, as a relay may.
+        let (source_idle, source_bytes_per_s_min) = match self.is_grpc {
+            true => (self.timeouts.tcp_idle, 0),
+            false => (self.timeouts.body_idle, self.timeouts.body_rate_min_bytes_per_s),
         };
-        let moved = Cell::new(0);
-        let mut source = Source::H2(body);
-        let mut sink = Sink::h1(&connection.stream, request.framing);
-        let upload = pin!(transfer(&self.context.runtime, &mut source, &mut sink, pace, &moved));
-        let result = self.both_ways(upload, respond, request_timeout).await;
-        let shard = self.context.shard.cluster(usize::from(cluster));
-        shard.add(ClusterCounter::SentBytes, moved.get());
-        result
+        Pace { source_idle, source_bytes_per_s_min, sink_stall }
     }
 
     /// Runs both directions until the response is over, or the client fails to bring its body.
@@ -410,21 +383,6 @@ impl Exchange<'_> {
         }
     }
 
-    /// Counts what the endpoint made of the request, for its health and the metrics.
-    fn judge_endpoint(&self, connection: &Connection, cluster: u16, responded: &Responded) {
-        let (upstreams, shard) = (&self.context.upstreams, self.context.shard.cluster(usize::from(cluster)));
-        match responded {
-            Responded::Complete { .. } => upstreams.on_answer(connection),
-            Responded::Unanswered => shard.response(None),
-            Responded::Failed(_) => {
-                shard.response(None);
-                upstreams.on_failure(connection);
-            }
-            Responded::Broken { by_endpoint: true } => upstreams.on_failure(connection),
-            Responded::Broken { by_endpoint: false } => {}
-        }
-    }
-
     /// Runs `future` unless the client resets the stream first, or leaves.
     async fn unless_gone<T>(&self, mut future: Pin<&mut impl Future<Output = T>>) -> Result<T, Gone> {
         std::future::poll_fn(|cx| match future.as_mut().poll(cx) {
@@ -456,73 +414,6 @@ impl Exchange<'_> {
         }
     }
 
-    /// Brings the endpoint's response to the client. `deadline` is that of the response's head.
-    async fn respond(&self, connection: &Connection, cluster: u16, route: u16) -> Responded {
-        let mut interim_left = limits::INTERIM_RESPONSES_MAX;
-        let sent_at = self.context.runtime.now();
-        let mut first = match self.deadline.within(connection.stream.recv()).await {
-            Ok(Ok(buf)) if !buf.is_empty() => buf,
-            Ok(_) if connection.reused => return Responded::Unanswered,
-            Ok(_) => return Responded::Failed(UNANSWERED),
-            Err(TimedOut) => return Responded::Failed(TIMED_OUT),
-        };
-        self.context.shard.observe(Histogram::UpstreamFirstByte, self.context.runtime.now().since(sent_at));
-        let shard = self.context.shard.cluster(usize::from(cluster));
-        loop {
-            let (plan, rest) = match self.receive_head(connection, route, first).await {
-                Ok(received) => received,
-                Err(failure) => return Responded::Failed(failure),
-            };
-            shard.add(ClusterCounter::ReceivedBytes, (plan.head_len + rest.len()) as u64);
-            if !plan.interim {
-                shard.response(Some(plan.status));
-                let source = Source::h1(&connection.stream, plan.framing, rest);
-                return self.deliver(plan, source, cluster).await;
-            }
-            if interim_left == 0 {
-                return Responded::Failed(invalid(Reject::BAD_STATUS_LINE.by_upstream()));
-            }
-            interim_left -= 1;
-            // 100 was answered here.
-            if plan.status != 100 {
-                self.send_interim(plan.response);
-            }
-            first = rest;
-            if first.is_empty() {
-                first = match self.deadline.within(connection.stream.recv()).await {
-                    Ok(Ok(buf)) if !buf.is_empty() => buf,
-                    Ok(_) => return Responded::Failed(UNANSWERED),
-                    Err(TimedOut) => return Responded::Failed(TIMED_OUT),
-                };
-            }
-        }
-    }
-
-    /// Reads a response head of an HTTP/1.1 connection, and gives what follows it.
-    async fn receive_head(
-        &self,
-        connection: &Connection,
-        route: u16,
-        first: RecvBuf,
-    ) -> Result<(ResponsePlan, RecvBuf), Failure> {
-        let mut input = HeadInput::new(&self.context.runtime, first);
-        let plan = loop {
-            match self.plan(input.bytes(), route) {
-                Ok(Parsed::Complete(plan)) => break plan,
-                Ok(Parsed::Partial) => {}
-                Err(reject) => return Err(invalid(reject)),
-            }
-            let bytes_max = self.serving.head_limits.head_bytes_max;
-            match input.more(&connection.stream, &self.deadline, bytes_max).await {
-                Ok(()) => {}
-                Err(HeadError::TimedOut) => return Err(TIMED_OUT),
-                Err(HeadError::Ended | HeadError::Broken) => return Err(UNANSWERED),
-            }
-        };
-        let rest = input.rest(plan.head_len);
-        Ok((plan, rest))
-    }
-
     /// Parses a response head in the neutral form and makes the one that the client gets.
     fn plan(&self, bytes: &[u8], route: u16) -> Result<Parsed<ResponsePlan>, Reject> {
         let mut slots = FieldSlots::new();
@@ -550,6 +441,7 @@ impl Exchange<'_> {
             framing: head.framing,
             reusable: head.keep_alive,
             response,
+            grpc_status: head.field("grpc-status").and_then(grpc::parse_code),
         }))
     }
 
@@ -560,6 +452,9 @@ impl Exchange<'_> {
             return Responded::Broken { by_endpoint: false };
         };
         if !has_body {
+            if self.is_grpc {
+                self.count_grpc(cluster, &[], plan.grpc_status);
+            }
             return Responded::Complete { reusable: plan.reusable && source.into_rest().is_none() };
         }
         let Some(spec) = self.context.upstreams.spec(cluster) else {
@@ -575,6 +470,9 @@ impl Exchange<'_> {
         let result = transfer(&self.context.runtime, &mut source, &mut sink, pace, &moved).await;
         let shard = self.context.shard.cluster(usize::from(cluster));
         shard.add(ClusterCounter::ReceivedBytes, moved.get());
+        if self.is_grpc {
+            self.count_grpc(cluster, source.trailers(), None);
+        }
         match result {
             Ok(()) => Responded::Complete { reusable: plan.reusable && source.into_rest().is_none() },
             Err(BodyError::SinkBroken) => Responded::Broken { by_endpoint: false },
@@ -584,9 +482,30 @@ impl Exchange<'_> {
             }
             Err(_) => {
                 // RFC 9113 §8.1: what was cut off must not look whole.
-                sender.reset(Reason::INTERNAL_ERROR.into());
+                sender.reset(towards_client(source.fault()));
                 Responded::Broken { by_endpoint: true }
             }
         }
+    }
+
+    /// Counts the status that ended a response of gRPC: of its trailers, or of its head where that is all.
+    fn count_grpc(&self, cluster: u16, trailers: &[u8], in_head: Option<u8>) {
+        let lines = trailers.split(|&byte| byte == b'\n');
+        let value = lines.filter_map(|line| {
+            let (name, value) = line.split_at_checked(GRPC_STATUS.len())?;
+            name.eq_ignore_ascii_case(GRPC_STATUS)
+                .then(|| trim_ows(value.strip_suffix(b"\r").unwrap_or(value)))
+        });
+        let code = value.map(grpc::parse_code).next().unwrap_or(in_head);
+        self.context.shard.cluster(usize::from(cluster)).grpc_status(code);
+    }
+}
+
+/// The code with which a client's stream ends when the endpoint's did.
+fn towards_client(fault: Option<StreamFault>) -> u32 {
+    const PASSED_ON: [Reason; 3] = [Reason::CANCEL, Reason::ENHANCE_YOUR_CALM, Reason::HTTP_1_1_REQUIRED];
+    match fault {
+        Some(StreamFault::Reset(code)) if PASSED_ON.map(u32::from).contains(&code) => code,
+        _ => Reason::INTERNAL_ERROR.into(),
     }
 }

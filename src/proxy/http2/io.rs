@@ -64,6 +64,11 @@ impl Link {
         self.stream
     }
 
+    /// Ends our direction: the connection carries no more.
+    pub(super) fn close(&self) {
+        self.stream.shutdown_write();
+    }
+
     pub(super) const fn stream(&self) -> &Stream {
         &self.stream
     }

@@ -38,11 +38,14 @@ pub struct Receiver {
     /// The trailer section in its neutral form, once the body has ended.
     trailers: Vec<u8>,
     data_ended: bool,
+    /// Whether any of the body was taken, so that it cannot be sent again.
+    touched: bool,
+    fault: Option<StreamFault>,
 }
 
 impl Receiver {
     pub(super) const fn new(stream: RecvStream) -> Self {
-        Self { stream, trailers: Vec::new(), data_ended: false }
+        Self { stream, trailers: Vec::new(), data_ended: false, touched: false, fault: None }
     }
 
     /// Whether the body has ended, so that nothing of it is still to come.
@@ -55,6 +58,15 @@ impl Receiver {
     /// # Errors
     /// When the stream or the connection broke.
     pub fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Piece>, StreamFault>> {
+        let received = ready!(self.poll_next(cx));
+        match &received {
+            Ok(_) => self.touched = true,
+            Err(fault) => self.fault = Some(*fault),
+        }
+        Poll::Ready(received)
+    }
+
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Piece>, StreamFault>> {
         while !self.data_ended {
             match ready!(self.stream.poll_data(cx)) {
                 // An empty frame brings nothing; the flood of them is counted where frames are.
@@ -72,6 +84,16 @@ impl Receiver {
             }
             Err(error) => Poll::Ready(Err(StreamFault::from_error(&error))),
         }
+    }
+
+    /// Whether any of the body was given out.
+    pub const fn is_touched(&self) -> bool {
+        self.touched
+    }
+
+    /// Why the body broke off, if it did.
+    pub const fn fault(&self) -> Option<StreamFault> {
+        self.fault
     }
 
     /// Lets the peer send `count` bytes more.

@@ -19,7 +19,6 @@ const FORGIVEN_EVERY: Duration = Duration::from_millis(100);
 mod kind {
     pub(super) const DATA: u8 = 0;
     pub(super) const HEADERS: u8 = 1;
-    pub(super) const PRIORITY: u8 = 2;
     pub(super) const RST_STREAM: u8 = 3;
     pub(super) const SETTINGS: u8 = 4;
     pub(super) const PUSH_PROMISE: u8 = 5;
@@ -288,7 +287,7 @@ mod tests {
             ("empty data", frame(0, kind::DATA, 0)),
             ("padded empty data", frame(1, kind::DATA, PADDED)),
             ("settings", frame(0, kind::SETTINGS, 0)),
-            ("priority", frame(5, kind::PRIORITY, 0)),
+            ("priority", frame(5, 2, 0)),
             ("empty headers", frame(0, kind::HEADERS, END_HEADERS)),
             ("unknown", frame(3, 0x77, 0)),
         ] {
