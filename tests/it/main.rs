@@ -12,6 +12,7 @@ mod drain;
 mod faults;
 mod first_minute;
 mod http1_basic;
+mod http2_bad_inputs;
 mod http2_basic;
 mod routing;
 mod slow;

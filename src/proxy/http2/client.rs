@@ -141,7 +141,7 @@ async fn drive(
             let ended = connection.as_mut().poll(cx).is_ready();
             link.push();
             // An endpoint that floods is left like one that breaks.
-            if ended || link.tap.borrow_mut().is_excessive(now) {
+            if ended || link.tap.borrow().violation().is_some() || link.tap.borrow_mut().is_excessive(now) {
                 return Poll::Ready(());
             }
             let waiting = link.unsent();

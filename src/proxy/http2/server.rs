@@ -24,7 +24,7 @@ use super::super::stream::Stream;
 use super::exchange;
 use super::io::{Io, Link};
 use super::piece::Piece;
-use super::tap::Tap;
+use super::tap::{Tap, Violation};
 
 /// What a client begins with that speaks HTTP/2 (RFC 9113 §3.4).
 pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -246,6 +246,14 @@ impl Driver<'_> {
         }
         self.link.begin_turn();
         let mut ended = self.advance(cx, now);
+        let violation = self.link.tap.borrow().violation();
+        if let (None, Some(violation)) = (ended, violation) {
+            let reason = match violation {
+                Violation::NoSettings => Reason::PROTOCOL_ERROR,
+                Violation::FrameSize => Reason::FRAME_SIZE_ERROR,
+            };
+            ended = self.leave(cx, Termination::ProtocolError, reason);
+        }
         if ended.is_none() && self.link.tap.borrow_mut().is_excessive(now) {
             ended = self.leave(cx, Termination::Flooded, Reason::ENHANCE_YOUR_CALM);
         }
