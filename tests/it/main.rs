@@ -14,6 +14,7 @@ mod first_minute;
 mod http1_basic;
 mod http2_bad_inputs;
 mod http2_basic;
+mod http2_ends;
 mod routing;
 mod slow;
 mod supervisor;
