@@ -40,6 +40,11 @@ impl Facts {
         Self { tls, ..Self::default() }
     }
 
+    /// Whether the handshake settled on HTTP/2.
+    pub fn speaks_h2(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.alpn.as_deref() == Some(b"h2"))
+    }
+
     /// How the client reached us.
     pub const fn scheme(&self) -> &'static str {
         if self.tls.is_some() { "https" } else { "http" }
