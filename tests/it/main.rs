@@ -24,3 +24,4 @@ mod supervisor;
 mod tcp;
 mod tidy;
 mod tls;
+mod upstream_tls;
