@@ -465,6 +465,7 @@ impl Exchange<'_> {
             source_bytes_per_s_min: 0,
             sink_stall: self.timeouts.write_stall,
         };
+        source.receive_on_demand(plan.framing);
         let moved = Cell::new(0);
         let mut sink = Sink::H2(&mut sender);
         let result = transfer(&self.context.runtime, &mut source, &mut sink, pace, &moved).await;

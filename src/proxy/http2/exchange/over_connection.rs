@@ -31,6 +31,7 @@ impl Exchange<'_> {
             Ok(Responded::Complete { reusable }) => {
                 upstreams.on_answer(&connection);
                 if *reusable && !self.context.is_draining() {
+                    connection.stream.set_on_demand(false);
                     upstreams.release(connection);
                 } else {
                     connection.abort();
