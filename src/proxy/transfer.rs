@@ -9,7 +9,6 @@ use std::task::{Context, Poll};
 use crate::base::time::Instant;
 use crate::h1::{CHUNK_END, CHUNK_HEADER_BYTES_MAX, write_chunk_header, write_last_chunk};
 use crate::http::{BodyFraming, Reject};
-use crate::limits;
 use crate::runtime::{Deadline, RecvBuf, Runtime, TimedOut};
 
 use super::body::{BodyError, Pace, Reader, drained};
@@ -51,18 +50,6 @@ impl<'a> Source<'a> {
         let done = !framing.has_body();
         let (first, rest) = if done { (None, Some(first)) } else { (Some(first), None) };
         Self::H1(H1Source { stream, reader: Reader::new(framing), first, rest, done })
-    }
-
-    /// Has no more received of a long body than the receiver takes: it is one of many that share a connection.
-    pub fn receive_on_demand(&self, framing: BodyFraming) {
-        let long = match framing {
-            BodyFraming::Length(length) => length >= limits::BULK_FROM_BYTES,
-            BodyFraming::Chunked | BodyFraming::UntilClose => true,
-            BodyFraming::None => false,
-        };
-        if let (Self::H1(source), true) = (self, long) {
-            source.stream.set_on_demand(true);
-        }
     }
 
     /// What came behind the body on its HTTP/1.1 connection.

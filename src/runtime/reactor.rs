@@ -520,8 +520,9 @@ impl Reactor {
         if std::mem::replace(&mut slot.on_demand, on_demand) == on_demand {
             return;
         }
-        if let (true, Backend::Uring(uring)) = (on_demand, &mut self.backend) {
-            slot.readable = true;
+        if let (true, Backend::Uring(uring), Receiving::Multishot) =
+            (on_demand, &mut self.backend, slot.receiving)
+        {
             uring.cancel_receive(slot, key);
         }
     }

@@ -72,7 +72,7 @@ impl Frame {
         match self.kind {
             kind::PRIORITY => self.len != 5,
             kind::RST_STREAM | kind::WINDOW_UPDATE => self.len != 4,
-            kind::SETTINGS => self.len % 6 != 0 || (self.flags & ACK != 0 && self.len > 0),
+            kind::SETTINGS => !self.len.is_multiple_of(6) || (self.flags & ACK != 0 && self.len > 0),
             kind::PING => self.len != 8,
             kind::GOAWAY => self.len < 8,
             _ => false,

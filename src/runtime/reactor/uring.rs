@@ -145,7 +145,7 @@ impl Uring {
     pub(super) fn receive(&mut self, slot: &mut Slot, key: Key, buffers: &Rc<Buffers>) -> Option<Received> {
         // What is known to be there is taken at once. A bulk receive that came short emptied the socket: no call to
         // hear that again.
-        if slot.readable || !(slot.bulk || slot.on_demand || self.buffer_ring.has_free()) {
+        if slot.readable || !(slot.bulk || self.buffer_ring.has_free()) {
             let received = slot.recv_now(buffers);
             if received.is_some() {
                 return received;
@@ -156,12 +156,12 @@ impl Uring {
     }
 
     pub(super) fn arm_receive(&mut self, slot: &mut Slot, key: Key) {
-        if slot.bulk || slot.on_demand || !self.buffer_ring.has_free() {
+        if slot.bulk || !self.buffer_ring.has_free() {
             self.arm_readable(slot, key);
             return;
         }
         let fd = types::Fd(slot.fd.as_raw_fd());
-        let entry = if self.multishot_receive {
+        let entry = if self.multishot_receive && !slot.on_demand {
             slot.receiving = Receiving::Multishot;
             opcode::RecvMulti::new(fd, BUFFER_GROUP).build()
         } else {
