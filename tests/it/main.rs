@@ -20,3 +20,4 @@ mod supervisor;
 mod tcp;
 mod tidy;
 mod tls;
+mod tls_peers;
