@@ -22,7 +22,7 @@ mod reference;
 mod schema;
 mod values;
 
-pub use check::check;
+pub use check::{Asking, check};
 pub use problem::{Problem, Severity};
 pub use reference::reference;
 

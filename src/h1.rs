@@ -20,4 +20,4 @@ pub use head::{FieldSlots, HeadLimits, Parsed, find_head_end};
 pub use request::{RequestHead, parse_request};
 pub use response::{ResponseHead, framing_to_client, parse_response};
 pub use target::Target;
-pub use write::{write_last_chunk, write_request, write_response};
+pub use write::{response_fields, write_last_chunk, write_request, write_response};

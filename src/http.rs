@@ -7,6 +7,7 @@ pub mod date;
 pub mod field_kind;
 pub mod forwarded;
 pub mod framing;
+pub mod grpc;
 pub mod path;
 pub mod reject;
 

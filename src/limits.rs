@@ -59,6 +59,19 @@ pub const PEER_SUBJECT_BYTES_MAX: usize = KIB;
 /// Bytes that names take in one element of `X-Forwarded-Client-Cert`. Endpoints bound a line of a head, some by 8 KiB.
 pub const FORWARDED_CLIENT_CERT_BYTES_MAX: usize = 2 * KIB;
 
+/// Default of `limits.http2_streams_max` (nginx 128, HAProxy and Envoy 100).
+pub const HTTP2_STREAMS_MAX_DEFAULT: u32 = 128;
+/// Default of `limits.http2_glitches_max`. Browsers and gRPC stay below a tenth.
+pub const HTTP2_GLITCHES_MAX_DEFAULT: u32 = 1_000;
+/// Bytes that one HTTP/2 stream may send ahead of what was passed on.
+pub const HTTP2_STREAM_WINDOW_BYTES: u32 = 64 * KIB as u32;
+/// Bytes that all streams of an HTTP/2 connection together may send ahead of what was passed on.
+pub const HTTP2_CONNECTION_WINDOW_BYTES: u32 = MIB as u32;
+/// Bytes of one HTTP/2 stream that wait for its peer beside the piece on its way.
+pub const HTTP2_STREAM_SEND_BYTES_MAX: usize = 16 * KIB;
+/// Reset HTTP/2 streams whose late frames are known for such.
+pub const HTTP2_RESET_STREAMS_REMEMBERED_MAX: usize = 50;
+
 /// Default of `limits.memory_bytes_max`, the byte budget of one worker.
 pub const WORKER_MEMORY_BYTES_MAX_DEFAULT: usize = 512 * MIB;
 

@@ -213,7 +213,8 @@ fn set_server_tls(context: &Context, listener: u16, material: &Arc<ServerMateria
 }
 
 fn set_client_tls(context: &Context, cluster: u16, material: &ClientMaterial) {
-    match context.tls.client(material) {
+    let Some(protocol) = context.upstreams.spec(cluster).map(|spec| spec.protocol) else { return };
+    match context.tls.client(material, protocol) {
         Ok(client) => context.upstreams.set_tls(cluster, client),
         Err(error) => {
             tracing::error!(cluster, %error, "the cluster's certificates cannot be used; it goes on as before");

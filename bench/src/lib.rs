@@ -17,5 +17,6 @@ pub mod report;
 pub mod rig;
 pub mod stats;
 pub mod tls;
+pub mod tls_api;
 pub mod wire;
 pub mod workload;

@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use ringfort_bench::load::{Load, Measured, Pace, Plan, Reuse};
 use ringfort_bench::origin::Origin;
 use ringfort_bench::tls::{Negotiated, Offer, Tls};
-use ringfort_bench::{certificate, compare, pin, wire};
+use ringfort_bench::{certificate, compare, pin, tls_api, wire};
 
 /// Load generator, origin, and comparison of Ringfort with nginx and HAProxy. Loopback only.
 #[derive(Parser)]
@@ -24,6 +24,8 @@ enum Command {
     Compare(compare::Options),
     Load(LoadOptions),
     Origin(OriginOptions),
+    /// Compare rustls' two APIs as a server, in memory
+    TlsApi,
 }
 
 /// Put load on one address, and check every response
@@ -109,6 +111,7 @@ fn main() -> ExitCode {
         Command::Compare(options) => compare::run(&options),
         Command::Load(options) => load(&options),
         Command::Origin(options) => origin(&options).map(|()| true),
+        Command::TlsApi => tls_api::run().map(|()| true),
     };
     match outcome {
         Ok(true) => ExitCode::SUCCESS,

@@ -113,6 +113,8 @@ fn limits(node: &Node<'_>, findings: &mut Findings) -> (HttpSpec, Limits) {
         target_bytes_max: number(node, "target_bytes_max") as usize,
         fields_max: number(node, "fields_max") as usize,
         requests_per_connection_max: number_u32(node, "requests_per_connection_max"),
+        http2_streams_max: number_u32(node, "http2_streams_max"),
+        http2_glitches_max: number_u32(node, "http2_glitches_max"),
     };
     if http.target_bytes_max >= http.head_bytes_max {
         let key = if node.has("target_bytes_max") { "target_bytes_max" } else { "head_bytes_max" };

@@ -4,7 +4,8 @@ use super::schema::Kind::{Boolean, Fields, Integer, Later, Text, TextList, TextO
 use super::schema::Preset::{Absent, Required, Shown};
 use super::schema::{Kind, Preset, Row, Table};
 use crate::limits::{
-    FIELDS_CEILING, FIELDS_MAX_DEFAULT, HEAD_BYTES_CEILING, HEAD_BYTES_MAX_DEFAULT, TARGET_BYTES_MAX_DEFAULT,
+    FIELDS_CEILING, FIELDS_MAX_DEFAULT, HEAD_BYTES_CEILING, HEAD_BYTES_MAX_DEFAULT,
+    HTTP2_GLITCHES_MAX_DEFAULT, HTTP2_STREAMS_MAX_DEFAULT, TARGET_BYTES_MAX_DEFAULT,
     WORKER_MEMORY_BYTES_MAX_DEFAULT,
 };
 
@@ -144,6 +145,20 @@ static LIMITS: Table = Table {
             10_000,
             "",
             "The connection is closed with the response to this many requests.",
+        ),
+        number(
+            "http2_streams_max",
+            Integer { min: 1, max: 10_000 },
+            HTTP2_STREAMS_MAX_DEFAULT as u64,
+            "",
+            "Streams of one HTTP/2 connection at once; the next one is refused.",
+        ),
+        number(
+            "http2_glitches_max",
+            Integer { min: 10, max: 1_000_000 },
+            HTTP2_GLITCHES_MAX_DEFAULT as u64,
+            "",
+            "Frames of one HTTP/2 connection that cost and bring no work, such as resets; beyond it GOAWAY.",
         ),
         number(
             "connections_max",
@@ -523,9 +538,29 @@ static CLUSTER: Table = Table {
             Required("[\"127.0.0.1:9000\", \"origin.internal:9000\"]"),
             "Address or name, with port. Names are looked up again in the background.",
         ),
+        row(
+            "protocol",
+            Word(&["http1", "h2", "auto"], &[]),
+            Preset::Text("http1"),
+            "\"h2\": HTTP/2, also in plaintext. \"auto\": what the endpoint chooses by ALPN in TLS, else HTTP/1.1.",
+        ),
         own(CONNECT_TIMEOUT),
         own(REQUEST_TIMEOUT),
         own(POOL_IDLE_TIMEOUT),
+        number(
+            "http2_connections_max",
+            Integer { min: 1, max: 1_024 },
+            16,
+            "",
+            "HTTP/2 connections of one worker to one endpoint; beyond what they carry it is 503.",
+        ),
+        number(
+            "http2_streams_max",
+            Integer { min: 1, max: 10_000 },
+            100,
+            "",
+            "Requests on one HTTP/2 connection at once, where the endpoint takes as many.",
+        ),
         number(
             "pool_idle_per_worker_max",
             Integer { min: 0, max: 65_535 },

@@ -448,6 +448,66 @@ fn the_effective_configuration_has_what_listeners_and_clusters_inherit() {
     assert_eq!((cluster(0, "connect_timeout_ms"), cluster(0, "request_timeout_ms")), (Some(8), Some(60_000)));
 }
 
+/// As the command, without the files that the configuration names.
+fn check(
+    path: Option<&Path>,
+    explain: Option<&str>,
+    fields: &[String],
+    identity: Option<&str>,
+    as_json: bool,
+) -> (String, u8) {
+    let (require_encryption, inspect) = (false, &|_: &str, _: &Config| Vec::new());
+    super::check(&Asking { path, explain, fields, identity, require_encryption, as_json, inspect })
+}
+
+/// What of a text carries plaintext, and the exit code.
+fn unencrypted(text: &str) -> (String, u8) {
+    let name = format!("ringfort-plaintext-{}-{:?}.toml", std::process::id(), std::thread::current().id());
+    let path = std::env::temp_dir().join(name);
+    std::fs::write(&path, text).expect("written");
+    let (require_encryption, inspect) = (true, &|_: &str, _: &Config| Vec::new());
+    let asking = Asking {
+        path: Some(&path),
+        explain: None,
+        fields: &[],
+        identity: None,
+        require_encryption,
+        as_json: false,
+        inspect,
+    };
+    let (text, code) = super::check(&asking);
+    std::fs::remove_file(path).expect("removed");
+    let lines = text.lines().filter(|line| line.contains("plaintext") && !line.contains(": good: "));
+    (lines.map(|line| line.to_owned() + "\n").collect(), code)
+}
+
+#[test]
+fn what_carries_plaintext_is_listed_listener_by_listener_and_cluster_by_cluster() {
+    let (text, code) = unencrypted(TLS);
+    assert_eq!(
+        (&*text, code),
+        (
+            "listener \"secure\" carries plaintext: it takes plaintext beside TLS; set mtls = \"strict\" or \"disable\"\n",
+            1
+        )
+    );
+    let strict = TLS.replace("permissive", "strict");
+    assert_eq!(unencrypted(&strict), ("nothing carries plaintext\n".into(), 0));
+    let (text, code) = unencrypted(&strict.replace("tls = {}", ""));
+    assert_eq!(
+        (&*text, code),
+        (
+            "cluster \"names\" carries plaintext: it has no [cluster.tls]; add it; endpoints must speak TLS\n",
+            1
+        )
+    );
+    let (text, code) = unencrypted(HTTP);
+    assert!(text.starts_with("listener \"web\" carries plaintext") && code == 1, "{text}");
+    assert_eq!(text.matches("cluster \"").count(), 2, "{text}");
+    let (text, code) = unencrypted(TCP);
+    assert_eq!((text.lines().count(), code), (2, 1), "{text}");
+}
+
 fn data(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/config").join(name)
 }

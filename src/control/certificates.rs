@@ -83,7 +83,10 @@ impl Certificates {
             return Err(failures);
         }
         let everything = Changed::everything(&certificates.sources);
-        let changes = certificates.changes(&everything)?;
+        let (changes, failures) = certificates.changes(&everything);
+        if !failures.is_empty() {
+            return Err(failures);
+        }
         certificates.tell_expiry(now_unix_s, true);
         Ok((certificates, changes))
     }
@@ -125,17 +128,15 @@ impl Certificates {
         };
         self.reloads += counts.0;
         self.failures += counts.1;
-        let changes = self.changes(&changed).unwrap_or_else(|failures| {
-            self.failures += failures.len() as u64;
-            failures.iter().for_each(|failure| tell_kept(failure));
-            Vec::new()
-        });
+        let (changes, failures) = self.changes(&changed);
+        self.failures += failures.len() as u64;
+        failures.iter().for_each(tell_kept);
         self.tell_expiry(now_unix_s, !changes.is_empty());
         changes
     }
 
-    /// The materials of all that uses something of what has changed.
-    fn changes(&self, changed: &Changed) -> Result<Vec<TlsChange>, Vec<Failure>> {
+    /// The materials of all that uses something of what has changed, and what could not be made.
+    fn changes(&self, changed: &Changed) -> (Vec<TlsChange>, Vec<Failure>) {
         let (mut changes, mut failures) = (Vec::new(), Vec::new());
         for served in &self.listeners {
             let uses = served.pairs.iter().any(|pair| changed.pairs.contains(pair))
@@ -154,7 +155,7 @@ impl Certificates {
                 changes.push(TlsChange::Cluster(used.cluster, Arc::new(material)));
             }
         }
-        if failures.is_empty() { Ok(changes) } else { Err(failures) }
+        (changes, failures)
     }
 
     /// Warns of what ends soon, once at each step, every hour or when told to.

@@ -112,6 +112,37 @@ pub fn write_response(
     out.extend_from_slice(b"\r\n");
 }
 
+/// Calls `visit` with the name and value of each field that goes to a client of another version: those of the
+/// connection and of framing left out, the route's edits and a date put in as `write_response` does.
+pub fn response_fields(
+    head: &ResponseHead,
+    edits: &FieldEdits,
+    date: Option<&str>,
+    mut visit: impl FnMut(&[u8], &[u8]),
+) {
+    let final_status = !head.interim && !head.upgrade;
+    for (index, field) in head.lines.fields.iter().enumerate() {
+        let stays_behind = head.dropped.contains(index)
+            || (head.framing != BodyFraming::Chunked && head.trailer.contains(index))
+            || (final_status && edits.drops(field.name.as_bytes()));
+        if !stays_behind {
+            visit(field.name.as_bytes(), field.value);
+        }
+    }
+    if !final_status {
+        return;
+    }
+    if let Some(date) = date
+        && !head.has_date
+        && !edits.drops(b"date")
+    {
+        visit(b"date", date.as_bytes());
+    }
+    for (name, value) in edits.appended().filter(|(name, _)| !is_engine_owned(name.as_bytes())) {
+        visit(name.as_bytes(), value.as_bytes());
+    }
+}
+
 /// Appends the end of a chunked body with the trailer fields that may pass (RFC 9110 §6.5.1). `trailers` is what a
 /// decoder kept; empty where there is none.
 pub fn write_last_chunk(out: &mut Vec<u8>, trailers: &[u8]) {

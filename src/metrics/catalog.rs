@@ -83,6 +83,31 @@ pub const HISTOGRAM_CELLS: usize = BUCKET_BOUNDS_NS.len() + 2;
 /// Classes of an HTTP status. `none`: the exchange ended with no status sent or received.
 pub const CLASS: Label = Label { name: "class", values: &["1xx", "2xx", "3xx", "4xx", "5xx", "none"] };
 
+/// Status codes of gRPC by their numbers. `none`: the response ended without one.
+pub const GRPC_STATUS: Label = Label {
+    name: "status",
+    values: &[
+        "ok",
+        "cancelled",
+        "unknown",
+        "invalid_argument",
+        "deadline_exceeded",
+        "not_found",
+        "already_exists",
+        "permission_denied",
+        "resource_exhausted",
+        "failed_precondition",
+        "aborted",
+        "out_of_range",
+        "unimplemented",
+        "internal",
+        "unavailable",
+        "data_loss",
+        "unauthenticated",
+        "none",
+    ],
+};
+
 /// Position of a status in [`CLASS`].
 pub const fn class_index(status: Option<u16>) -> usize {
     match status {
@@ -257,6 +282,14 @@ family! {
             "Bytes received from clients.";
         SentBytes: "ringfort_downstream_sent_bytes_total" Bytes Sum None,
             "Bytes sent to clients.";
+        Http2Connections: "ringfort_http2_connections_total" One Sum None,
+            "Downstream connections that spoke HTTP/2.";
+        Http2Streams: "ringfort_http2_streams_total" One Sum None,
+            "Requests that came as a stream of HTTP/2.";
+        Http2Glitches: "ringfort_http2_glitches_total" One Sum None,
+            "HTTP/2 frames that cost and brought no work, of connections that ended.";
+        Http2GoawaysSent: "ringfort_http2_goaways_sent_total" One Sum None,
+            "GOAWAY frames sent to clients, on connections that ended.";
     }
 }
 
@@ -265,6 +298,8 @@ family! {
     ListenerGauge Gauge {
         ConnectionsActive: "ringfort_connections_active" One Sum None,
             "Downstream connections open now.";
+        Http2StreamsActive: "ringfort_http2_streams_active" One Sum None,
+            "Streams of downstream HTTP/2 connections being served now.";
     }
 }
 
@@ -285,6 +320,10 @@ family! {
             "Requests that took an idle connection of the pool.";
         Retries: "ringfort_upstream_retries_total" One Sum None,
             "Requests tried again on another connection or endpoint.";
+        Http2Streams: "ringfort_upstream_http2_streams_total" One Sum None,
+            "Requests sent as a stream of HTTP/2.";
+        GrpcStatus: "ringfort_upstream_grpc_responses_total" One Sum Some(GRPC_STATUS),
+            "Responses of gRPC, by the status that ended them.";
         Ejections: "ringfort_upstream_ejections_total" One Sum None,
             "Endpoints taken out of balancing after consecutive failures.";
         ReceivedBytes: "ringfort_upstream_received_bytes_total" Bytes Sum None,
@@ -482,6 +521,7 @@ mod tests {
             ("ListenerCounter::Requests", ".request("),
             ("ListenerCounter::TlsFailures", ".handshake_failed("),
             ("ClusterCounter::Requests", ".response("),
+            ("ClusterCounter::GrpcStatus", ".grpc_status("),
         ];
         let mut unwritten = Vec::new();
         for (family, names) in families {

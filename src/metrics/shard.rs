@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use super::catalog::{
-    AcceptError, BUCKET_BOUNDS_NS, ClusterCounter, ClusterGauge, ClusterHistogram, Counter, Gauge,
-    HISTOGRAM_CELLS, HandshakeFailure, Histogram, ListenerCounter, ListenerGauge, Shed, class_index, offsets,
-    width,
+    AcceptError, BUCKET_BOUNDS_NS, ClusterCounter, ClusterGauge, ClusterHistogram, Counter, GRPC_STATUS,
+    Gauge, HISTOGRAM_CELLS, HandshakeFailure, Histogram, ListenerCounter, ListenerGauge, Shed, class_index,
+    offsets, width,
 };
 
 /// Values of one worker. Counters only grow, gauges may go both ways, durations are nanoseconds.
@@ -237,6 +237,13 @@ impl ClusterShard<'_> {
     pub fn response(self, status: Option<u16>) {
         let at = CLUSTER_COUNTER_AT[ClusterCounter::Requests as usize] + class_index(status);
         self.shard.add_at(self.base + at, 1);
+    }
+
+    /// Counts one response of gRPC by the status that ended it; `None` when none did.
+    pub fn grpc_status(self, code: Option<u8>) {
+        let none = GRPC_STATUS.values.len() - 1;
+        let at = code.map_or(none, |code| usize::from(code).min(none));
+        self.shard.add_at(self.base + CLUSTER_COUNTER_AT[ClusterCounter::GrpcStatus as usize] + at, 1);
     }
 
     pub fn gauge_add(self, gauge: ClusterGauge, delta: i64) {

@@ -57,28 +57,61 @@ pub struct Body {
 }
 
 /// How the sender's framing is followed.
-enum Reader {
+pub(super) enum Reader {
     Length(u64),
     Chunked(Decoder),
     UntilClose,
 }
 
 /// What a buffer gave.
-struct Step {
+pub(super) struct Step {
     /// Bytes behind the end of the body: the next message's.
-    rest: Option<RecvBuf>,
-    done: bool,
+    pub(super) rest: Option<RecvBuf>,
+    pub(super) done: bool,
+}
+
+impl Reader {
+    pub(super) fn new(framing: BodyFraming) -> Self {
+        match framing {
+            BodyFraming::None => Self::Length(0),
+            BodyFraming::Length(length) => Self::Length(length),
+            BodyFraming::Chunked => Self::Chunked(Decoder::new()),
+            BodyFraming::UntilClose => Self::UntilClose,
+        }
+    }
+
+    /// Narrows `buf` to the payload in it.
+    pub(super) fn decode(&mut self, buf: &mut RecvBuf) -> Result<Step, BodyError> {
+        let (payload, consumed, done) = match self {
+            Self::Length(left) => {
+                let taken = usize::try_from(*left).map_or(buf.len(), |left| left.min(buf.len()));
+                *left -= taken as u64;
+                (0..taken, taken, *left == 0)
+            }
+            Self::Chunked(decoder) => {
+                let decoded = decoder.decode(buf).map_err(BodyError::Malformed)?;
+                (decoded.payload, decoded.consumed, decoded.done)
+            }
+            Self::UntilClose => (0..buf.len(), buf.len(), false),
+        };
+        let rest = if consumed < buf.len() { Some(buf.split_off(consumed)) } else { None };
+        buf.narrow(payload);
+        Ok(Step { rest, done })
+    }
+
+    /// The trailer section, once the body was read.
+    pub(super) fn trailers(&self) -> &[u8] {
+        match self {
+            Self::Chunked(decoder) => decoder.trailers(),
+            Self::Length(_) | Self::UntilClose => &[],
+        }
+    }
 }
 
 impl Body {
     /// A body framed `from` as the sender said and `to` as the receiver was told.
     pub fn new(from: BodyFraming, to: BodyFraming) -> Self {
-        let reader = match from {
-            BodyFraming::None => Reader::Length(0),
-            BodyFraming::Length(length) => Reader::Length(length),
-            BodyFraming::Chunked => Reader::Chunked(Decoder::new()),
-            BodyFraming::UntilClose => Reader::UntilClose,
-        };
+        let reader = Reader::new(from);
         Self { reader, chunked_out: to == BodyFraming::Chunked, moved: 0, begun: false }
     }
 
@@ -159,7 +192,7 @@ impl Body {
                 return Err(BodyError::Truncated);
             }
             receives += 1;
-            let step = self.decode(&mut buf)?;
+            let step = self.reader.decode(&mut buf)?;
             self.moved += buf.len() as u64;
             if step.done {
                 return Ok(step.rest);
@@ -172,7 +205,7 @@ impl Body {
 
     /// Sends `head` and what of the body is in `buf`.
     fn forward(&mut self, head: &[u8], mut buf: RecvBuf, sink: &Stream) -> Result<Step, BodyError> {
-        let step = self.decode(&mut buf)?;
+        let step = self.reader.decode(&mut buf)?;
         self.moved += buf.len() as u64;
         self.begun = true;
         let payload = buf.len();
@@ -198,25 +231,6 @@ impl Body {
         Ok(step)
     }
 
-    /// Narrows `buf` to the payload in it.
-    fn decode(&mut self, buf: &mut RecvBuf) -> Result<Step, BodyError> {
-        let (payload, consumed, done) = match &mut self.reader {
-            Reader::Length(left) => {
-                let taken = usize::try_from(*left).map_or(buf.len(), |left| left.min(buf.len()));
-                *left -= taken as u64;
-                (0..taken, taken, *left == 0)
-            }
-            Reader::Chunked(decoder) => {
-                let decoded = decoder.decode(buf).map_err(BodyError::Malformed)?;
-                (decoded.payload, decoded.consumed, decoded.done)
-            }
-            Reader::UntilClose => (0..buf.len(), buf.len(), false),
-        };
-        let rest = if consumed < buf.len() { Some(buf.split_off(consumed)) } else { None };
-        buf.narrow(payload);
-        Ok(Step { rest, done })
-    }
-
     /// The sender's stream ended: the end of a body that lasts until then, else a truncation.
     fn end_of_stream(&self, sink: &Stream) -> Result<(), BodyError> {
         if !matches!(self.reader, Reader::UntilClose) {
@@ -229,18 +243,18 @@ impl Body {
     }
 
     fn send_last_chunk(&self, sink: &Stream) {
-        match &self.reader {
-            Reader::Chunked(decoder) if !decoder.trailers().is_empty() => {
-                let mut end = Vec::new();
-                write_last_chunk(&mut end, decoder.trailers());
-                sink.send(&end, false);
-            }
-            _ => sink.send(LAST_CHUNK, false),
+        let trailers = self.reader.trailers();
+        if trailers.is_empty() {
+            sink.send(LAST_CHUNK, false);
+        } else {
+            let mut end = Vec::new();
+            write_last_chunk(&mut end, trailers);
+            sink.send(&end, false);
         }
     }
 
     fn has_trailers(&self) -> bool {
-        matches!(&self.reader, Reader::Chunked(decoder) if !decoder.trailers().is_empty())
+        !self.reader.trailers().is_empty()
     }
 
     fn wants_bulk(&self) -> bool {

@@ -91,7 +91,7 @@ impl Context {
         tls: &TlsMaterials,
         seed: u64,
     ) -> Rc<Self> {
-        let upstreams = Upstreams::new(&runtime, &shard, &snapshot.clusters, seed);
+        let upstreams = Upstreams::new(&runtime, &shard, &snapshot, seed);
         let handshakes = Handshakes::new(&runtime, &shard, snapshot.limits.handshakes_per_turn_max);
         Rc::new(Self {
             tls: Tls::new(tls),

@@ -40,6 +40,11 @@ impl Facts {
         Self { tls, ..Self::default() }
     }
 
+    /// Whether the handshake settled on HTTP/2.
+    pub fn speaks_h2(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.alpn.as_deref() == Some(b"h2"))
+    }
+
     /// How the client reached us.
     pub const fn scheme(&self) -> &'static str {
         if self.tls.is_some() { "https" } else { "http" }
@@ -64,7 +69,8 @@ impl Facts {
         if is_server_name && self.server_name_covered {
             return true;
         }
-        let covered = tls.certificate_names.covers(host);
+        // A certificate of a mesh names an identity and no host: there is nothing to judge a host by.
+        let covered = tls.certificate_names.is_empty() || tls.certificate_names.covers(host);
         self.server_name_covered |= is_server_name && covered;
         covered
     }

@@ -2,9 +2,9 @@
 //! idle it holds this small future and nothing else; the state of an exchange lives in recycled memory.
 
 mod exchange;
-mod failure;
-mod head_input;
-mod judge;
+pub(super) mod failure;
+pub(super) mod head_input;
+pub(super) mod judge;
 
 use std::future::Future;
 use std::io;
@@ -17,6 +17,7 @@ use crate::runtime::{Deadline, RecvBuf};
 use super::body::{BodyError, drained};
 use super::context::{Context, SessionGuard};
 use super::facts::Facts;
+use super::http2::{Http2, PREFACE};
 use super::outcome::{Ending, Termination};
 use super::stream::Stream;
 
@@ -51,7 +52,14 @@ impl Http1 {
     #[expect(clippy::manual_async_fn)]
     pub fn serve(mut self) -> impl Future<Output = ()> {
         async move {
-            let ending = self.requests().await;
+            let ending = match self.requests().await {
+                Ok(ending) => ending,
+                Err(first) => {
+                    // In a block of its own: a session in HTTP/1.1 must not pay for its size.
+                    let Self { guard, stream, facts, .. } = self;
+                    return Box::pin(Http2::new(guard, stream, facts, Some(*first)).serve()).await;
+                }
+            };
             self.guard.ended(ending.termination());
             match ending {
                 Ending::Graceful(_) => self.linger().await,
@@ -64,21 +72,28 @@ impl Http1 {
         }
     }
 
-    /// Answers one request after another.
-    async fn requests(&mut self) -> Ending {
+    /// Answers one request after another. `Err` with the first bytes where the client speaks HTTP/2.
+    async fn requests(&mut self) -> Result<Ending, Box<RecvBuf>> {
         let mut carry: Option<RecvBuf> = None;
         loop {
-            let first = match carry.take() {
+            let mut first = match carry.take() {
                 Some(buf) => buf,
                 None => match self.next_bytes().await {
                     Ok(buf) => buf,
-                    Err(ending) => return ending,
+                    Err(ending) => return Ok(ending),
                 },
             };
+            if self.requests == 0 && first.len() < PREFACE.len() && PREFACE.starts_with(&first) {
+                // Boxed: nearly every client sends it in one piece, or is none of HTTP/2.
+                first = Box::pin(self.whole_preface(first)).await;
+            }
+            if self.requests == 0 && first.starts_with(PREFACE) {
+                return Err(Box::new(first));
+            }
             let context = self.guard.context().clone();
             match context.exchanges.place(exchange::run(self, first)).await {
                 Next::Request(rest) => carry = rest,
-                Next::End(ending) => return ending,
+                Next::End(ending) => return Ok(ending),
             }
             // Pipelined requests are answered in order, but do not keep other sessions waiting.
             if carry.is_some() {
@@ -115,6 +130,19 @@ impl Http1 {
             None if self.requests == 0 => Err(Ending::Graceful(Termination::FirstByteTimeout)),
             None => Err(Ending::Graceful(Termination::IdleTimeout)),
         }
+    }
+
+    /// Receives on while the bytes may become the preface of HTTP/2, until the first head's deadline.
+    async fn whole_preface(&self, mut first: RecvBuf) -> RecvBuf {
+        while first.len() < PREFACE.len() && PREFACE.starts_with(&first) {
+            // What fails here fails again where heads are read, which says what is wrong.
+            let Ok(Ok(mut more)) = self.deadline.within(self.stream.recv()).await else { break };
+            if more.is_empty() || !more.prepend(&first) {
+                break;
+            }
+            first = more;
+        }
+        first
     }
 
     /// Waits until the kernel has all that was sent.

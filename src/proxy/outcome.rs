@@ -19,6 +19,8 @@ terminations! {
     ClientAborted: "client_aborted", "The client left or reset in the middle of an exchange.";
     ClientClosing: "client_closing", "Closed with the response, as the client asked for.";
     BadRequest: "bad_request", "The client's message was refused; the answer said why.";
+    ProtocolError: "protocol_error", "The client broke the rules of HTTP/2; GOAWAY said how.";
+    Flooded: "flooded", "The client sent more frames that cost than work (ENHANCE_YOUR_CALM).";
     FirstByteTimeout: "first_byte_timeout", "The client connected and sent nothing.";
     HandshakeTimeout: "handshake_timeout", "The client did not finish its TLS handshake in time.";
     TlsFailed: "tls_failed", "The TLS handshake failed; the alert said why.";

@@ -122,6 +122,22 @@ pub struct Cluster {
     /// Whether and how endpoints are spoken to in TLS. The handshake counts towards `connect_timeout`.
     pub tls: Option<ClientSpec>,
     pub ejection: EjectionSpec,
+    pub protocol: ClusterProtocol,
+    /// HTTP/2 connections of one worker to one endpoint; a request for which none has room gets 503.
+    pub http2_connections_max: u32,
+    /// Requests on one HTTP/2 connection at once, where the endpoint takes as many.
+    pub http2_streams_max: u32,
+}
+
+/// The version of HTTP that endpoints are spoken to in.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum ClusterProtocol {
+    #[default]
+    Http1,
+    /// In plaintext with prior knowledge, in TLS by ALPN or not at all.
+    H2,
+    /// What the endpoint chooses by ALPN; HTTP/1.1 in plaintext.
+    Auto,
 }
 
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -145,6 +161,10 @@ pub struct HttpSpec {
     pub fields_max: usize,
     /// The connection is closed with the response to this many requests.
     pub requests_per_connection_max: u32,
+    /// Streams of one HTTP/2 connection at once; the next one is refused.
+    pub http2_streams_max: u32,
+    /// What a client may cost without bringing work, in frames; beyond it its connection is closed.
+    pub http2_glitches_max: u32,
 }
 
 /// Bounds of one worker.

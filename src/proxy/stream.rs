@@ -76,6 +76,14 @@ impl Stream {
         }
     }
 
+    /// The protocol that a TLS handshake settled on (RFC 7301); `None` where there was none.
+    pub fn alpn(&self) -> Option<Box<[u8]>> {
+        match self {
+            Self::Socket(_) => None,
+            Self::Tls(tls) => tls.session().borrow().agreed().alpn_protocol().map(Into::into),
+        }
+    }
+
     /// # Errors
     /// Where the peer is gone already.
     pub fn peer_ip(&self) -> io::Result<IpAddr> {

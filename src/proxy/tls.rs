@@ -8,7 +8,7 @@ use rustls::crypto::CryptoProvider;
 
 use crate::tls::{self, Client, ClientMaterial, Server, ServerMaterial, TicketKeys};
 
-use super::snapshot::{Protocol, Snapshot};
+use super::snapshot::{ClusterProtocol, Protocol, Snapshot};
 
 /// What every worker's TLS is made of. Changes come by mailbox.
 #[derive(Clone, Debug)]
@@ -78,12 +78,21 @@ impl Tls {
         Ok(())
     }
 
-    /// How endpoints of a cluster are spoken to with `material`.
+    /// How endpoints of a cluster that speaks `protocol` are spoken to with `material`.
     ///
     /// # Errors
     /// Where rustls refuses it.
-    pub fn client(&self, material: &ClientMaterial) -> Result<Client, rustls::Error> {
-        Client::new(material, &self.provider, &[b"http/1.1"])
+    pub fn client(
+        &self,
+        material: &ClientMaterial,
+        protocol: ClusterProtocol,
+    ) -> Result<Client, rustls::Error> {
+        let alpn: &[&[u8]] = match protocol {
+            ClusterProtocol::Http1 => &[b"http/1.1"],
+            ClusterProtocol::H2 => &[b"h2"],
+            ClusterProtocol::Auto => &[b"h2", b"http/1.1"],
+        };
+        Client::new(material, &self.provider, alpn)
     }
 
     pub fn set_ticket_keys(&self, keys: Arc<TicketKeys>) {
@@ -97,7 +106,7 @@ impl Tls {
 /// The protocols that sessions of a listener speak.
 const fn alpn(protocol: Protocol) -> &'static [&'static [u8]] {
     match protocol {
-        Protocol::Http => &[b"http/1.1"],
+        Protocol::Http => &[b"h2", b"http/1.1"],
         Protocol::Tcp { .. } | Protocol::TlsPassthrough => &[],
     }
 }

@@ -18,8 +18,13 @@ use crate::metrics::{ClusterCounter, ClusterGauge, ClusterHistogram, Shard};
 use crate::runtime::{Deadline, Runtime, Socket, TimedOut};
 use crate::tls::{self, Client};
 
-use super::snapshot::{self, EndpointAddress};
+use super::http2::{Connecting, Multiplexed};
+use super::snapshot::{self, EndpointAddress, Snapshot};
 use super::stream::{Failure, Stream, TlsStream};
+
+mod multiplex;
+
+pub use multiplex::{Acquired, Exchange};
 
 /// Why no connection could be had.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -64,6 +69,7 @@ pub struct Upstreams {
     runtime: Runtime,
     shard: Arc<Shard>,
     clusters: Vec<Rc<Cluster>>,
+    http: snapshot::HttpSpec,
     random: RefCell<Random>,
     /// Ejections nobody has logged yet; at most `NOTES_KEPT_MAX`, all are counted.
     ejected: RefCell<Vec<Ejected>>,
@@ -88,12 +94,20 @@ struct Cluster {
     idle: Cell<u32>,
 }
 
+/// A connection in HTTP/2 that is being made, and how that ends.
+type Making = Rc<Connecting<Result<(), AcquireError>>>;
+
 struct Endpoint {
     address: SocketAddr,
     /// In its cluster; `usize::MAX` once it was taken out.
     position: Cell<usize>,
     in_flight: Cell<u32>,
     idle: RefCell<Vec<Idle>>,
+    multiplexed: RefCell<Vec<Multiplexed>>,
+    /// The connection in HTTP/2 that is being made.
+    connecting: RefCell<Option<Making>>,
+    /// It chose HTTP/1.1 by ALPN when it was last asked.
+    speaks_http1: Cell<bool>,
 }
 
 struct Idle {
@@ -102,8 +116,8 @@ struct Idle {
 }
 
 impl Upstreams {
-    pub fn new(runtime: &Runtime, shard: &Arc<Shard>, clusters: &[snapshot::Cluster], seed: u64) -> Self {
-        let clusters = clusters.iter().enumerate().map(|(position, spec)| {
+    pub fn new(runtime: &Runtime, shard: &Arc<Shard>, snapshot: &Snapshot, seed: u64) -> Self {
+        let clusters = snapshot.clusters.iter().enumerate().map(|(position, spec)| {
             let addresses: Vec<SocketAddr> = spec.endpoints.iter().filter_map(known_address).collect();
             let health = ClusterHealth::new(spec.ejection, addresses.len());
             Rc::new(Cluster {
@@ -121,6 +135,7 @@ impl Upstreams {
             runtime: runtime.clone(),
             shard: shard.clone(),
             clusters: clusters.collect(),
+            http: snapshot.http,
             random: RefCell::new(Random::new(!seed)),
             ejected: RefCell::default(),
             tls_failed: RefCell::default(),
@@ -135,6 +150,7 @@ impl Upstreams {
         cluster.generation.set(cluster.generation.get() + 1);
         for endpoint in cluster.endpoints.borrow().iter() {
             self.drop_idle(cluster, endpoint, |_| false);
+            endpoint.multiplexed.borrow_mut().clear();
         }
     }
 
@@ -163,6 +179,7 @@ impl Upstreams {
         for gone in old.iter().filter(|old| !addresses.contains(&old.address)) {
             gone.position.set(usize::MAX);
             self.drop_idle(cluster, gone, |_| false);
+            gone.multiplexed.borrow_mut().clear();
         }
         for (position, (&address, &stood)) in addresses.iter().zip(&kept).enumerate() {
             let endpoint = stood.map_or_else(|| new_endpoint((position, address)), |at| old[at].clone());
@@ -219,6 +236,7 @@ impl Upstreams {
                 self.drop_idle(cluster, endpoint, |idle| {
                     idle.stream.is_quiet() && now.since(idle.since) < cluster.spec.idle_timeout
                 });
+                self.sweep_multiplexed(cluster, endpoint, false);
             }
         }
     }
@@ -228,6 +246,7 @@ impl Upstreams {
         for cluster in &self.clusters {
             for endpoint in cluster.endpoints.borrow().iter() {
                 self.drop_idle(cluster, endpoint, |_| false);
+                self.sweep_multiplexed(cluster, endpoint, true);
             }
         }
     }
@@ -455,6 +474,11 @@ impl<'a> Counted<'a> {
         Self(Some(count))
     }
 
+    /// Takes over a count that somebody kept.
+    const fn adopt(count: &'a Cell<u32>) -> Self {
+        Self(Some(count))
+    }
+
     fn keep(mut self) {
         self.0 = None;
     }
@@ -497,5 +521,8 @@ fn new_endpoint((position, address): (usize, SocketAddr)) -> Rc<Endpoint> {
         position: Cell::new(position),
         in_flight: Cell::new(0),
         idle: RefCell::default(),
+        multiplexed: RefCell::default(),
+        connecting: RefCell::default(),
+        speaks_http1: Cell::new(false),
     })
 }

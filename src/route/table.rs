@@ -44,6 +44,11 @@ impl Route {
         scratch
     }
 
+    /// Those it is for; none named stands for every HTTP listener.
+    pub fn listeners(&self) -> &[u16] {
+        &self.listeners
+    }
+
     /// How many conditions it has beside listener, host and path.
     pub(super) fn conditions(&self) -> usize {
         usize::from(!self.methods.is_empty())

@@ -30,6 +30,12 @@ pub fn die_with_parent(parent: u32) -> io::Result<()> {
     }
 }
 
+/// Has SIGHUP do nothing until somebody takes it: by default it ends the process.
+pub fn ignore_hang_up() {
+    // SAFETY: SIG_IGN is no handler of ours, and signal takes integers otherwise.
+    unsafe { libc::signal(libc::SIGHUP, libc::SIG_IGN) };
+}
+
 /// Sends `signal` to process `id`. The caller keeps the child unreaped, so that the id is still its own.
 pub fn send_signal(id: u32, signal: Signal) -> io::Result<()> {
     let number = match signal {

@@ -13,6 +13,7 @@ use crate::proxy::context::{Context, SessionGuard};
 use crate::proxy::facts::Facts;
 use crate::proxy::handshake::{self, Accepted};
 use crate::proxy::http1::Http1;
+use crate::proxy::http2::Http2;
 use crate::proxy::outcome::Termination;
 use crate::proxy::passthrough;
 use crate::proxy::snapshot::Protocol;
@@ -109,6 +110,9 @@ async fn over_tls(guard: SessionGuard, socket: Socket, protocol: Protocol) {
     let accepted = context.exchanges.place(handshake::accept(&guard, socket)).await;
     let Some(Accepted { stream, facts }) = accepted else { return };
     match protocol {
+        Protocol::Http if facts.speaks_h2() => {
+            Box::pin(Http2::new(guard, stream, facts, None).serve()).await;
+        }
         Protocol::Http => Http1::new(guard, stream, facts).serve().await,
         Protocol::Tcp { cluster } => tcp::relay(guard, stream, cluster).await,
         Protocol::TlsPassthrough => {}

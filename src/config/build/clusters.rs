@@ -5,7 +5,7 @@ use crate::config::node::{Node, shorten};
 use crate::config::problem::{Finding, Findings};
 use crate::config::values;
 use crate::health::EjectionSpec;
-use crate::proxy::snapshot::{Cluster, EndpointAddress};
+use crate::proxy::snapshot::{Cluster, ClusterProtocol, EndpointAddress};
 
 /// Clusters are counted in 16 bits.
 const CLUSTERS_MAX: usize = u16::MAX as usize;
@@ -40,6 +40,13 @@ pub(super) fn build<'t>(
             retries_max: number_u32(node, "retries_max"),
             resolve_interval: millis(node, "resolve_interval_ms"),
             ejection: ejection(&node.table("ejection"), findings),
+            protocol: match node.text("protocol").map(|text| text.text) {
+                Some("h2") => ClusterProtocol::H2,
+                Some("auto") => ClusterProtocol::Auto,
+                _ => ClusterProtocol::Http1,
+            },
+            http2_connections_max: number_u32(node, "http2_connections_max"),
+            http2_streams_max: number_u32(node, "http2_streams_max"),
         });
     }
     (clusters, names)

@@ -18,6 +18,10 @@ const RETRY_LOOKS: u32 = 10;
 pub(super) trait Content: Sized {
     /// From the bytes of the files, in the order of [`Source::new`].
     fn parse(files: &[Vec<u8>]) -> Result<Self, Fault>;
+    /// From the certificates of the machine's own store of authorities, in DER.
+    fn parse_store(_: Vec<Vec<u8>>) -> Result<Self, Fault> {
+        Err(Fault { part: Part::Authorities, cause: Cause::Missing })
+    }
     /// In Unix seconds; `i64::MAX` where it has no end.
     fn not_after(&self) -> i64;
     /// Whether it may be used at that time.
@@ -52,14 +56,15 @@ impl Content for ClientTrust {
     }
 }
 
-/// Of files, or, where there are none, of the machine's own store.
 impl Content for Authorities {
     fn parse(files: &[Vec<u8>]) -> Result<Self, Fault> {
-        match files {
-            [pem] => Self::from_pem(pem),
-            store if store.is_empty() => Err(Fault { part: Part::Authorities, cause: Cause::Missing }),
-            store => Ok(Self::of_machine(store.iter().map(|der| der.clone().into()).collect())),
-        }
+        Self::from_pem(file(files, 0))
+    }
+
+    fn parse_store(store: Vec<Vec<u8>>) -> Result<Self, Fault> {
+        let authorities = Self::of_machine(store.into_iter().map(Into::into).collect());
+        let none = || Fault { part: Part::Authorities, cause: Cause::Missing };
+        if authorities.store.is_empty() { Err(none()) } else { Ok(authorities) }
     }
 
     fn not_after(&self) -> i64 {
@@ -154,7 +159,8 @@ impl<T: Content> Source<T> {
         if let Some((good, _)) = self.good.as_ref().filter(|(_, of)| *of == hash) {
             return good.check_dates(now_unix_s).map(|()| false).map_err(|fault| self.failure_of(&fault));
         }
-        let new = T::parse(&bytes).map_err(|fault| self.failure_of(&fault))?;
+        let new = if self.paths.is_empty() { T::parse_store(bytes) } else { T::parse(&bytes) };
+        let new = new.map_err(|fault| self.failure_of(&fault))?;
         let dates = new.check_dates(now_unix_s).map_err(|fault| self.failure_of(&fault));
         // To start without the certificate would take more away from clients than to start with one that they may
         // refuse: a crash, or a clock that is wrong, is no reason to serve nobody.

@@ -11,6 +11,8 @@
 //! Nothing of a head that was refused goes up. Once the head went up, a fault in the request's body aborts the
 //! upstream connection; once the response's head went down, a fault in its body aborts the downstream one.
 
+mod over_stream;
+
 use std::cell::Cell;
 use std::future::Future;
 use std::pin::{Pin, pin};
@@ -34,7 +36,7 @@ use super::super::stream::Stream;
 use super::super::upstream::{Connection, Tried};
 use super::failure::{Failure, TIMED_OUT, UNANSWERED, cannot_acquire, invalid, is_clients_fault};
 use super::head_input::{HeadError, HeadInput};
-use super::judge::{Answer, Request, judge};
+use super::judge::{Answer, Asker, Request, judge};
 use super::{Http1, Next};
 
 /// A body of at most this many bytes goes out with its head, in one send.
@@ -49,7 +51,9 @@ pub(super) async fn run(session: &mut Http1, first: RecvBuf) -> Next {
     session.requests += 1;
     let mut input = HeadInput::new(&context.runtime, first);
     let request = loop {
-        match judge(&context, &serving, session, input.bytes()) {
+        let listener = session.guard.listener();
+        let mut asker = Asker { listener, facts: &mut session.facts, stream: Some(&session.stream) };
+        match judge(&context, &serving, &mut asker, input.bytes()) {
             Ok(Parsed::Complete(request)) => break request,
             Ok(Parsed::Partial) => {
                 // The first head's deadline runs since the connection was accepted.
@@ -141,6 +145,8 @@ enum Responded {
     Complete { reusable: bool },
     /// A reused connection died before it answered anything: it may have died before it got the request.
     Unanswered,
+    /// The endpoint says that it has not begun the request.
+    Refused,
     /// Nothing of a response went down.
     Failed(Failure),
     /// The response broke off; the client must notice.
@@ -268,10 +274,13 @@ impl Exchange<'_> {
     /// Has an endpoint answer.
     async fn forward(&self, cluster: u16, route: u16, head: &[u8], rest: RecvBuf) -> Next {
         let upstreams = &self.context.upstreams;
-        let shard = self.context.shard.cluster(usize::from(cluster));
-        let has_body = self.request.framing.has_body();
         let mut tried = Tried::default();
         let mut fresh = false;
+        let mut rest = Some(rest);
+        if upstreams.may_multiplex(cluster) {
+            // In a block of its own: what goes to HTTP/1.1 must not pay for its size.
+            return Box::pin(self.forward_any(cluster, route, head, rest)).await;
+        }
         loop {
             let acquired = {
                 let acquire = pin!(upstreams.acquire(cluster, fresh, &mut tried));
@@ -282,47 +291,70 @@ impl Exchange<'_> {
                 Ok(Err(error)) => return self.fail(cannot_acquire(error), rest).await,
                 Ok(Ok(connection)) => connection,
             };
-            // A client that left while it waited for a connection gets nothing done.
-            if self.stream.is_hung_up() {
-                upstreams.release(connection);
-                return Next::End(Ending::Abort(Termination::ClientAborted));
+            if let Some(next) = self.attempt(connection, cluster, route, head, &mut rest, !fresh).await {
+                return next;
             }
-            shard.add(ClusterCounter::SentBytes, head.len() as u64);
-            if has_body {
-                // In a block of its own: requests without a body must not pay for its size.
-                let forwarded = self.forward_with_body(connection, cluster, route, head, rest);
-                return self.context.exchanges.place(forwarded).await;
-            }
-            connection.stream.send(head, false);
-            let Some(spec) = upstreams.spec(cluster) else { return self.fail(UNANSWERED, rest).await };
-            let retries_max = spec.retries_max;
-            self.deadline.set(self.context.runtime.now() + spec.request_timeout);
-            let responded = {
-                let respond = pin!(self.respond(&connection, cluster, route));
-                self.unless_gone(respond).await
-            };
-            let responded = match responded {
-                Ok(responded) => responded,
-                Err(Gone) => {
-                    shard.response(None);
-                    return Next::End(Ending::Abort(Termination::ClientAborted));
-                }
-            };
-            self.judge_endpoint(&connection, cluster, &responded);
-            match responded {
-                Responded::Complete { reusable } => {
-                    self.settle(connection, reusable);
-                    return self.after_response(Some(rest)).await;
-                }
-                Responded::Unanswered if self.request.idempotent && !fresh && retries_max > 0 => {
-                    shard.add(ClusterCounter::Retries, 1);
-                    fresh = true;
-                }
-                Responded::Unanswered => return self.fail(UNANSWERED, rest).await,
-                Responded::Failed(failure) => return self.fail(failure, rest).await,
-                Responded::Broken(termination) => return Next::End(Ending::Abort(termination)),
-            }
+            fresh = true;
         }
+    }
+
+    /// Has this connection's endpoint answer. `None`: another one may be tried, which `may_retry` allows.
+    async fn attempt(
+        &self,
+        connection: Connection,
+        cluster: u16,
+        route: u16,
+        head: &[u8],
+        rest: &mut Option<RecvBuf>,
+        may_retry: bool,
+    ) -> Option<Next> {
+        let upstreams = &self.context.upstreams;
+        let shard = self.context.shard.cluster(usize::from(cluster));
+        // A client that left while it waited for a connection gets nothing done.
+        if self.stream.is_hung_up() {
+            upstreams.release(connection);
+            return Some(Next::End(Ending::Abort(Termination::ClientAborted)));
+        }
+        shard.add(ClusterCounter::SentBytes, head.len() as u64);
+        if self.request.framing.has_body() {
+            // In a block of its own: requests without a body must not pay for its size.
+            let first = rest.take().unwrap_or_else(|| self.context.runtime.empty_buffer());
+            let forwarded = self.forward_with_body(connection, cluster, route, head, first);
+            return Some(self.context.exchanges.place(forwarded).await);
+        }
+        connection.stream.send(head, false);
+        let Some(spec) = upstreams.spec(cluster) else {
+            return Some(self.fail(UNANSWERED, rest.take()).await);
+        };
+        let may_retry = may_retry && spec.retries_max > 0 && self.request.idempotent;
+        self.deadline.set(self.context.runtime.now() + spec.request_timeout);
+        let responded = {
+            let respond = pin!(self.respond(&connection, cluster, route));
+            self.unless_gone(respond).await
+        };
+        let responded = match responded {
+            Ok(responded) => responded,
+            Err(Gone) => {
+                shard.response(None);
+                return Some(Next::End(Ending::Abort(Termination::ClientAborted)));
+            }
+        };
+        self.judge_endpoint(&connection, cluster, &responded);
+        let failure = match responded {
+            Responded::Complete { reusable } => {
+                self.settle(connection, reusable);
+                return Some(self.after_response(rest.take()).await);
+            }
+            Responded::Unanswered if may_retry => {
+                shard.add(ClusterCounter::Retries, 1);
+                return None;
+            }
+            Responded::Unanswered | Responded::Refused => UNANSWERED,
+            Responded::Failed(failure) => failure,
+            Responded::Broken(termination) => return Some(Next::End(Ending::Abort(termination))),
+        };
+        drop(connection);
+        Some(self.fail(failure, rest.take()).await)
     }
 
     /// Counts what the endpoint made of the request, for its health and the metrics.
@@ -331,7 +363,7 @@ impl Exchange<'_> {
         match responded {
             Responded::Complete { .. } => upstreams.on_answer(connection),
             // An idle connection that had died says nothing of the endpoint.
-            Responded::Unanswered => shard.response(None),
+            Responded::Unanswered | Responded::Refused => shard.response(None),
             Responded::Failed(_) => {
                 shard.response(None);
                 upstreams.on_failure(connection);
@@ -403,7 +435,7 @@ impl Exchange<'_> {
                 connection.abort();
                 Next::End(Ending::Graceful(Termination::EarlyResponse))
             }
-            (Responded::Unanswered, _) => self.fail_and_close(UNANSWERED),
+            (Responded::Unanswered | Responded::Refused, _) => self.fail_and_close(UNANSWERED),
             (Responded::Failed(failure), _) => {
                 connection.abort();
                 self.fail_and_close(failure)
@@ -469,12 +501,12 @@ impl Exchange<'_> {
     }
 
     /// Answers in the endpoint's place.
-    async fn fail(&self, failure: Failure, rest: RecvBuf) -> Next {
+    async fn fail(&self, failure: Failure, rest: Option<RecvBuf>) -> Next {
         if self.request.framing.has_body() {
             return self.fail_and_close(failure);
         }
         self.send_failure(&failure);
-        self.after_answer(rest).await
+        self.after_answer(rest.unwrap_or_else(|| self.context.runtime.empty_buffer())).await
     }
 
     fn fail_and_close(&self, failure: Failure) -> Next {
@@ -560,13 +592,7 @@ impl Exchange<'_> {
                 return Responded::Failed(invalid(Reject::BAD_STATUS_LINE.by_upstream()));
             }
             interim_left -= 1;
-            // 100 was answered here. HTTP/1.0 knows no interim responses (RFC 9110 §15.2).
-            // Nor does a client that does not even take those before get another.
-            let takes_interim = self.request.version == Version::Http11 && self.stream.unsent() == 0;
-            if head.status != 100 && takes_interim {
-                self.stream.send(&head.out, false);
-            }
-            self.context.runtime.put_block(head.out);
+            self.send_interim(head);
             first = rest;
             if first.is_empty() {
                 first = match self.deadline.within(connection.stream.recv()).await {
@@ -576,6 +602,16 @@ impl Exchange<'_> {
                 };
             }
         }
+    }
+
+    fn send_interim(&self, head: ResponsePlan) {
+        // 100 was answered here. HTTP/1.0 knows no interim responses (RFC 9110 §15.2).
+        // Nor does a client that does not even take those before get another.
+        let takes_interim = self.request.version == Version::Http11 && self.stream.unsent() == 0;
+        if head.status != 100 && takes_interim {
+            self.stream.send(&head.out, false);
+        }
+        self.context.runtime.put_block(head.out);
     }
 
     /// Parses a response head and writes the one the client gets.

@@ -7,26 +7,26 @@ use super::super::outcome::Termination;
 use super::super::upstream::AcquireError;
 
 /// An answer in place of the endpoint's.
-pub(super) struct Failure {
-    pub(super) status: u16,
-    pub(super) text: &'static str,
-    pub(super) termination: Termination,
+pub(in crate::proxy) struct Failure {
+    pub(in crate::proxy) status: u16,
+    pub(in crate::proxy) text: &'static str,
+    pub(in crate::proxy) termination: Termination,
 }
 
-pub(super) const UNANSWERED: Failure = Failure {
+pub(in crate::proxy) const UNANSWERED: Failure = Failure {
     status: 502,
     text: "The upstream server closed the connection without answering.",
     termination: Termination::UpstreamFailed,
 };
 
-pub(super) const TIMED_OUT: Failure =
+pub(in crate::proxy) const TIMED_OUT: Failure =
     Failure { status: 504, text: "", termination: Termination::UpstreamTimeout };
 
-pub(super) const fn invalid(reject: Reject) -> Failure {
+pub(in crate::proxy) const fn invalid(reject: Reject) -> Failure {
     Failure { status: reject.status, text: reject.text, termination: Termination::UpstreamFailed }
 }
 
-pub(super) const fn cannot_acquire(error: AcquireError) -> Failure {
+pub(in crate::proxy) const fn cannot_acquire(error: AcquireError) -> Failure {
     let (status, text) = match error {
         AcquireError::NoEndpoint => (503, "The gateway knows no upstream server for this."),
         AcquireError::Busy => (503, "All connections to the upstream server are in use."),
@@ -42,7 +42,7 @@ pub(super) const fn cannot_acquire(error: AcquireError) -> Failure {
     Failure { status, text, termination }
 }
 
-pub(super) const fn is_clients_fault(error: BodyError) -> bool {
+pub(in crate::proxy) const fn is_clients_fault(error: BodyError) -> bool {
     match error {
         BodyError::Truncated
         | BodyError::SourceBroken

@@ -7,7 +7,7 @@ use super::super::stream::Stream;
 
 /// A head as its bytes arrive. Usually all of it is in the first buffer, and nothing is copied. While more is waited
 /// for, the buffer is back in the pool and what came is kept in just the room it needs.
-pub(super) struct HeadInput<'a> {
+pub(in crate::proxy) struct HeadInput<'a> {
     runtime: &'a Runtime,
     /// What came before and with `last`, once one buffer was not enough.
     assembled: Vec<u8>,
@@ -16,11 +16,11 @@ pub(super) struct HeadInput<'a> {
 }
 
 impl<'a> HeadInput<'a> {
-    pub(super) const fn new(runtime: &'a Runtime, first: RecvBuf) -> Self {
+    pub(in crate::proxy) const fn new(runtime: &'a Runtime, first: RecvBuf) -> Self {
         Self { runtime, assembled: Vec::new(), last: Some(first) }
     }
 
-    pub(super) fn bytes(&self) -> &[u8] {
+    pub(in crate::proxy) fn bytes(&self) -> &[u8] {
         match &self.last {
             Some(last) if self.assembled.is_empty() => last,
             _ => &self.assembled,
@@ -28,7 +28,7 @@ impl<'a> HeadInput<'a> {
     }
 
     /// Receives until the head may be whole: parsing it after every drip would cost quadratic work.
-    pub(super) async fn more(
+    pub(in crate::proxy) async fn more(
         &mut self,
         stream: &Stream,
         deadline: &Deadline,
@@ -62,7 +62,7 @@ impl<'a> HeadInput<'a> {
     }
 
     /// What follows a head of `head_len` bytes.
-    pub(super) fn rest(mut self, head_len: usize) -> RecvBuf {
+    pub(in crate::proxy) fn rest(mut self, head_len: usize) -> RecvBuf {
         let mut last = self.last.take().unwrap_or_else(|| self.runtime.empty_buffer());
         let before_last = self.assembled.len().saturating_sub(last.len());
         last.advance(head_len.saturating_sub(before_last));
@@ -77,7 +77,7 @@ impl Drop for HeadInput<'_> {
 }
 
 /// Why no more of a head came.
-pub(super) enum HeadError {
+pub(in crate::proxy) enum HeadError {
     Ended,
     Broken,
     TimedOut,

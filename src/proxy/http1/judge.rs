@@ -10,22 +10,33 @@ use crate::metrics::ListenerCounter;
 use crate::route::{self, Action, Route};
 
 use super::super::context::{Context, Serving};
-use super::Http1;
+use super::super::facts::Facts;
+use super::super::stream::Stream;
 
-/// What a head asks for, once it is whole and valid.
-pub(super) struct Request {
-    pub(super) head_len: usize,
-    pub(super) version: Version,
-    pub(super) framing: BodyFraming,
-    pub(super) is_head: bool,
-    pub(super) idempotent: bool,
-    /// As far as the client and its head are concerned.
-    pub(super) keep_alive: bool,
-    pub(super) expect_continue: bool,
-    pub(super) answer: Answer,
+/// Whose head it is.
+pub(in crate::proxy) struct Asker<'a> {
+    pub(in crate::proxy) listener: u16,
+    pub(in crate::proxy) facts: &'a mut Facts,
+    /// The connection, where the facts of it are not all known yet.
+    pub(in crate::proxy) stream: Option<&'a Stream>,
 }
 
-pub(super) enum Answer {
+/// What a head asks for, once it is whole and valid.
+pub(in crate::proxy) struct Request {
+    pub(in crate::proxy) head_len: usize,
+    pub(in crate::proxy) version: Version,
+    pub(in crate::proxy) framing: BodyFraming,
+    pub(in crate::proxy) is_head: bool,
+    pub(in crate::proxy) idempotent: bool,
+    /// As far as the client and its head are concerned.
+    pub(in crate::proxy) keep_alive: bool,
+    pub(in crate::proxy) expect_continue: bool,
+    /// The client reads trailer fields.
+    pub(in crate::proxy) te_trailers: bool,
+    pub(in crate::proxy) answer: Answer,
+}
+
+pub(in crate::proxy) enum Answer {
     /// Forwarded: the head to send, for an endpoint of this cluster under this route.
     Forward { cluster: u16, route: u16, head: Vec<u8> },
     /// None: the client is gone.
@@ -38,10 +49,10 @@ pub(super) enum Answer {
     Own { status: u16, text: &'static str, fields: &'static [(&'static str, &'static str)], tunnel: bool },
 }
 
-pub(super) fn judge(
+pub(in crate::proxy) fn judge(
     context: &Context,
     serving: &Rc<Serving>,
-    session: &mut Http1,
+    asker: &mut Asker<'_>,
     bytes: &[u8],
 ) -> Result<Parsed<Request>, Reject> {
     let mut slots = FieldSlots::new();
@@ -49,7 +60,7 @@ pub(super) fn judge(
         Parsed::Complete(head) => head,
         Parsed::Partial => return Ok(Parsed::Partial),
     };
-    let answer = answer(context, serving, session, &mut head)?;
+    let answer = answer(context, serving, asker, &mut head)?;
     Ok(Parsed::Complete(Request {
         head_len: head.head_len,
         version: head.version,
@@ -58,6 +69,7 @@ pub(super) fn judge(
         idempotent: head.idempotent,
         keep_alive: head.keep_alive,
         expect_continue: head.expect_continue,
+        te_trailers: head.te_trailers,
         answer,
     }))
 }
@@ -69,7 +81,7 @@ const fn own(status: u16) -> Answer {
 fn answer(
     context: &Context,
     serving: &Rc<Serving>,
-    session: &mut Http1,
+    asker: &mut Asker<'_>,
     head: &mut RequestHead<'_, '_>,
 ) -> Result<Answer, Reject> {
     let mut normalized = String::new();
@@ -95,8 +107,8 @@ fn answer(
     }
     // RFC 9110 §15.5.20: under a name that this handshake was not for, a request would get past what another listener
     // asks of clients. HTTP/1.0 may name no host: then none is wrong.
-    if !head.host.is_empty() && !session.facts.may_answer(head.host) {
-        let listener = usize::from(session.guard.listener());
+    if !head.host.is_empty() && !asker.facts.may_answer(head.host) {
+        let listener = usize::from(asker.listener);
         context.shard.listener(listener).add(ListenerCounter::Misdirected, 1);
         return Ok(own(421));
     }
@@ -106,8 +118,8 @@ fn answer(
     if head.max_forwards == Some(0) {
         return Ok(if head.method == "OPTIONS" { own(200) } else { own(405) });
     }
-    let listener = session.guard.listener();
-    let identity = session.facts.spiffe();
+    let listener = asker.listener;
+    let identity = asker.facts.spiffe();
     let asked = route::Request { listener, method: head.method, host: head.host, path, identity };
     let lookup = |name: &str| head.field(name);
     let Some((index, route)) = serving.snapshot.routes.find(&asked, &lookup) else {
@@ -119,40 +131,37 @@ fn answer(
             let mut rewritten = String::new();
             let path = rewrite(route, path, &mut rewritten)?;
             let mut location = String::new();
-            redirect.write_location(&mut location, session.facts.scheme(), head.authority, path, query);
+            redirect.write_location(&mut location, asker.facts.scheme(), head.authority, path, query);
             return Ok(Answer::Redirect { status: redirect.status, location, route: index });
         }
         Action::Cluster(cluster) => *cluster,
         weighted => weighted.cluster(context.random_u32()).unwrap_or(u16::MAX),
     };
-    let Some(client_ip) = peer(session) else { return Ok(Answer::Gone) };
+    let Some(client_ip) = peer(asker) else { return Ok(Answer::Gone) };
     let mut rewritten = String::new();
     let path = rewrite(route, path, &mut rewritten)?;
-    let upstream_head = forwarded_head(context, serving, session, client_ip, head, route, (path, query));
+    let forwarded = Forwarded {
+        policy: serving.listener(listener).map_or_else(Default::default, |at| at.forwarded_for(client_ip)),
+        client_ip,
+        proto: asker.facts.scheme(),
+        client_cert: asker.facts.identity().map(|identity| &*identity.forwarded),
+    };
+    let upstream_head = forwarded_head(context, &forwarded, head, route, (path, query));
     Ok(Answer::Forward { cluster, route: index, head: upstream_head })
 }
 
 /// The head as the endpoint gets it.
 fn forwarded_head(
     context: &Context,
-    serving: &Serving,
-    session: &Http1,
-    client_ip: IpAddr,
+    forwarded: &Forwarded<'_>,
     head: &mut RequestHead<'_, '_>,
     route: &Route,
     (path, query): (&str, Option<&str>),
 ) -> Vec<u8> {
-    let listener = serving.listener(session.guard.listener());
-    let forwarded = Forwarded {
-        policy: listener.map_or_else(Default::default, |at| at.forwarded_for(client_ip)),
-        client_ip,
-        proto: session.facts.scheme(),
-        client_cert: session.facts.identity().map(|identity| &*identity.forwarded),
-    };
     // 100 is answered here, once an endpoint is connected: no endpoint can keep the client waiting for it.
     let expect_continue = std::mem::replace(&mut head.expect_continue, false);
     let mut out = context.runtime.take_block();
-    write_request(&mut out, head, (path, query), head.authority, &forwarded, &route.request_edits);
+    write_request(&mut out, head, (path, query), head.authority, forwarded, &route.request_edits);
     head.expect_continue = expect_continue;
     out
 }
@@ -170,10 +179,9 @@ fn rewrite<'p>(route: &Route, path: &'p str, rewritten: &'p mut String) -> Resul
 
 /// The client's address, asked of the kernel once a connection. `None`: the client is gone, and nothing is to be done
 /// in its name.
-fn peer(session: &mut Http1) -> Option<IpAddr> {
-    let Http1 { facts, stream, .. } = session;
-    if facts.peer.is_none() {
-        facts.peer = stream.peer_ip().ok();
+fn peer(asker: &mut Asker<'_>) -> Option<IpAddr> {
+    if asker.facts.peer.is_none() {
+        asker.facts.peer = asker.stream?.peer_ip().ok();
     }
-    facts.peer
+    asker.facts.peer
 }

@@ -1,0 +1,269 @@
+//! A downstream HTTP/1.1 exchange whose cluster may speak HTTP/2: the request goes up on a stream, or on a connection
+//! where the endpoint chose HTTP/1.1.
+
+use std::cell::Cell;
+use std::pin::pin;
+
+use crate::http::{BodyFraming, Reject};
+use crate::limits;
+use crate::metrics::{ClusterCounter, Histogram, ListenerCounter};
+use crate::runtime::{RecvBuf, TimedOut};
+
+use super::super::super::body::{BodyError, Pace};
+use super::super::super::http2::{
+    Answered, Call, Receiver, StreamFault, response_in_neutral_form, send_request,
+};
+use super::super::super::outcome::{Ending, Termination};
+use super::super::super::transfer::{Sink, Source, transfer};
+use super::super::super::upstream::{self, Acquired, Tried};
+use super::super::Next;
+use super::super::failure::{TIMED_OUT, UNANSWERED, cannot_acquire, invalid};
+use super::{Exchange, Gone, Parsed, Responded, ResponsePlan};
+
+/// CANCEL (RFC 9113 §7).
+const CANCEL: u32 = 8;
+
+/// What became of the request's body: what followed it on the connection, if it is decided.
+type Uploaded = Option<Result<Option<RecvBuf>, BodyError>>;
+
+impl Exchange<'_> {
+    /// As `forward`, for a cluster whose endpoints may speak HTTP/2.
+    pub(super) async fn forward_any(
+        &self,
+        cluster: u16,
+        route: u16,
+        head: &[u8],
+        mut rest: Option<RecvBuf>,
+    ) -> Next {
+        let upstreams = &self.context.upstreams;
+        let shard = self.context.shard.cluster(usize::from(cluster));
+        let retries_max = upstreams.spec(cluster).map_or(0, |spec| spec.retries_max);
+        let mut tried = Tried::default();
+        let mut attempts = 0;
+        loop {
+            let acquired = {
+                let acquire = pin!(upstreams.acquire_any(cluster, attempts > 0, &mut tried));
+                self.unless_gone(acquire).await
+            };
+            let may_retry = attempts < retries_max;
+            attempts += 1;
+            let exchange = match acquired {
+                Err(Gone) => return Next::End(Ending::Abort(Termination::ClientAborted)),
+                Ok(Err(error)) => return self.fail(cannot_acquire(error), rest).await,
+                Ok(Ok(Acquired::Connection(connection))) => {
+                    let attempt = self.attempt(connection, cluster, route, head, &mut rest, may_retry);
+                    match attempt.await {
+                        Some(next) => return next,
+                        None => continue,
+                    }
+                }
+                Ok(Ok(Acquired::Stream(exchange))) => exchange,
+            };
+            shard.add(ClusterCounter::SentBytes, head.len() as u64);
+            let (responded, uploaded) = self.over_stream(exchange, (cluster, route), head, &mut rest).await;
+            let untouched = uploaded.is_none() && rest.is_some();
+            let safe = match responded {
+                Some(Responded::Refused) => untouched,
+                Some(Responded::Unanswered) => untouched && self.request.idempotent,
+                _ => false,
+            };
+            if !(safe && may_retry) {
+                return self.end_of_stream(responded, uploaded, rest).await;
+            }
+            shard.add(ClusterCounter::Retries, 1);
+        }
+    }
+
+    /// Sends the request on a stream and brings the response. No response: the client is gone, or did not bring its
+    /// body.
+    async fn over_stream(
+        &self,
+        mut exchange: upstream::Exchange,
+        (cluster, route): (u16, u16),
+        head: &[u8],
+        rest: &mut Option<RecvBuf>,
+    ) -> (Option<Responded>, Uploaded) {
+        let upstreams = &self.context.upstreams;
+        let Some(spec) = upstreams.spec(cluster) else { return (Some(Responded::Unanswered), None) };
+        let scheme = if spec.tls.is_some() { "https" } else { "http" };
+        let framing = self.request.framing;
+        let has_body = framing.has_body();
+        let sent = send_request(&mut exchange.slot, head, scheme, self.request.te_trailers, !has_body);
+        let (mut call, mut sender) = match sent {
+            Ok(sent) => sent,
+            Err(StreamFault::Refused) => return (Some(Responded::Refused), None),
+            Err(_) => return (Some(Responded::Failed(UNANSWERED)), None),
+        };
+        let respond = pin!(self.respond_from_stream(&exchange, &mut call, cluster, route));
+        let (uploaded, responded) = if has_body {
+            if self.request.expect_continue && rest.as_ref().is_none_or(|rest| rest.is_empty()) {
+                self.stream.send(b"HTTP/1.1 100 Continue\r\n\r\n", false);
+            }
+            let pace = Pace {
+                source_idle: self.timeouts.body_idle,
+                source_bytes_per_s_min: self.timeouts.body_rate_min_bytes_per_s,
+                sink_stall: spec.request_timeout,
+            };
+            let moved = Cell::new(0);
+            let first = rest.take().unwrap_or_else(|| self.context.runtime.empty_buffer());
+            let upload = async {
+                let mut source = Source::h1(self.stream, framing, first);
+                let mut sink = Sink::H2(&mut sender);
+                transfer(&self.context.runtime, &mut source, &mut sink, pace, &moved).await?;
+                Ok(source.into_rest())
+            };
+            let ends = self.both_ways(pin!(upload), respond, spec.request_timeout).await;
+            self.context.shard.listener(self.listener).add(ListenerCounter::ReceivedBytes, moved.get());
+            self.context.shard.cluster(usize::from(cluster)).add(ClusterCounter::SentBytes, moved.get());
+            ends
+        } else {
+            self.deadline.set(self.context.runtime.now() + spec.request_timeout);
+            (None, self.unless_gone(respond).await.ok())
+        };
+        if !sender.is_ended() {
+            // The endpoint must not take what it got for the whole.
+            sender.reset(CANCEL);
+        }
+        let began = matches!(responded, Some(Responded::Complete { .. } | Responded::Broken(_)));
+        if !began {
+            self.context.shard.cluster(usize::from(cluster)).response(None);
+        }
+        match &responded {
+            Some(Responded::Complete { .. }) => upstreams.on_stream_answer(&exchange),
+            Some(
+                Responded::Failed(_)
+                | Responded::Broken(Termination::UpstreamFailed | Termination::UpstreamTimeout),
+            ) => upstreams.on_stream_failure(&exchange),
+            _ => {}
+        }
+        (responded, uploaded)
+    }
+
+    /// What follows an exchange that went over a stream.
+    async fn end_of_stream(
+        &self,
+        responded: Option<Responded>,
+        uploaded: Uploaded,
+        rest: Option<RecvBuf>,
+    ) -> Next {
+        let has_body = self.request.framing.has_body();
+        let failure = match responded {
+            None if has_body => {
+                return self.fail_body(uploaded.and_then(Result::err).unwrap_or(BodyError::SourceBroken));
+            }
+            None => return Next::End(Ending::Abort(Termination::ClientAborted)),
+            Some(Responded::Complete { .. }) => {
+                return match uploaded {
+                    None if !has_body => self.after_response(rest).await,
+                    Some(Ok(following)) => self.after_response(following).await,
+                    _ => Next::End(Ending::Graceful(Termination::EarlyResponse)),
+                };
+            }
+            Some(Responded::Broken(termination)) => return Next::End(Ending::Abort(termination)),
+            Some(Responded::Unanswered | Responded::Refused) => UNANSWERED,
+            Some(Responded::Failed(failure)) => failure,
+        };
+        self.fail(failure, rest).await
+    }
+
+    /// Brings the endpoint's response to the client.
+    async fn respond_from_stream(
+        &self,
+        exchange: &upstream::Exchange,
+        call: &mut Call,
+        cluster: u16,
+        route: u16,
+    ) -> Responded {
+        let mut interim_left = limits::INTERIM_RESPONSES_MAX;
+        let sent_at = self.context.runtime.now();
+        let shard = self.context.shard.cluster(usize::from(cluster));
+        let mut answered = false;
+        loop {
+            let next = match self.deadline.within(exchange.slot.answered(call)).await {
+                Ok(Ok(next)) => next,
+                Ok(Err(StreamFault::Refused)) => return Responded::Refused,
+                Ok(Err(StreamFault::Disconnected)) if exchange.slot.reused && !answered => {
+                    return Responded::Unanswered;
+                }
+                Ok(Err(_)) => return Responded::Failed(UNANSWERED),
+                Err(TimedOut) => return Responded::Failed(TIMED_OUT),
+            };
+            if !answered {
+                answered = true;
+                self.context.shard.observe(Histogram::UpstreamFirstByte, self.since(sent_at));
+            }
+            let (head, mut receiver) = match next {
+                Answered::Interim(head) => (head, None),
+                Answered::Final(head, receiver) => (head, Some(receiver)),
+            };
+            let ended = receiver.as_ref().is_none_or(Receiver::is_ended);
+            let runtime = &self.context.runtime;
+            let plan = response_in_neutral_form(runtime, &head, ended, self.request.is_head, |bytes| {
+                shard.add(ClusterCounter::ReceivedBytes, bytes.len() as u64);
+                self.take_response_head(bytes, route)
+            });
+            let plan = match plan {
+                Ok(Parsed::Complete(plan)) => plan,
+                Ok(Parsed::Partial) => {
+                    return Responded::Failed(invalid(Reject::HEAD_TOO_LARGE.by_upstream()));
+                }
+                Err(reject) => return Responded::Failed(invalid(reject)),
+            };
+            if let (Some(receiver), false) = (&mut receiver, plan.interim) {
+                shard.response(Some(plan.status));
+                return self.deliver_from_stream(plan, receiver, cluster).await;
+            }
+            if interim_left == 0 || !plan.interim {
+                return Responded::Failed(invalid(Reject::BAD_STATUS_LINE.by_upstream()));
+            }
+            interim_left -= 1;
+            self.send_interim(plan);
+        }
+    }
+
+    /// Sends head and body of the final response.
+    async fn deliver_from_stream(
+        &self,
+        plan: ResponsePlan,
+        receiver: &mut Receiver,
+        cluster: u16,
+    ) -> Responded {
+        let ResponsePlan { status, framing, framing_out, out, .. } = plan;
+        self.status.set(Some(status));
+        if framing_out == BodyFraming::UntilClose {
+            self.keep_alive.set(false);
+            self.unframed.set(true);
+        }
+        if !framing.has_body() {
+            self.send_block(out);
+            return Responded::Complete { reusable: true };
+        }
+        let Some(spec) = self.context.upstreams.spec(cluster) else {
+            return Responded::Broken(Termination::UpstreamFailed);
+        };
+        let pace = Pace {
+            source_idle: spec.request_timeout,
+            source_bytes_per_s_min: 0,
+            sink_stall: self.timeouts.write_stall,
+        };
+        self.at_once.set(false);
+        self.stream.send(&out, false);
+        let moved = Cell::new(0);
+        let mut source = Source::H2(receiver);
+        let mut sink = Sink::h1(self.stream, framing_out);
+        let runtime = &self.context.runtime;
+        let result = transfer(runtime, &mut source, &mut sink, pace, &moved).await;
+        let shard = self.context.shard.listener(self.listener);
+        shard.add(ListenerCounter::SentBytes, out.len() as u64 + moved.get());
+        let shard = self.context.shard.cluster(usize::from(cluster));
+        shard.add(ClusterCounter::ReceivedBytes, moved.get());
+        runtime.put_block(out);
+        match result {
+            Ok(()) => Responded::Complete { reusable: true },
+            Err(BodyError::SinkBroken) => Responded::Broken(Termination::ClientAborted),
+            Err(BodyError::SinkStalled) => Responded::Broken(Termination::WriteStalled),
+            Err(BodyError::SourceTimedOut) => Responded::Broken(Termination::UpstreamTimeout),
+            Err(_) => Responded::Broken(Termination::UpstreamFailed),
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! HTTP/2. The one place that names the `h2` crate: the rest of the proxy speaks of heads, pieces of bodies and streams.
+//! The crate reads the clock to forget streams that were reset; nothing else here does.
+//!
+//! A head crosses between versions in one neutral form, that of an HTTP/1.1 head: what a peer sent in HTTP/2 is written
+//! down as one and parsed and judged by the very code that judges HTTP/1.1 (`translate`). So there is one strict reader
+//! of fields and lengths, and nothing passes that HTTP/1.1 would refuse.
+
+mod client;
+mod exchange;
+mod io;
+mod piece;
+pub mod server;
+mod stream;
+mod tap;
+mod translate;
+
+use ::http::response;
+
+use crate::h1::{FieldSlots, HeadLimits, Parsed, parse_request};
+use crate::http::Reject;
+use crate::runtime::Runtime;
+
+pub use client::{Answered, Call, Connecting, Multiplexed, Slot};
+pub use piece::Piece;
+pub use server::{Http2, PREFACE};
+pub use stream::{Receiver, Sender, StreamFault};
+
+/// Sends the head that would go up in HTTP/1.1 on a stream. `ended`: there is no body.
+///
+/// # Errors
+/// `Refused` where nothing of it went out; `Malformed` where it has no place in HTTP/2.
+pub fn send_request(
+    slot: &mut Slot,
+    head: &[u8],
+    scheme: &str,
+    te_trailers: bool,
+    ended: bool,
+) -> Result<(Call, Sender), StreamFault> {
+    let mut slots = FieldSlots::new();
+    // It was measured when it came; what we added is not the client's.
+    let limits = HeadLimits {
+        head_bytes_max: usize::MAX >> 1,
+        target_bytes_max: usize::MAX >> 1,
+        fields_max: usize::MAX,
+    };
+    let Ok(Parsed::Complete(head)) = parse_request(head, &mut slots, &limits) else {
+        return Err(StreamFault::Malformed);
+    };
+    let request = translate::request(&head, scheme, te_trailers).ok_or(StreamFault::Malformed)?;
+    slot.send(request, ended)
+}
+
+/// Calls `read` with a response head in its neutral form. `is_head`: the request was HEAD.
+///
+/// # Errors
+/// Those of `read`, and where HTTP/2 calls the response malformed.
+pub fn response_in_neutral_form<T>(
+    runtime: &Runtime,
+    head: &response::Parts,
+    ended: bool,
+    is_head: bool,
+    read: impl FnOnce(&[u8]) -> Result<T, Reject>,
+) -> Result<T, Reject> {
+    let mut neutral = runtime.take_block();
+    let status = head.status.as_u16();
+    let bodyless = is_head || matches!(status, 100..=199 | 204 | 304);
+    let written = translate::write_response(&mut neutral, head, ended, bodyless);
+    let read = written.map_err(|_| Reject::BAD_FIELD_VALUE.by_upstream()).and_then(|()| read(&neutral));
+    runtime.put_block(neutral);
+    read
+}

@@ -1,0 +1,270 @@
+//! A connection to an endpoint that carries many requests at once. One task drives it; each request holds a stream of
+//! it. Never chooses endpoints and never retries: it says what is safe to send again.
+
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Context as TaskContext, Poll};
+
+use h2::client::{Builder, ResponseFuture, SendRequest};
+use http::{Request, response};
+
+use crate::base::time::Instant;
+use crate::base::units::KIB;
+use crate::limits;
+use crate::runtime::Runtime;
+
+use super::super::snapshot::{Cluster, HttpSpec};
+use super::super::stream::Stream;
+use super::io::{Io, Link};
+use super::piece::Piece;
+use super::server::PREFACE;
+use super::stream::{Receiver, Sender, StreamFault};
+use super::tap::Tap;
+
+/// What a connection is taken to cost beside its streams.
+const CONNECTION_BYTES: usize = 32 * KIB;
+
+/// A connection shared by requests. Dropping it lets those that are on their way finish, and no others begin.
+pub struct Multiplexed {
+    send: SendRequest<Piece>,
+    state: Rc<State>,
+    streams_max: usize,
+}
+
+struct State {
+    link: Rc<Link>,
+    /// Requests that hold a stream.
+    streams: Cell<u32>,
+    /// Requests ever begun.
+    begun: Cell<u64>,
+    idle_since: Cell<Instant>,
+    closed: Cell<bool>,
+}
+
+impl Multiplexed {
+    /// Begins HTTP/2 on a connection, and starts the task that drives it. `on_end` runs when it has ended.
+    ///
+    /// # Errors
+    /// When the connection breaks at once.
+    pub async fn start(
+        runtime: &Runtime,
+        stream: Stream,
+        spec: &Cluster,
+        http: &HttpSpec,
+        on_end: impl FnOnce() + 'static,
+    ) -> Result<Self, StreamFault> {
+        let tap = Tap::new(0, PREFACE.len(), http.http2_glitches_max, runtime.now());
+        let link = Link::new(runtime, stream, None, tap);
+        let mut builder = Builder::new();
+        builder
+            .enable_push(false)
+            .max_header_list_size(u32::try_from(http.head_bytes_max).unwrap_or(u32::MAX))
+            .initial_window_size(limits::HTTP2_STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(limits::HTTP2_CONNECTION_WINDOW_BYTES)
+            .max_send_buffer_size(limits::HTTP2_STREAM_SEND_BYTES_MAX)
+            .max_concurrent_reset_streams(limits::HTTP2_RESET_STREAMS_REMEMBERED_MAX);
+        let (send, connection) = {
+            let mut handshake = pin!(builder.handshake::<Io, Piece>(Io(link.clone())));
+            let shaken = std::future::poll_fn(|cx| {
+                link.begin_turn();
+                let shaken = handshake.as_mut().poll(cx);
+                link.push();
+                shaken
+            });
+            shaken.await.map_err(|error| StreamFault::from_error(&error))?
+        };
+        let state = Rc::new(State {
+            link,
+            streams: Cell::new(0),
+            begun: Cell::new(0),
+            idle_since: Cell::new(runtime.now()),
+            closed: Cell::new(false),
+        });
+        runtime.charge(CONNECTION_BYTES);
+        let (driven, stall) = (state.clone(), spec.request_timeout);
+        let own = runtime.clone();
+        runtime.spawn(async move {
+            drive(&own, &driven, connection, stall).await;
+            driven.closed.set(true);
+            own.discharge(CONNECTION_BYTES);
+            on_end();
+        });
+        Ok(Self { send, state, streams_max: spec.http2_streams_max as usize })
+    }
+
+    /// Whether another request may begin: it was not closed, nor told to go away, and has a stream left.
+    pub fn has_room(&self) -> bool {
+        let streams = self.state.streams.get() as usize;
+        self.is_alive() && streams < self.streams_max.min(self.send.current_max_send_streams())
+    }
+
+    pub fn is_alive(&self) -> bool {
+        !self.state.closed.get() && self.state.link.tap.borrow().goaway().is_none()
+    }
+
+    /// Requests on their way.
+    pub fn streams(&self) -> u32 {
+        self.state.streams.get()
+    }
+
+    /// Since when there has been no request; `None` while there is one.
+    pub fn idle_since(&self) -> Option<Instant> {
+        (self.streams() == 0).then(|| self.state.idle_since.get())
+    }
+
+    /// Room for one request.
+    pub fn slot(&self, runtime: &Runtime) -> Slot {
+        self.state.streams.set(self.state.streams.get() + 1);
+        self.state.begun.set(self.state.begun.get() + 1);
+        let reused = self.state.begun.get() > 1;
+        Slot { send: self.send.clone(), state: self.state.clone(), runtime: runtime.clone(), reused }
+    }
+}
+
+/// Drives the crate's connection until it ends.
+async fn drive(
+    runtime: &Runtime,
+    state: &State,
+    connection: h2::client::Connection<Io, Piece>,
+    stall: std::time::Duration,
+) {
+    let link = &state.link;
+    let deadline = runtime.deadline();
+    let mut unsent = (0, runtime.now());
+    {
+        let mut connection = pin!(connection);
+        std::future::poll_fn(|cx| {
+            let now = runtime.now();
+            link.begin_turn();
+            let ended = connection.as_mut().poll(cx).is_ready();
+            link.push();
+            // An endpoint that floods is left like one that breaks.
+            if ended || link.tap.borrow().violation().is_some() || link.tap.borrow_mut().is_excessive(now) {
+                return Poll::Ready(());
+            }
+            let waiting = link.unsent();
+            if waiting > 0 && (unsent.0 == 0 || waiting < unsent.0) {
+                unsent.1 = now;
+            }
+            unsent.0 = waiting;
+            deadline.set(if waiting > 0 { unsent.1 + stall } else { Instant::FAR });
+            deadline.poll_past(cx)
+        })
+        .await;
+    }
+    link.close();
+}
+
+/// Room for one request on a connection. Counts until it is dropped, with all that the request holds.
+pub struct Slot {
+    send: SendRequest<Piece>,
+    state: Rc<State>,
+    runtime: Runtime,
+    /// Whether the connection carried a request before.
+    pub reused: bool,
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.state.streams.set(self.state.streams.get() - 1);
+        self.state.idle_since.set(self.runtime.now());
+    }
+}
+
+/// A request on its way and its response.
+pub struct Call {
+    response: ResponseFuture,
+    /// Of the stream; told apart from those that the endpoint processes once it goes away.
+    id: u32,
+}
+
+/// What the endpoint sent next.
+pub enum Answered {
+    Interim(response::Parts),
+    Final(response::Parts, Receiver),
+}
+
+impl Slot {
+    /// Sends a request's head. `ended`: there is no body.
+    ///
+    /// # Errors
+    /// `Refused` where nothing of it went out.
+    pub(super) fn send(&mut self, request: Request<()>, ended: bool) -> Result<(Call, Sender), StreamFault> {
+        let (response, stream) = self.send.send_request(request, ended).map_err(|_| StreamFault::Refused)?;
+        let id = response.stream_id().as_u32();
+        Ok((Call { response, id }, Sender::new(stream, ended)))
+    }
+
+    /// The next head of the response.
+    ///
+    /// # Errors
+    /// When the endpoint reset the stream, went away or broke the connection.
+    pub async fn answered(&self, call: &mut Call) -> Result<Answered, StreamFault> {
+        std::future::poll_fn(|cx| self.poll_answered(call, cx)).await
+    }
+
+    fn poll_answered(
+        &self,
+        call: &mut Call,
+        cx: &mut TaskContext<'_>,
+    ) -> Poll<Result<Answered, StreamFault>> {
+        if let Poll::Ready(Some(Ok(interim))) = call.response.poll_informational(cx) {
+            return Poll::Ready(Ok(Answered::Interim(interim.into_parts().0)));
+        }
+        Pin::new(&mut call.response).poll(cx).map(|response| match response {
+            Ok(response) => {
+                let (head, body) = response.into_parts();
+                Ok(Answered::Final(head, Receiver::new(body)))
+            }
+            Err(error) => Err(self.judge_fault(StreamFault::from_error(&error), call.id)),
+        })
+    }
+
+    /// RFC 9113 §6.8: a stream above the last one that a GOAWAY names was not processed, nor will be.
+    fn judge_fault(&self, fault: StreamFault, id: u32) -> StreamFault {
+        match (fault, self.state.link.tap.borrow().goaway()) {
+            (StreamFault::Disconnected, Some(last)) if id > last => StreamFault::Refused,
+            _ => fault,
+        }
+    }
+}
+
+/// The connection of a cluster's endpoint, one a worker, that is being made: requests that come meanwhile wait for it.
+pub struct Connecting<E> {
+    outcome: RefCell<Option<E>>,
+    done: Cell<bool>,
+    waiting: RefCell<Vec<std::task::Waker>>,
+}
+
+impl<E> Default for Connecting<E> {
+    fn default() -> Self {
+        Self { outcome: RefCell::new(None), done: Cell::new(false), waiting: RefCell::default() }
+    }
+}
+
+impl<E: Clone> Connecting<E> {
+    /// Tells all who wait. `None`: nobody makes it any more.
+    pub fn finish(&self, outcome: Option<E>) {
+        if !self.done.replace(true) {
+            self.outcome.replace(outcome);
+            self.waiting.borrow_mut().drain(..).for_each(std::task::Waker::wake);
+        }
+    }
+
+    /// What came of it.
+    pub async fn outcome(&self) -> Option<E> {
+        std::future::poll_fn(|cx| {
+            if self.done.get() {
+                return Poll::Ready(self.outcome.borrow().clone());
+            }
+            let mut waiting = self.waiting.borrow_mut();
+            if !waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
+                waiting.push(cx.waker().clone());
+            }
+            Poll::Pending
+        })
+        .await
+    }
+}

@@ -1,0 +1,511 @@
+//! One stream of a downstream HTTP/2 connection: a request and its response. The order of things is that of
+//! `http1::exchange`; what ends a connection there resets a stream here, and the connection lives on.
+
+mod over_connection;
+mod over_stream;
+
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Context as TaskContext, Poll};
+use std::time::Duration;
+
+use ::http::{Request as H2Request, Response as H2Response};
+use h2::server::SendResponse;
+use h2::{Reason, RecvStream};
+
+use crate::h1::{FieldSlots, HeadLimits, Parsed, parse_response};
+use crate::http::answer::{standard_text, write_answer};
+use crate::http::{BodyFraming, Reject, grpc, trim_ows};
+use crate::metrics::{ClusterCounter, Histogram, ListenerCounter};
+use crate::runtime::Deadline;
+
+use super::super::body::{BodyError, Pace};
+use super::super::context::{Context, Serving};
+use super::super::http1::failure::{Failure, UNANSWERED, cannot_acquire, is_clients_fault};
+use super::super::http1::judge::{Answer, Asker, Request, judge};
+use super::super::outcome::Termination;
+use super::super::snapshot::Timeouts;
+use super::super::transfer::{Sink, Source, transfer};
+use super::super::upstream::{Acquired, Tried};
+use super::piece::Piece;
+use super::server::Session;
+use super::stream::{Receiver, Sender, StreamFault};
+use super::translate;
+
+/// As a line of a trailer section begins.
+const GRPC_STATUS: &[u8] = b"grpc-status:";
+
+/// Serves one stream.
+pub(super) async fn run(
+    session: Rc<Session>,
+    request: H2Request<RecvStream>,
+    mut respond: SendResponse<Piece>,
+) {
+    let context = session.guard.context().clone();
+    let serving = context.serving();
+    let started = context.runtime.now();
+    let (head, body) = request.into_parts();
+    let ended = body.is_end_stream();
+    let mut neutral = context.runtime.take_block();
+    if translate::write_request(&mut neutral, &head, ended).is_err() {
+        respond.send_reset(Reason::PROTOCOL_ERROR);
+        context.shard.listener(session.listener()).request(None);
+        return;
+    }
+    let content_type = head.headers.get(::http::header::CONTENT_TYPE);
+    let is_grpc = content_type.is_some_and(|value| grpc::is_grpc(value.as_bytes()));
+    let timeout = head.headers.get("grpc-timeout").filter(|_| is_grpc);
+    let timeout = timeout.and_then(|value| grpc::parse_timeout(value.as_bytes()));
+    let exchange = Exchange {
+        session: &session,
+        context: &context,
+        serving: &serving,
+        client: RefCell::new(Client::Waiting(respond)),
+        timeouts: session.guard.timeouts(),
+        deadline: context.runtime.deadline(),
+        is_grpc,
+        is_head: head.method == ::http::Method::HEAD,
+        status: Cell::new(None),
+    };
+    let judged = exchange.judge(&neutral, head.headers.len());
+    drop(head);
+    context.runtime.put_block(neutral);
+    let mut body = Receiver::new(body);
+    match timeout {
+        None => exchange.serve(judged, &mut body).await,
+        Some(timeout) => {
+            let deadline = context.runtime.deadline();
+            deadline.set(started + timeout);
+            if deadline.within(pin!(exchange.serve(judged, &mut body))).await.is_err() {
+                exchange.deadline_exceeded().await;
+            }
+        }
+    }
+    context.shard.listener(session.listener()).request(exchange.status.get());
+    context.shard.observe(Histogram::RequestDuration, context.runtime.now().since(started));
+}
+
+struct Exchange<'a> {
+    session: &'a Session,
+    context: &'a Rc<Context>,
+    serving: &'a Rc<Serving>,
+    client: RefCell<Client>,
+    timeouts: Timeouts,
+    /// Of the response's head.
+    deadline: Deadline,
+    is_grpc: bool,
+    is_head: bool,
+    /// Sent to the client; a response has begun once there is one.
+    status: Cell<Option<u16>>,
+}
+
+/// The client's side of the stream, as far as the response goes.
+enum Client {
+    Waiting(SendResponse<Piece>),
+    /// The response has begun: whoever sends it has the stream.
+    Answered,
+}
+
+/// What became of the endpoint's part.
+enum Responded {
+    /// The whole response went down. Whether the upstream connection may carry another exchange.
+    Complete { reusable: bool },
+    /// A reused connection died before it answered anything: it may have died before it got the request.
+    Unanswered,
+    /// The endpoint says that it has not begun the request.
+    Refused,
+    /// Nothing of a response went down.
+    Failed(Failure),
+    /// The response broke off, and the stream was reset. Whether the endpoint is to blame.
+    Broken { by_endpoint: bool },
+}
+
+/// The client is gone.
+struct Gone;
+
+/// Where a request goes, and the head that goes there.
+struct Destination<'a> {
+    cluster: u16,
+    route: u16,
+    head: &'a [u8],
+}
+
+/// A response head, parsed and rewritten.
+struct ResponsePlan {
+    status: u16,
+    head_len: usize,
+    interim: bool,
+    framing: BodyFraming,
+    reusable: bool,
+    response: H2Response<()>,
+    grpc_status: Option<u8>,
+}
+
+impl Exchange<'_> {
+    fn judge(&self, neutral: &[u8], fields: usize) -> Result<Request, Reject> {
+        // Each crumb and each duplicate counts, also those that went into one field or none (CVE-2026-47774).
+        if fields > self.serving.head_limits.fields_max {
+            return Err(Reject::TOO_MANY_FIELDS);
+        }
+        let mut facts = self.session.facts.borrow_mut();
+        let mut asker = Asker { listener: self.session.guard.listener(), facts: &mut facts, stream: None };
+        let shard = self.context.shard.listener(self.session.listener());
+        shard.add(ListenerCounter::Http2Streams, 1);
+        match judge(self.context, self.serving, &mut asker, neutral)? {
+            Parsed::Complete(request) => Ok(request),
+            Parsed::Partial => Err(Reject::HEAD_TOO_LARGE),
+        }
+    }
+
+    async fn serve(&self, judged: Result<Request, Reject>, body: &mut Receiver) {
+        let request = match judged {
+            Ok(request) => request,
+            Err(reject) => return self.answer_own(reject.status, reject.text, &[]).await,
+        };
+        match &request.answer {
+            Answer::Forward { cluster, route, head } => {
+                let to = Destination { cluster: *cluster, route: *route, head };
+                self.forward(&request, to, body).await;
+            }
+            Answer::Gone => self.reset(Reason::CANCEL),
+            Answer::Own { status, text, fields, .. } => self.answer_own(*status, text, fields).await,
+            Answer::Prepared { route } => self.answer_prepared(*route).await,
+            Answer::Redirect { status, location, route } => self.redirect(*status, location, *route).await,
+        }
+        if let Answer::Forward { head, .. } = request.answer {
+            self.context.runtime.put_block(head);
+        }
+    }
+
+    /// Ends the stream with this code.
+    fn reset(&self, reason: Reason) {
+        if let Client::Waiting(respond) = &mut *self.client.borrow_mut() {
+            respond.send_reset(reason);
+        }
+    }
+
+    /// The fixed answer of a route.
+    async fn answer_prepared(&self, route: u16) {
+        let Some(prepared) = self.serving.prepared(route) else { return self.reset(Reason::INTERNAL_ERROR) };
+        let mut out = self.context.runtime.take_block();
+        self.context.with_date(|date| prepared.write(&mut out, None, self.is_head, Some(date)));
+        self.send_whole(out).await;
+    }
+
+    async fn redirect(&self, status: u16, location: &str, route: u16) {
+        let mut out = self.context.runtime.take_block();
+        let route = self.serving.snapshot.routes.routes().get(usize::from(route));
+        let edits = route.into_iter().flat_map(|route| route.response_edits.appended());
+        let fields: Vec<_> = [("Location", location)].into_iter().chain(edits).collect();
+        self.context.with_date(|date| {
+            write_answer(&mut out, status, "", None, self.is_head, &fields, Some(date));
+        });
+        self.send_whole(out).await;
+    }
+
+    /// An answer of our own; to gRPC one that it understands.
+    async fn answer_own(&self, status: u16, text: &str, fields: &[(&str, &str)]) {
+        if self.is_grpc && status >= 400 {
+            return self.answer_grpc(grpc::code_for_status(status), text, status);
+        }
+        let mut out = self.context.runtime.take_block();
+        self.context.with_date(|date| {
+            write_answer(&mut out, status, text, None, self.is_head, fields, Some(date));
+        });
+        self.send_whole(out).await;
+    }
+
+    /// Tells gRPC of a failure in the one way that it reads: trailers only, in a response that is 200.
+    fn answer_grpc(&self, code: u8, text: &str, status: u16) {
+        let text = if text.is_empty() { standard_text(status) } else { text };
+        let mut message = Vec::new();
+        grpc::write_message(&mut message, text);
+        let response = H2Response::builder()
+            .status(200)
+            .header("content-type", "application/grpc")
+            .header("grpc-status", u16::from(code))
+            .header("grpc-message", message);
+        if let Ok(response) = response.body(()) {
+            self.send_head(response, true);
+        }
+    }
+
+    /// Sends a whole response that was written in the neutral form.
+    async fn send_whole(&self, neutral: Vec<u8>) {
+        let mut slots = FieldSlots::new();
+        // Our own words are not measured by the limits for those of others.
+        let limits = HeadLimits { head_bytes_max: usize::MAX >> 1, ..HeadLimits::default() };
+        let parsed = parse_response(&neutral, &mut slots, &limits, self.is_head);
+        let Ok(Parsed::Complete(head)) = parsed else { return self.reset(Reason::INTERNAL_ERROR) };
+        let Some(response) = translate::response(&head, &Default::default(), None) else {
+            return self.reset(Reason::INTERNAL_ERROR);
+        };
+        let mut body = Piece::copied(&neutral[head.head_len..]);
+        let sender = self.send_head(response, body.is_empty());
+        self.context.runtime.put_block(neutral);
+        if let (Some(mut sender), false) = (sender, body.is_empty()) {
+            let sending = std::future::poll_fn(|cx| sender.poll_send(cx, &mut body, true));
+            self.deadline.set(self.context.runtime.now() + self.timeouts.write_stall);
+            if self.deadline.within(sending).await.is_err() {
+                sender.reset(Reason::CANCEL.into());
+            }
+        }
+    }
+
+    /// Begins the response.
+    fn send_head(&self, response: H2Response<()>, ended: bool) -> Option<Sender> {
+        let client = std::mem::replace(&mut *self.client.borrow_mut(), Client::Answered);
+        let Client::Waiting(mut respond) = client else { return None };
+        self.status.set(Some(response.status().as_u16()));
+        let sent = respond.send_response(response, ended);
+        sent.ok().map(|stream| Sender::new(stream, ended))
+    }
+
+    /// What the client set as its deadline has come.
+    async fn deadline_exceeded(&self) {
+        if self.status.get().is_none() {
+            self.answer_grpc(grpc::DEADLINE_EXCEEDED, "The deadline of the request has passed.", 504);
+        }
+    }
+
+    async fn fail(&self, failure: &Failure) {
+        if self.is_grpc {
+            let code = match failure.termination {
+                Termination::UpstreamTimeout => grpc::DEADLINE_EXCEEDED,
+                Termination::UpstreamConnect => grpc::UNAVAILABLE,
+                _ => grpc::code_for_status(failure.status),
+            };
+            return self.answer_grpc(code, failure.text, failure.status);
+        }
+        self.answer_own(failure.status, failure.text, &[]).await;
+    }
+
+    /// Has an endpoint answer.
+    async fn forward(&self, request: &Request, to: Destination<'_>, body: &mut Receiver) {
+        let upstreams = &self.context.upstreams;
+        let shard = self.context.shard.cluster(usize::from(to.cluster));
+        let mut tried = Tried::default();
+        let mut attempts = 0;
+        let Some(retries_max) = upstreams.spec(to.cluster).map(|spec| spec.retries_max) else {
+            return self.fail(&UNANSWERED).await;
+        };
+        loop {
+            let acquired = {
+                let acquire = pin!(upstreams.acquire_any(to.cluster, attempts > 0, &mut tried));
+                self.unless_gone(acquire).await
+            };
+            shard.add(ClusterCounter::SentBytes, to.head.len() as u64);
+            let responded = match acquired {
+                Err(Gone) => return,
+                Ok(Err(error)) => return self.fail(&cannot_acquire(error)).await,
+                Ok(Ok(Acquired::Connection(connection))) => {
+                    self.over_connection(request, connection, &to, body).await
+                }
+                Ok(Ok(Acquired::Stream(exchange))) => self.over_stream(request, exchange, &to, body).await,
+            };
+            let safe = match responded {
+                Ok(Responded::Complete { .. } | Responded::Broken { .. }) => return,
+                Err(Gone) | Ok(Responded::Failed(_) | Responded::Unanswered | Responded::Refused) => {
+                    shard.response(None);
+                    match responded {
+                        Ok(Responded::Refused) => !body.is_touched(),
+                        Ok(Responded::Unanswered) => request.idempotent && !request.framing.has_body(),
+                        Ok(Responded::Failed(failure)) => return self.fail(&failure).await,
+                        _ => return,
+                    }
+                }
+            };
+            if !safe || attempts >= retries_max {
+                return self.fail(&UNANSWERED).await;
+            }
+            attempts += 1;
+            shard.add(ClusterCounter::Retries, 1);
+        }
+    }
+
+    /// How fast the request's body has to come and go.
+    fn upload_pace(&self, sink_stall: Duration) -> Pace {
+        // A stream of messages may rest between two of them, as a relay may.
+        let (source_idle, source_bytes_per_s_min) = match self.is_grpc {
+            true => (self.timeouts.tcp_idle, 0),
+            false => (self.timeouts.body_idle, self.timeouts.body_rate_min_bytes_per_s),
+        };
+        Pace { source_idle, source_bytes_per_s_min, sink_stall }
+    }
+
+    /// Runs both directions until the response is over, or the client fails to bring its body.
+    async fn both_ways(
+        &self,
+        mut upload: Pin<&mut impl Future<Output = Result<(), BodyError>>>,
+        mut respond: Pin<&mut impl Future<Output = Responded>>,
+        request_timeout: Duration,
+    ) -> Result<Responded, Gone> {
+        let mut uploaded: Option<Result<(), BodyError>> = None;
+        // The response's deadline counts from the end of the request.
+        self.deadline.off();
+        let outcome = std::future::poll_fn(|cx| {
+            if uploaded.is_none()
+                && let Poll::Ready(result) = upload.as_mut().poll(cx)
+            {
+                uploaded = Some(result);
+                match result {
+                    Err(error) if is_clients_fault(error) => return Poll::Ready(Err(error)),
+                    _ => self.deadline.set(self.context.runtime.now() + request_timeout),
+                }
+            }
+            if self.poll_gone(cx).is_ready() {
+                return Poll::Ready(Err(BodyError::SourceBroken));
+            }
+            respond.as_mut().poll(cx).map(Ok)
+        })
+        .await;
+        match outcome {
+            Ok(Responded::Complete { reusable }) => {
+                // An endpoint that answered before it had the whole request did not read it: its connection is spent.
+                Ok(Responded::Complete { reusable: reusable && matches!(uploaded, Some(Ok(()))) })
+            }
+            Ok(responded) => Ok(responded),
+            Err(error) => {
+                self.fail_body(error).await;
+                Err(Gone)
+            }
+        }
+    }
+
+    /// The request's body broke off or is invalid.
+    async fn fail_body(&self, error: BodyError) {
+        match error {
+            BodyError::SourceTimedOut if self.status.get().is_none() => self.answer_own(408, "", &[]).await,
+            BodyError::Malformed(_) | BodyError::Truncated => self.reset(Reason::PROTOCOL_ERROR),
+            _ => self.reset(Reason::CANCEL),
+        }
+    }
+
+    /// Runs `future` unless the client resets the stream first, or leaves.
+    async fn unless_gone<T>(&self, mut future: Pin<&mut impl Future<Output = T>>) -> Result<T, Gone> {
+        std::future::poll_fn(|cx| match future.as_mut().poll(cx) {
+            Poll::Ready(output) => Poll::Ready(Ok(output)),
+            Poll::Pending => self.poll_gone(cx).map(|()| Err(Gone)),
+        })
+        .await
+    }
+
+    /// Once the response has begun, whoever sends it sees the client leave.
+    fn poll_gone(&self, cx: &mut TaskContext<'_>) -> Poll<()> {
+        match &mut *self.client.borrow_mut() {
+            Client::Waiting(respond) => respond.poll_reset(cx).map(|_| ()),
+            Client::Answered => Poll::Pending,
+        }
+    }
+
+    /// An interim response without fields.
+    fn inform(&self, status: u16) {
+        if let Ok(response) = H2Response::builder().status(status).body(()) {
+            self.send_interim(response);
+        }
+    }
+
+    fn send_interim(&self, response: H2Response<()>) {
+        if let Client::Waiting(respond) = &mut *self.client.borrow_mut() {
+            // Fails only where the client is gone, which shows elsewhere.
+            let _ = respond.send_informational(response);
+        }
+    }
+
+    /// Parses a response head in the neutral form and makes the one that the client gets.
+    fn plan(&self, bytes: &[u8], route: u16) -> Result<Parsed<ResponsePlan>, Reject> {
+        let mut slots = FieldSlots::new();
+        let head = match parse_response(bytes, &mut slots, &self.serving.head_limits, self.is_head)? {
+            Parsed::Complete(head) => head,
+            Parsed::Partial => return Ok(Parsed::Partial),
+        };
+        if head.upgrade {
+            // Nobody asked for it: what follows is not HTTP.
+            return Err(Reject::BAD_STATUS_LINE.by_upstream());
+        }
+        let none = Default::default();
+        let route = self.serving.snapshot.routes.routes().get(usize::from(route));
+        let edits = route.map_or(&none, |route| &route.response_edits);
+        let response = if head.has_date {
+            translate::response(&head, edits, None)
+        } else {
+            self.context.with_date(|date| translate::response(&head, edits, Some(date)))
+        };
+        let response = response.ok_or(Reject::BAD_FIELD_VALUE.by_upstream())?;
+        Ok(Parsed::Complete(ResponsePlan {
+            status: head.status,
+            head_len: head.head_len,
+            interim: head.interim,
+            framing: head.framing,
+            reusable: head.keep_alive,
+            response,
+            grpc_status: head.field("grpc-status").and_then(grpc::parse_code),
+        }))
+    }
+
+    /// Sends head and body of the final response.
+    async fn deliver(&self, plan: ResponsePlan, mut source: Source<'_>, cluster: u16) -> Responded {
+        let has_body = plan.framing.has_body();
+        let Some(mut sender) = self.send_head(plan.response, !has_body) else {
+            return Responded::Broken { by_endpoint: false };
+        };
+        if !has_body {
+            if self.is_grpc {
+                self.count_grpc(cluster, &[], plan.grpc_status);
+            }
+            return Responded::Complete { reusable: plan.reusable && source.into_rest().is_none() };
+        }
+        let Some(spec) = self.context.upstreams.spec(cluster) else {
+            return Responded::Broken { by_endpoint: false };
+        };
+        let pace = Pace {
+            source_idle: if self.is_grpc { self.timeouts.tcp_idle } else { spec.request_timeout },
+            source_bytes_per_s_min: 0,
+            sink_stall: self.timeouts.write_stall,
+        };
+        let moved = Cell::new(0);
+        let mut sink = Sink::H2(&mut sender);
+        let result = transfer(&self.context.runtime, &mut source, &mut sink, pace, &moved).await;
+        let shard = self.context.shard.cluster(usize::from(cluster));
+        shard.add(ClusterCounter::ReceivedBytes, moved.get());
+        if self.is_grpc {
+            self.count_grpc(cluster, source.trailers(), None);
+        }
+        match result {
+            Ok(()) => Responded::Complete { reusable: plan.reusable && source.into_rest().is_none() },
+            Err(BodyError::SinkBroken) => Responded::Broken { by_endpoint: false },
+            Err(BodyError::SinkStalled) => {
+                sender.reset(Reason::CANCEL.into());
+                Responded::Broken { by_endpoint: false }
+            }
+            Err(_) => {
+                // RFC 9113 §8.1: what was cut off must not look whole.
+                sender.reset(towards_client(source.fault()));
+                Responded::Broken { by_endpoint: true }
+            }
+        }
+    }
+
+    /// Counts the status that ended a response of gRPC: of its trailers, or of its head where that is all.
+    fn count_grpc(&self, cluster: u16, trailers: &[u8], in_head: Option<u8>) {
+        let lines = trailers.split(|&byte| byte == b'\n');
+        let value = lines.filter_map(|line| {
+            let (name, value) = line.split_at_checked(GRPC_STATUS.len())?;
+            name.eq_ignore_ascii_case(GRPC_STATUS)
+                .then(|| trim_ows(value.strip_suffix(b"\r").unwrap_or(value)))
+        });
+        let code = value.map(grpc::parse_code).next().unwrap_or(in_head);
+        self.context.shard.cluster(usize::from(cluster)).grpc_status(code);
+    }
+}
+
+/// The code with which a client's stream ends when the endpoint's did.
+fn towards_client(fault: Option<StreamFault>) -> u32 {
+    const PASSED_ON: [Reason; 3] = [Reason::CANCEL, Reason::ENHANCE_YOUR_CALM, Reason::HTTP_1_1_REQUIRED];
+    match fault {
+        Some(StreamFault::Reset(code)) if PASSED_ON.map(u32::from).contains(&code) => code,
+        _ => Reason::INTERNAL_ERROR.into(),
+    }
+}

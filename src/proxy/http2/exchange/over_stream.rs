@@ -1,0 +1,141 @@
+//! A downstream stream whose request goes up on a stream of HTTP/2.
+
+use std::cell::Cell;
+use std::pin::pin;
+
+use h2::Reason;
+
+use crate::http::Reject;
+use crate::limits;
+use crate::metrics::{ClusterCounter, Histogram};
+use crate::runtime::TimedOut;
+
+use super::super::super::http1::failure::{TIMED_OUT, UNANSWERED, invalid};
+use super::super::super::http1::judge::Request;
+use super::super::super::transfer::{Sink, Source, transfer};
+use super::super::super::upstream;
+use super::super::client::{Answered, Call};
+use super::super::stream::{Receiver, StreamFault};
+use super::super::{response_in_neutral_form, send_request};
+use super::{Destination, Exchange, Gone, Parsed, Responded};
+
+impl Exchange<'_> {
+    /// Sends the request on a stream and brings the response. `Err` where the client's side ended it.
+    pub(super) async fn over_stream(
+        &self,
+        request: &Request,
+        mut exchange: upstream::Exchange,
+        to: &Destination<'_>,
+        body: &mut Receiver,
+    ) -> Result<Responded, Gone> {
+        let upstreams = &self.context.upstreams;
+        let responded = self.on_stream(request, &mut exchange, to, body).await;
+        match &responded {
+            Ok(Responded::Complete { .. }) => upstreams.on_stream_answer(&exchange),
+            Ok(Responded::Failed(_) | Responded::Broken { by_endpoint: true }) => {
+                upstreams.on_stream_failure(&exchange);
+            }
+            Err(Gone) | Ok(_) => {}
+        }
+        responded
+    }
+
+    async fn on_stream(
+        &self,
+        request: &Request,
+        exchange: &mut upstream::Exchange,
+        to: &Destination<'_>,
+        body: &mut Receiver,
+    ) -> Result<Responded, Gone> {
+        let Some(spec) = self.context.upstreams.spec(to.cluster) else { return Ok(Responded::Unanswered) };
+        let request_timeout = spec.request_timeout;
+        let scheme = if spec.tls.is_some() { "https" } else { "http" };
+        let has_body = request.framing.has_body();
+        let sent = send_request(&mut exchange.slot, to.head, scheme, request.te_trailers, !has_body);
+        let (mut call, mut sender) = match sent {
+            Ok(sent) => sent,
+            Err(StreamFault::Refused) => return Ok(Responded::Refused),
+            Err(_) => return Ok(Responded::Failed(UNANSWERED)),
+        };
+        let respond = pin!(self.respond_from_stream(exchange, &mut call, to));
+        if !has_body {
+            self.deadline.set(self.context.runtime.now() + request_timeout);
+            return self.unless_gone(respond).await;
+        }
+        if request.expect_continue {
+            self.inform(100);
+        }
+        let moved = Cell::new(0);
+        let result = {
+            let mut source = Source::H2(body);
+            let mut sink = Sink::H2(&mut sender);
+            let pace = self.upload_pace(request_timeout);
+            let upload = pin!(transfer(&self.context.runtime, &mut source, &mut sink, pace, &moved));
+            self.both_ways(upload, respond, request_timeout).await
+        };
+        if !sender.is_ended() {
+            // The endpoint must not take what it got for the whole.
+            sender.reset(Reason::CANCEL.into());
+        }
+        let shard = self.context.shard.cluster(usize::from(to.cluster));
+        shard.add(ClusterCounter::SentBytes, moved.get());
+        result
+    }
+
+    /// Brings the endpoint's response to the client.
+    async fn respond_from_stream(
+        &self,
+        exchange: &upstream::Exchange,
+        call: &mut Call,
+        to: &Destination<'_>,
+    ) -> Responded {
+        let mut interim_left = limits::INTERIM_RESPONSES_MAX;
+        let sent_at = self.context.runtime.now();
+        let shard = self.context.shard.cluster(usize::from(to.cluster));
+        let mut answered = false;
+        loop {
+            let next = match self.deadline.within(exchange.slot.answered(call)).await {
+                Ok(Ok(next)) => next,
+                Ok(Err(StreamFault::Refused)) => return Responded::Refused,
+                Ok(Err(StreamFault::Disconnected)) if exchange.slot.reused && !answered => {
+                    return Responded::Unanswered;
+                }
+                Ok(Err(_)) => return Responded::Failed(UNANSWERED),
+                Err(TimedOut) => return Responded::Failed(TIMED_OUT),
+            };
+            if !answered {
+                answered = true;
+                let waited = self.context.runtime.now().since(sent_at);
+                self.context.shard.observe(Histogram::UpstreamFirstByte, waited);
+            }
+            let (head, mut receiver) = match next {
+                Answered::Interim(head) => (head, None),
+                Answered::Final(head, receiver) => (head, Some(receiver)),
+            };
+            let ended = receiver.as_ref().is_none_or(Receiver::is_ended);
+            let plan = response_in_neutral_form(&self.context.runtime, &head, ended, self.is_head, |bytes| {
+                shard.add(ClusterCounter::ReceivedBytes, bytes.len() as u64);
+                self.plan(bytes, to.route)
+            });
+            let plan = match plan {
+                Ok(Parsed::Complete(plan)) => plan,
+                Ok(Parsed::Partial) => {
+                    return Responded::Failed(invalid(Reject::HEAD_TOO_LARGE.by_upstream()));
+                }
+                Err(reject) => return Responded::Failed(invalid(reject)),
+            };
+            if let (Some(receiver), false) = (&mut receiver, plan.interim) {
+                shard.response(Some(plan.status));
+                return self.deliver(plan, Source::H2(receiver), to.cluster).await;
+            }
+            if interim_left == 0 || !plan.interim {
+                return Responded::Failed(invalid(Reject::BAD_STATUS_LINE.by_upstream()));
+            }
+            interim_left -= 1;
+            // 100 was answered here.
+            if plan.status != 100 {
+                self.send_interim(plan.response);
+            }
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! A [`Stream`] as the `h2` crate wants it: reads copied out of lent buffers, writes gathered into one send for each
+//! turn of the connection. Counts frames on their way (`tap`). Never decides what to do about them.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::base::units::KIB;
+use crate::runtime::{RecvBuf, Runtime};
+
+use super::super::stream::Stream;
+use super::tap::Tap;
+
+/// Gathered bytes are sent once there are this many; a longer write goes out as it is.
+const GATHERED_BYTES_MAX: usize = 16 * KIB;
+/// Larger ones are not the pool's.
+const BLOCK_BYTES_MAX: usize = 4 * KIB;
+/// Bytes that wait for the kernel before the crate is told to wait too: bounds what a peer that reads nothing costs.
+const UNSENT_BYTES_MAX: usize = 64 * KIB;
+
+/// Receives of one turn.
+const RECEIVES_A_TURN: u32 = 8;
+
+/// What the session and the crate's connection share: the transport, and what was seen pass.
+pub(super) struct Link {
+    runtime: Runtime,
+    stream: Stream,
+    /// Bytes received before the crate took over, and what is left of the last buffer.
+    input: RefCell<Option<RecvBuf>>,
+    output: RefCell<Vec<u8>>,
+    pub(super) tap: RefCell<Tap>,
+    pub(super) received_bytes: Cell<u64>,
+    pub(super) sent_bytes: Cell<u64>,
+    /// Buffers that may still be received in this turn.
+    receives_left: Cell<u32>,
+}
+
+impl Link {
+    /// `first`: what was received already.
+    pub(super) fn new(runtime: &Runtime, stream: Stream, first: Option<RecvBuf>, tap: Tap) -> Rc<Self> {
+        Rc::new(Self {
+            runtime: runtime.clone(),
+            stream,
+            input: RefCell::new(first.filter(|first| !first.is_empty())),
+            output: RefCell::default(),
+            tap: RefCell::new(tap),
+            received_bytes: Cell::new(0),
+            sent_bytes: Cell::new(0),
+            receives_left: Cell::new(RECEIVES_A_TURN),
+        })
+    }
+
+    /// Ends the transport where nobody else holds the link any more.
+    pub(super) fn into_stream(self) -> Stream {
+        self.stream
+    }
+
+    /// Ends our direction: the connection carries no more.
+    pub(super) fn close(&self) {
+        self.stream.shutdown_write();
+    }
+
+    pub(super) const fn stream(&self) -> &Stream {
+        &self.stream
+    }
+
+    /// To be called before every poll of the connection: nobody keeps the others waiting by sending without end.
+    pub(super) fn begin_turn(&self) {
+        self.receives_left.set(RECEIVES_A_TURN);
+    }
+
+    /// Sends what was gathered. To be called after every poll of the connection.
+    pub(super) fn push(&self) {
+        let mut output = self.output.borrow_mut();
+        if !output.is_empty() {
+            self.stream.send(&output, false);
+            if output.capacity() <= BLOCK_BYTES_MAX {
+                self.runtime.put_block(std::mem::take(&mut *output));
+            }
+            output.clear();
+        }
+    }
+
+    /// Gives memory back that only a busy connection needs.
+    pub(super) fn rest(&self) {
+        let mut output = self.output.borrow_mut();
+        if output.is_empty() {
+            *output = Vec::new();
+        }
+    }
+
+    /// Bytes that the kernel has not taken.
+    pub(super) fn unsent(&self) -> usize {
+        self.stream.unsent() + self.output.borrow().len()
+    }
+
+    fn poll_read(&self, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let mut input = self.input.borrow_mut();
+        let mut buf = match input.take() {
+            Some(buf) => buf,
+            None if self.receives_left.get() == 0 => {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            None => match self.stream.poll_recv(cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Ready(Ok(buf)) => {
+                    self.receives_left.set(self.receives_left.get() - 1);
+                    buf
+                }
+            },
+        };
+        let taken = buf.len().min(into.remaining());
+        let mut tap = self.tap.borrow_mut();
+        tap.received(&buf[..taken]);
+        if tap.violation().is_some() {
+            // The crate does not get to see it: the driver ends the connection.
+            return Poll::Pending;
+        }
+        self.received_bytes.set(self.received_bytes.get() + taken as u64);
+        into.put_slice(&buf[..taken]);
+        buf.advance(taken);
+        if !buf.is_empty() {
+            *input = Some(buf);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_write(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if self.unsent() > UNSENT_BYTES_MAX {
+            self.push();
+            match self.stream.poll_sent(UNSENT_BYTES_MAX / 2, cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Ready(Ok(())) => {}
+            }
+        }
+        self.tap.borrow_mut().sent(bytes);
+        self.sent_bytes.set(self.sent_bytes.get() + bytes.len() as u64);
+        let mut output = self.output.borrow_mut();
+        if output.len() + bytes.len() <= GATHERED_BYTES_MAX {
+            if output.capacity() == 0 {
+                *output = self.runtime.take_block();
+            }
+            output.extend_from_slice(bytes);
+            return Poll::Ready(Ok(bytes.len()));
+        }
+        if !output.is_empty() {
+            self.stream.send(&output, true);
+            output.clear();
+        }
+        self.stream.send(bytes, false);
+        Poll::Ready(Ok(bytes.len()))
+    }
+}
+
+/// The crate's hold on a [`Link`].
+pub(super) struct Io(pub(super) Rc<Link>);
+
+impl AsyncRead for Io {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.0.poll_read(cx, into)
+    }
+}
+
+impl AsyncWrite for Io {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.0.poll_write(cx, bytes)
+    }
+
+    /// Whatever was written goes out with the next push.
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    /// Ready once the kernel has all. The session ends the stream.
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.push();
+        self.0.stream.poll_sent(0, cx)
+    }
+}

@@ -1,0 +1,401 @@
+//! A downstream HTTP/2 connection: the crate's state machine driven by one task, each stream a task beside it. Watches
+//! what the crate does not: floods, field blocks and writes that stall, idleness, drain.
+
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::{Context as TaskContext, Poll};
+use std::time::Duration;
+
+use h2::Reason;
+use h2::server::{Builder, Connection};
+
+use crate::base::time::Instant;
+use crate::base::units::KIB;
+use crate::limits;
+use crate::metrics::{ListenerCounter, ListenerGauge};
+use crate::runtime::{Deadline, RecvBuf, TimedOut};
+
+use super::super::context::{Context, SessionGuard};
+use super::super::facts::Facts;
+use super::super::outcome::Termination;
+use super::super::stream::Stream;
+use super::exchange;
+use super::io::{Io, Link};
+use super::piece::Piece;
+use super::tap::{Tap, Violation};
+
+/// What a client begins with that speaks HTTP/2 (RFC 9113 §3.4).
+pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// How long a connection that ends is read on, so that our last frames reach the client.
+const LINGER: Duration = Duration::from_secs(2);
+/// Bytes read meanwhile: a flood is not waited for.
+const LINGER_BYTES_MAX: usize = 256 * KIB;
+/// What a connection is taken to cost beside its streams: the crate's buffers and tables.
+const CONNECTION_BYTES: usize = 32 * KIB;
+/// What a stream is taken to cost: its task, its state in the crate, its piece on the way.
+const STREAM_BYTES: usize = 20 * KIB;
+
+/// One downstream connection.
+pub struct Http2 {
+    session: Rc<Session>,
+    link: Rc<Link>,
+    deadline: Deadline,
+}
+
+/// What the streams of one connection share.
+pub(super) struct Session {
+    pub(super) guard: SessionGuard,
+    pub(super) facts: RefCell<Facts>,
+    /// Streams whose task has not ended: until then they count, whatever their peer did to them (CVE-2023-44487).
+    live: Cell<u32>,
+}
+
+impl Session {
+    pub(super) fn listener(&self) -> usize {
+        usize::from(self.guard.listener())
+    }
+
+    fn context(&self) -> &Rc<Context> {
+        self.guard.context()
+    }
+}
+
+/// One stream's task, counted and charged until it ends.
+struct Live(Rc<Session>);
+
+impl Live {
+    fn new(session: &Rc<Session>) -> Self {
+        session.live.set(session.live.get() + 1);
+        session.context().runtime.charge(STREAM_BYTES);
+        let shard = session.context().shard.listener(session.listener());
+        shard.gauge_add(ListenerGauge::Http2StreamsActive, 1);
+        Self(session.clone())
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        let session = &self.0;
+        session.live.set(session.live.get() - 1);
+        session.context().runtime.discharge(STREAM_BYTES);
+        let shard = session.context().shard.listener(session.listener());
+        shard.gauge_add(ListenerGauge::Http2StreamsActive, -1);
+    }
+}
+
+/// The connection's own memory, charged until it ends.
+struct Charged<'a>(&'a Context);
+
+impl Drop for Charged<'_> {
+    fn drop(&mut self) {
+        self.0.runtime.discharge(CONNECTION_BYTES);
+    }
+}
+
+impl Http2 {
+    /// A connection whose first bytes are in `first`, if they were read.
+    pub fn new(guard: SessionGuard, stream: Stream, facts: Facts, first: Option<RecvBuf>) -> Self {
+        let context = guard.context();
+        let glitches_max = context.serving().snapshot.http.http2_glitches_max;
+        let tap = Tap::new(PREFACE.len(), 0, glitches_max, context.runtime.now());
+        let link = Link::new(&context.runtime, stream, first, tap);
+        let deadline = context.runtime.deadline();
+        let session = Session { guard, facts: RefCell::new(facts), live: Cell::new(0) };
+        Self { session: Rc::new(session), link, deadline }
+    }
+
+    /// Serves until the connection ends.
+    pub async fn serve(self) {
+        let context = self.session.context().clone();
+        context.runtime.charge(CONNECTION_BYTES);
+        let _charged = Charged(&context);
+        let shard = context.shard.listener(self.session.listener());
+        shard.add(ListenerCounter::Http2Connections, 1);
+        let termination = match self.learn_peer() {
+            true => self.run(&context).await,
+            false => Termination::ClientAborted,
+        };
+        self.session.guard.ended(termination);
+        {
+            let tap = self.link.tap.borrow();
+            shard.add(ListenerCounter::Http2Glitches, tap.glitches_total());
+            shard.add(ListenerCounter::Http2GoawaysSent, tap.goaways_sent());
+        }
+        shard.add(ListenerCounter::ReceivedBytes, self.link.received_bytes.get());
+        shard.add(ListenerCounter::SentBytes, self.link.sent_bytes.get());
+        self.finish(&context, termination).await;
+    }
+
+    /// Asks the kernel for the client's address, once for all streams. `false`: the client is gone.
+    fn learn_peer(&self) -> bool {
+        let mut facts = self.session.facts.borrow_mut();
+        if facts.peer.is_none() {
+            facts.peer = self.link.stream().peer_ip().ok();
+        }
+        facts.peer.is_some()
+    }
+
+    async fn run(&self, context: &Rc<Context>) -> Termination {
+        let serving = context.serving();
+        let spec = &serving.snapshot.http;
+        let mut builder = Builder::new();
+        builder
+            .max_concurrent_streams(spec.http2_streams_max)
+            .max_header_list_size(u32::try_from(spec.head_bytes_max).unwrap_or(u32::MAX))
+            .initial_window_size(limits::HTTP2_STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(limits::HTTP2_CONNECTION_WINDOW_BYTES)
+            .max_send_buffer_size(limits::HTTP2_STREAM_SEND_BYTES_MAX)
+            .max_local_error_reset_streams(Some(spec.http2_glitches_max as usize))
+            .max_concurrent_reset_streams(limits::HTTP2_RESET_STREAMS_REMEMBERED_MAX);
+        self.deadline.set(context.runtime.now() + self.session.guard.timeouts().header);
+        let connection = {
+            let mut handshake = pin!(builder.handshake::<Io, Piece>(Io(self.link.clone())));
+            let shaken = std::future::poll_fn(|cx| {
+                self.link.begin_turn();
+                let shaken = handshake.as_mut().poll(cx);
+                self.link.push();
+                shaken
+            });
+            match self.deadline.within(shaken).await {
+                Ok(Ok(connection)) => connection,
+                Ok(Err(error)) if error.is_io() => return Termination::ClientAborted,
+                Ok(Err(_)) => return Termination::ProtocolError,
+                Err(TimedOut) => return Termination::FirstByteTimeout,
+            }
+        };
+        let now = context.runtime.now();
+        let mut driver = Driver {
+            connection,
+            session: &self.session,
+            link: &self.link,
+            deadline: &self.deadline,
+            requests: 0,
+            streams_max: spec.http2_streams_max,
+            requests_max: spec.requests_per_connection_max,
+            idle_since: now,
+            block: (0, now),
+            unsent: (0, now),
+            going: None,
+        };
+        std::future::poll_fn(|cx| driver.poll(cx)).await
+    }
+
+    /// Leaves the connection: in peace where our last frames can still arrive, else with RST.
+    async fn finish(self, context: &Context, termination: Termination) {
+        let Self { session, link, deadline } = self;
+        drop(session);
+        // Streams hold no link, and the crate's connection is gone.
+        let Some(stream) = Rc::into_inner(link).map(Link::into_stream) else { return };
+        match termination {
+            Termination::WriteStalled | Termination::ClientAborted => return stream.abort(),
+            Termination::ClientClosed => return stream.close(),
+            _ => {}
+        }
+        deadline.set(context.runtime.now() + LINGER);
+        let delivered = std::future::poll_fn(|cx| stream.poll_sent(0, cx));
+        if !matches!(deadline.within(delivered).await, Ok(Ok(()))) {
+            return stream.abort();
+        }
+        stream.shutdown_write();
+        let mut left = LINGER_BYTES_MAX;
+        while let Ok(Ok(buf)) = deadline.within(stream.recv()).await {
+            left = left.saturating_sub(buf.len());
+            if buf.is_empty() || left == 0 {
+                break;
+            }
+        }
+    }
+}
+
+/// Drives the crate's connection.
+struct Driver<'a> {
+    connection: Connection<Io, Piece>,
+    session: &'a Rc<Session>,
+    link: &'a Link,
+    deadline: &'a Deadline,
+    requests: u32,
+    streams_max: u32,
+    requests_max: u32,
+    /// Since when there has been no stream.
+    idle_since: Instant,
+    /// The number of the field block that is being received, and since when.
+    block: (u64, Instant),
+    /// Bytes that the kernel did not take, and since when.
+    unsent: (usize, Instant),
+    /// Why and since when the connection ends: no new streams are promised.
+    going: Option<(Termination, Instant)>,
+}
+
+/// A deadline of the connection has passed.
+enum Overdue {
+    /// The client may begin no more.
+    Idle,
+    Block,
+    Stalled,
+}
+
+impl Driver<'_> {
+    fn poll(&mut self, cx: &mut TaskContext<'_>) -> Poll<Termination> {
+        let context = self.session.context().clone();
+        let now = context.runtime.now();
+        if self.going.is_none() && context.is_draining() {
+            self.go(Termination::Drained, now);
+        }
+        self.link.begin_turn();
+        let mut ended = self.advance(cx, now);
+        let violation = self.link.tap.borrow().violation();
+        if let (None, Some(violation)) = (ended, violation) {
+            let reason = match violation {
+                Violation::NoSettings => Reason::PROTOCOL_ERROR,
+                Violation::FrameSize => Reason::FRAME_SIZE_ERROR,
+            };
+            ended = self.leave(cx, Termination::ProtocolError, reason);
+        }
+        if ended.is_none() && self.link.tap.borrow_mut().is_excessive(now) {
+            ended = self.leave(cx, Termination::Flooded, Reason::ENHANCE_YOUR_CALM);
+        }
+        self.link.push();
+        if let Some(termination) = ended {
+            return Poll::Ready(termination);
+        }
+        loop {
+            self.deadline.set(self.due(now));
+            if self.deadline.poll_past(cx).is_pending() {
+                return Poll::Pending;
+            }
+            let left = match self.overdue(now) {
+                Some(Overdue::Stalled) => return Poll::Ready(Termination::WriteStalled),
+                Some(Overdue::Block) => self.leave(cx, Termination::HeaderTimeout, Reason::ENHANCE_YOUR_CALM),
+                Some(Overdue::Idle) => {
+                    let termination = match self.going {
+                        Some((termination, _)) => termination,
+                        None if self.requests == 0 => Termination::FirstByteTimeout,
+                        None => Termination::IdleTimeout,
+                    };
+                    self.leave(cx, termination, Reason::NO_ERROR)
+                }
+                None => None,
+            };
+            self.link.push();
+            if let Some(termination) = left {
+                return Poll::Ready(termination);
+            }
+        }
+    }
+
+    /// Lets the crate read, write and hand out streams. Why the connection ended, if it did.
+    fn advance(&mut self, cx: &mut TaskContext<'_>, now: Instant) -> Option<Termination> {
+        loop {
+            match self.connection.poll_accept(cx) {
+                Poll::Ready(Some(Ok((request, respond)))) => self.begin_stream(request, respond, now),
+                Poll::Ready(Some(Err(error))) => return Some(self.end_of(&error)),
+                Poll::Ready(None) => {
+                    return Some(
+                        self.going.map_or(Termination::ClientClosed, |(termination, _)| termination),
+                    );
+                }
+                Poll::Pending => break,
+            }
+        }
+        if self.session.live.get() > 0 {
+            self.idle_since = now;
+        } else {
+            self.link.rest();
+        }
+        None
+    }
+
+    fn begin_stream(
+        &mut self,
+        request: http::Request<h2::RecvStream>,
+        mut respond: h2::server::SendResponse<Piece>,
+        now: Instant,
+    ) {
+        let context = self.session.context();
+        let memory_bytes_max = context.serving().snapshot.limits.memory_bytes_max;
+        if self.session.live.get() >= self.streams_max || context.runtime.charged() >= memory_bytes_max {
+            return respond.send_reset(Reason::REFUSED_STREAM);
+        }
+        self.requests = self.requests.saturating_add(1);
+        let live = Live::new(self.session);
+        context.runtime.spawn(async move {
+            exchange::run(live.0.clone(), request, respond).await;
+            drop(live);
+        });
+        if self.going.is_none() && self.requests >= self.requests_max {
+            self.go(Termination::RequestsMax, now);
+        }
+    }
+
+    /// Says that no more streams are taken: first with the highest id there is, and after a round trip with that of the
+    /// last one that came (RFC 9113 §6.8). Those go on.
+    fn go(&mut self, termination: Termination, now: Instant) {
+        self.going = Some((termination, now));
+        self.connection.graceful_shutdown();
+    }
+
+    /// Ends the connection at once, with a last GOAWAY.
+    fn leave(
+        &mut self,
+        cx: &mut TaskContext<'_>,
+        termination: Termination,
+        reason: Reason,
+    ) -> Option<Termination> {
+        self.connection.abrupt_shutdown(reason);
+        // What the crate says now is that it was told to end.
+        let _ = self.connection.poll_closed(cx);
+        Some(termination)
+    }
+
+    fn end_of(&self, error: &h2::Error) -> Termination {
+        match error.reason() {
+            _ if error.is_io() => Termination::ClientAborted,
+            Some(Reason::ENHANCE_YOUR_CALM) if error.is_library() => Termination::Flooded,
+            _ if error.is_library() => Termination::ProtocolError,
+            _ => self.going.map_or(Termination::ClientClosed, |(termination, _)| termination),
+        }
+    }
+
+    /// When to look again, if nothing happens.
+    fn due(&mut self, now: Instant) -> Instant {
+        let timeouts = self.session.guard.timeouts();
+        let mut due = Instant::FAR;
+        if self.session.live.get() == 0 {
+            due = match self.going {
+                Some((_, since)) => since + self.session.context().serving().snapshot.drain.idle_grace,
+                None if self.requests == 0 => self.idle_since + timeouts.header,
+                None => self.idle_since + timeouts.idle,
+            };
+        }
+        let block = self.link.tap.borrow().open_block();
+        if let Some(block) = block {
+            if block != self.block.0 {
+                self.block = (block, now);
+            }
+            due = due.min(self.block.1 + timeouts.header);
+        }
+        let unsent = self.link.unsent();
+        if unsent > 0 {
+            if self.unsent.0 == 0 || unsent < self.unsent.0 {
+                self.unsent.1 = now;
+            }
+            due = due.min(self.unsent.1 + timeouts.write_stall);
+        }
+        self.unsent.0 = unsent;
+        due
+    }
+
+    fn overdue(&self, now: Instant) -> Option<Overdue> {
+        let timeouts = self.session.guard.timeouts();
+        if self.unsent.0 > 0 && now >= self.unsent.1 + timeouts.write_stall {
+            return Some(Overdue::Stalled);
+        }
+        if self.link.tap.borrow().open_block().is_some() && now >= self.block.1 + timeouts.header {
+            return Some(Overdue::Block);
+        }
+        (self.session.live.get() == 0).then_some(Overdue::Idle)
+    }
+}

@@ -1,0 +1,205 @@
+//! The two directions of one HTTP/2 stream, as bodies see them: pieces come in and their window is given back once
+//! somebody took them; pieces go out as the peer's window allows. Holds no more than the crate does.
+
+use std::task::{Context, Poll, ready};
+
+use h2::{Reason, RecvStream, SendStream};
+
+use super::piece::Piece;
+use super::translate;
+
+/// Why a stream went no further.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum StreamFault {
+    /// The peer says that it has not begun the request: it may be sent again, whatever it is.
+    Refused,
+    /// The peer reset the stream, with this code.
+    Reset(u32),
+    /// What the peer sent is no valid message.
+    Malformed,
+    /// The connection broke or was closed.
+    Disconnected,
+}
+
+impl StreamFault {
+    pub(super) fn from_error(error: &h2::Error) -> Self {
+        match error.reason() {
+            Some(Reason::REFUSED_STREAM) if error.is_reset() && error.is_remote() => Self::Refused,
+            Some(reason) if error.is_reset() && error.is_remote() => Self::Reset(reason.into()),
+            Some(_) if error.is_reset() && error.is_library() => Self::Malformed,
+            _ => Self::Disconnected,
+        }
+    }
+}
+
+/// A body as it arrives.
+pub struct Receiver {
+    stream: RecvStream,
+    /// The trailer section in its neutral form, once the body has ended.
+    trailers: Vec<u8>,
+    data_ended: bool,
+    /// Whether any of the body was taken, so that it cannot be sent again.
+    touched: bool,
+    fault: Option<StreamFault>,
+}
+
+impl Receiver {
+    pub(super) const fn new(stream: RecvStream) -> Self {
+        Self { stream, trailers: Vec::new(), data_ended: false, touched: false, fault: None }
+    }
+
+    /// Whether the body has ended, so that nothing of it is still to come.
+    pub fn is_ended(&self) -> bool {
+        self.stream.is_end_stream()
+    }
+
+    /// The next piece; `None` at the end. Its bytes count against the peer's window until `release`.
+    ///
+    /// # Errors
+    /// When the stream or the connection broke.
+    pub fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Piece>, StreamFault>> {
+        let received = ready!(self.poll_next(cx));
+        match &received {
+            Ok(_) => self.touched = true,
+            Err(fault) => self.fault = Some(*fault),
+        }
+        Poll::Ready(received)
+    }
+
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Piece>, StreamFault>> {
+        while !self.data_ended {
+            match ready!(self.stream.poll_data(cx)) {
+                // An empty frame brings nothing; the flood of them is counted where frames are.
+                Some(Ok(data)) if data.is_empty() => {}
+                Some(Ok(data)) => return Poll::Ready(Ok(Some(Piece::shared(data)))),
+                Some(Err(error)) => return Poll::Ready(Err(StreamFault::from_error(&error))),
+                None => self.data_ended = true,
+            }
+        }
+        match ready!(self.stream.poll_trailers(cx)) {
+            Ok(None) => Poll::Ready(Ok(None)),
+            Ok(Some(fields)) => {
+                let written = translate::write_trailers(&mut self.trailers, &fields);
+                Poll::Ready(written.map(|()| None).map_err(|_| StreamFault::Malformed))
+            }
+            Err(error) => Poll::Ready(Err(StreamFault::from_error(&error))),
+        }
+    }
+
+    /// Whether any of the body was given out.
+    pub const fn is_touched(&self) -> bool {
+        self.touched
+    }
+
+    /// Why the body broke off, if it did.
+    pub const fn fault(&self) -> Option<StreamFault> {
+        self.fault
+    }
+
+    /// Lets the peer send `count` bytes more.
+    pub fn release(&mut self, count: usize) {
+        // Fails only where the stream is gone, and its window with it.
+        let _ = self.stream.flow_control().release_capacity(count);
+    }
+
+    /// The trailer section; empty until the end, and where there is none.
+    pub fn trailers(&self) -> &[u8] {
+        &self.trailers
+    }
+}
+
+/// A body as it is sent.
+pub struct Sender {
+    stream: SendStream<Piece>,
+    ended: bool,
+}
+
+impl Sender {
+    pub(super) const fn new(stream: SendStream<Piece>, ended: bool) -> Self {
+        Self { stream, ended }
+    }
+
+    /// Gives the crate as much of `piece` as the peer takes. Ready once it has all. `last`: the body ends with it.
+    ///
+    /// # Errors
+    /// When the stream or the connection broke.
+    pub fn poll_send(
+        &mut self,
+        cx: &mut Context<'_>,
+        piece: &mut Piece,
+        last: bool,
+    ) -> Poll<Result<(), StreamFault>> {
+        while !piece.is_empty() {
+            self.stream.reserve_capacity(piece.len());
+            if self.stream.capacity() == 0 {
+                match ready!(self.stream.poll_capacity(cx)) {
+                    Some(Ok(_)) => {}
+                    Some(Err(error)) => return Poll::Ready(Err(StreamFault::from_error(&error))),
+                    None => return Poll::Ready(Err(self.fault(cx))),
+                }
+                continue;
+            }
+            let part = piece.split_to(self.stream.capacity());
+            let ends = last && piece.is_empty();
+            if let Err(error) = self.stream.send_data(part, ends) {
+                return Poll::Ready(Err(match self.fault(cx) {
+                    StreamFault::Disconnected => StreamFault::from_error(&error),
+                    fault => fault,
+                }));
+            }
+            self.ended = ends;
+        }
+        if last && !self.ended {
+            return Poll::Ready(self.finish(&[]));
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Ends the body with these trailers, in their neutral form.
+    ///
+    /// # Errors
+    /// When the stream is closed already.
+    pub fn finish(&mut self, trailers: &[u8]) -> Result<(), StreamFault> {
+        if self.ended {
+            return Ok(());
+        }
+        self.ended = true;
+        let fields = translate::trailers(trailers);
+        let sent = if fields.is_empty() {
+            self.stream.send_data(Piece::empty(), true)
+        } else {
+            self.stream.send_trailers(fields)
+        };
+        sent.map_err(|error| StreamFault::from_error(&error))
+    }
+
+    pub const fn is_ended(&self) -> bool {
+        self.ended
+    }
+
+    /// Ready when the peer reset the stream or the connection broke.
+    pub fn poll_fault(&mut self, cx: &mut Context<'_>) -> Poll<StreamFault> {
+        self.stream.poll_reset(cx).map(|reset| fault_of(&reset))
+    }
+
+    /// Ends the stream with this code.
+    pub fn reset(&mut self, code: u32) {
+        self.stream.send_reset(Reason::from(code));
+    }
+
+    fn fault(&mut self, cx: &mut Context<'_>) -> StreamFault {
+        match self.poll_fault(cx) {
+            Poll::Ready(fault) => fault,
+            Poll::Pending => StreamFault::Disconnected,
+        }
+    }
+}
+
+/// What `poll_reset` told.
+pub(super) fn fault_of(reset: &Result<Reason, h2::Error>) -> StreamFault {
+    match reset {
+        Ok(Reason::REFUSED_STREAM) => StreamFault::Refused,
+        Ok(reason) => StreamFault::Reset((*reason).into()),
+        Err(error) => StreamFault::from_error(error),
+    }
+}

@@ -1,0 +1,447 @@
+//! Looks at the frame headers of one direction of an HTTP/2 connection as the bytes pass: counts what costs the other
+//! side nothing and us something. The crate above decides what frames mean; this decides when a peer is no peer but a
+//! flood (one number a connection, as HAProxy's glitches). Never holds or changes a byte.
+
+use std::time::Duration;
+
+use crate::base::time::Instant;
+
+/// Bytes of a frame header (RFC 9113 §4.1).
+const HEADER_BYTES: usize = 9;
+/// WINDOW_UPDATE frames for each DATA frame we sent (CVE-2019-9511 is millions of them).
+const WINDOW_UPDATES_PER_DATA: u32 = 10;
+/// Unpaid WINDOW_UPDATE and PING frames before they count: what a connection begins with, and its pauses.
+const ALLOWANCE_MAX: u32 = 1_000;
+/// One glitch is forgiven in this time: keep-alive frames of a connection that lasts for days.
+const FORGIVEN_EVERY: Duration = Duration::from_millis(100);
+
+/// RFC 9113 §6, and what RFC 9218 adds.
+mod kind {
+    pub(super) const DATA: u8 = 0;
+    pub(super) const HEADERS: u8 = 1;
+    pub(super) const PRIORITY: u8 = 2;
+    pub(super) const RST_STREAM: u8 = 3;
+    pub(super) const SETTINGS: u8 = 4;
+    pub(super) const PUSH_PROMISE: u8 = 5;
+    pub(super) const PING: u8 = 6;
+    pub(super) const GOAWAY: u8 = 7;
+    pub(super) const WINDOW_UPDATE: u8 = 8;
+    pub(super) const CONTINUATION: u8 = 9;
+}
+
+const END_STREAM: u8 = 1;
+const ACK: u8 = 1;
+const END_HEADERS: u8 = 4;
+const PADDED: u8 = 8;
+/// Codes of RST_STREAM that end a stream in peace: NO_ERROR, CANCEL.
+const PEACEFUL: [u32; 2] = [0, 8];
+
+/// An error of the connection.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Violation {
+    /// The first frame is none of SETTINGS: PROTOCOL_ERROR (RFC 9113 §3.4).
+    NoSettings,
+    /// A frame of a length that its type does not have: FRAME_SIZE_ERROR (§6).
+    FrameSize,
+}
+
+/// A frame header.
+#[derive(Clone, Copy, Debug, Default)]
+struct Frame {
+    len: usize,
+    kind: u8,
+    flags: u8,
+}
+
+/// Finds the frame headers in a stream of bytes.
+#[derive(Debug, Default)]
+struct Scanner {
+    /// Bytes that come before the first frame, or of the present payload.
+    skip: usize,
+    header: [u8; HEADER_BYTES],
+    have: usize,
+    /// The first bytes of a payload that is looked into.
+    payload: [u8; 4],
+    payload_want: usize,
+    frame: Frame,
+}
+
+impl Frame {
+    /// Whether frames of its type never have this length.
+    const fn is_misfit(self) -> bool {
+        match self.kind {
+            kind::PRIORITY => self.len != 5,
+            kind::RST_STREAM | kind::WINDOW_UPDATE => self.len != 4,
+            kind::SETTINGS => !self.len.is_multiple_of(6) || (self.flags & ACK != 0 && self.len > 0),
+            kind::PING => self.len != 8,
+            kind::GOAWAY => self.len < 8,
+            _ => false,
+        }
+    }
+}
+
+impl Scanner {
+    const fn new(skip: usize) -> Self {
+        let frame = Frame { len: 0, kind: 0, flags: 0 };
+        Self { skip, header: [0; HEADER_BYTES], have: 0, payload: [0; 4], payload_want: 0, frame }
+    }
+
+    /// Calls `on_frame` for each header, and `on_payload` with the four bytes that tell of a reset or a GOAWAY.
+    fn scan(
+        &mut self,
+        mut bytes: &[u8],
+        mut on_frame: impl FnMut(Frame),
+        mut on_payload: impl FnMut(Frame, u32),
+    ) {
+        while !bytes.is_empty() {
+            if self.payload_want > 0 {
+                let at = 4 - self.payload_want;
+                self.payload[at] = bytes[0];
+                self.payload_want -= 1;
+                self.skip -= 1;
+                bytes = &bytes[1..];
+                if self.payload_want == 0 {
+                    on_payload(self.frame, u32::from_be_bytes(self.payload));
+                }
+                continue;
+            }
+            let skipped = self.skip.min(bytes.len());
+            self.skip -= skipped;
+            bytes = &bytes[skipped..];
+            let taken = (HEADER_BYTES - self.have).min(bytes.len());
+            self.header[self.have..self.have + taken].copy_from_slice(&bytes[..taken]);
+            self.have += taken;
+            bytes = &bytes[taken..];
+            if self.have == HEADER_BYTES {
+                self.have = 0;
+                let [a, b, c, kind, flags, ..] = self.header;
+                let len = u32::from_be_bytes([0, a, b, c]) as usize;
+                self.frame = Frame { len, kind, flags };
+                self.skip = len;
+                let looked_into = matches!(kind, kind::RST_STREAM | kind::GOAWAY) && len >= 4;
+                self.payload_want = if looked_into { 4 } else { 0 };
+                on_frame(self.frame);
+            }
+        }
+    }
+
+    /// Whether a HEADERS or CONTINUATION frame has begun and not ended.
+    const fn inside_block(&self) -> bool {
+        self.skip > 0 && matches!(self.frame.kind, kind::HEADERS | kind::CONTINUATION)
+    }
+}
+
+/// Both directions of one connection, and the verdict.
+#[derive(Debug)]
+pub(super) struct Tap {
+    input: Scanner,
+    output: Scanner,
+    glitches: u32,
+    glitches_total: u64,
+    glitches_max: u32,
+    forgiven_at: Instant,
+    window_updates_free: u32,
+    pings_free: u32,
+    /// A field block began and its last frame has not.
+    block_open: bool,
+    /// Field blocks begun.
+    blocks: u64,
+    goaway: Option<u32>,
+    goaways_sent: u64,
+    frames: u64,
+    violation: Option<Violation>,
+}
+
+impl Tap {
+    /// `preface_bytes`: what the peer sends before its first frame; `own_preface_bytes`: what we do.
+    pub(super) const fn new(
+        preface_bytes: usize,
+        own_preface_bytes: usize,
+        glitches_max: u32,
+        now: Instant,
+    ) -> Self {
+        Self {
+            input: Scanner::new(preface_bytes),
+            output: Scanner::new(own_preface_bytes),
+            glitches: 0,
+            glitches_total: 0,
+            glitches_max,
+            forgiven_at: now,
+            window_updates_free: ALLOWANCE_MAX,
+            pings_free: ALLOWANCE_MAX,
+            block_open: false,
+            blocks: 0,
+            goaway: None,
+            goaways_sent: 0,
+            frames: 0,
+            violation: None,
+        }
+    }
+
+    /// What the peer sent.
+    pub(super) fn received(&mut self, bytes: &[u8]) {
+        let Self { input, glitches, glitches_total, window_updates_free, pings_free, goaway, .. } = self;
+        let (block_open, blocks) = (&mut self.block_open, &mut self.blocks);
+        let (frames, violation) = (&mut self.frames, &mut self.violation);
+        let mut glitch = || {
+            *glitches = glitches.saturating_add(1);
+            *glitches_total += 1;
+        };
+        let on_frame = |frame: Frame| {
+            *frames += 1;
+            if *frames == 1 && frame.kind != kind::SETTINGS {
+                *violation = Some(Violation::NoSettings);
+            } else if frame.is_misfit() {
+                *violation = Some(Violation::FrameSize);
+            }
+            match frame.kind {
+                kind::DATA => {
+                    let empty = if frame.flags & PADDED != 0 { frame.len <= 1 } else { frame.len == 0 };
+                    if empty && frame.flags & END_STREAM == 0 {
+                        glitch();
+                    } else {
+                        *pings_free = (*pings_free + 1).min(ALLOWANCE_MAX);
+                    }
+                }
+                kind::HEADERS => {
+                    *block_open = frame.flags & END_HEADERS == 0;
+                    *blocks += 1;
+                    if frame.len == 0 {
+                        glitch();
+                    }
+                }
+                kind::CONTINUATION => {
+                    *block_open &= frame.flags & END_HEADERS == 0;
+                    glitch();
+                }
+                kind::WINDOW_UPDATE if *window_updates_free > 0 => *window_updates_free -= 1,
+                kind::PING if frame.flags & ACK != 0 => {}
+                kind::PING if *pings_free > 0 => *pings_free -= 1,
+                kind::SETTINGS if frame.flags & ACK != 0 => {}
+                kind::GOAWAY | kind::PUSH_PROMISE => {}
+                // RST_STREAM, PRIORITY, SETTINGS, unknown ones, and what exceeds its allowance.
+                _ => glitch(),
+            }
+        };
+        input.scan(bytes, on_frame, |frame, value| {
+            if frame.kind == kind::GOAWAY {
+                *goaway = Some(value & (u32::MAX >> 1));
+            }
+        });
+    }
+
+    /// What we send.
+    pub(super) fn sent(&mut self, bytes: &[u8]) {
+        let Self { output, glitches, glitches_total, window_updates_free, pings_free, goaways_sent, .. } =
+            self;
+        let mut provoked = 0;
+        let mut finished = 0;
+        let on_frame = |frame: Frame| {
+            if frame.kind == kind::DATA && frame.len > 0 {
+                *window_updates_free = (*window_updates_free + WINDOW_UPDATES_PER_DATA).min(ALLOWANCE_MAX);
+                *pings_free = (*pings_free + 1).min(ALLOWANCE_MAX);
+            }
+            if matches!(frame.kind, kind::DATA | kind::HEADERS) && frame.flags & END_STREAM != 0 {
+                finished += 1;
+            }
+            if frame.kind == kind::GOAWAY {
+                *goaways_sent += 1;
+            }
+        };
+        output.scan(bytes, on_frame, |frame, code| {
+            if frame.kind == kind::RST_STREAM && !PEACEFUL.contains(&code) {
+                provoked += 1;
+            }
+        });
+        // What the peer made us reset counts (CVE-2025-8671); a response brought to its end pays for one glitch.
+        *glitches = glitches.saturating_add(provoked).saturating_sub(finished);
+        *glitches_total += u64::from(provoked);
+    }
+
+    /// Whether the peer costs more than it may. Forgives what time forgives.
+    pub(super) fn is_excessive(&mut self, now: Instant) -> bool {
+        if self.glitches > self.glitches_max {
+            return true;
+        }
+        let elapsed = now.since(self.forgiven_at);
+        if elapsed >= FORGIVEN_EVERY {
+            let forgiven =
+                u32::try_from(elapsed.as_millis() / FORGIVEN_EVERY.as_millis()).unwrap_or(u32::MAX);
+            self.glitches = self.glitches.saturating_sub(forgiven);
+            self.forgiven_at = now;
+        }
+        false
+    }
+
+    /// What the peer did that ends the connection and that the crate lets pass, or has another word for.
+    pub(super) const fn violation(&self) -> Option<Violation> {
+        self.violation
+    }
+
+    /// Glitches so far, forgiven or not.
+    pub(super) const fn glitches_total(&self) -> u64 {
+        self.glitches_total
+    }
+
+    /// The last stream the peer said it would process, once it sent GOAWAY.
+    pub(super) const fn goaway(&self) -> Option<u32> {
+        self.goaway
+    }
+
+    pub(super) const fn goaways_sent(&self) -> u64 {
+        self.goaways_sent
+    }
+
+    /// The number of the field block whose rest the peer owes, if it does.
+    pub(super) fn open_block(&self) -> Option<u64> {
+        (self.block_open || self.input.inside_block()).then_some(self.blocks)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(len: usize, kind: u8, flags: u8) -> Vec<u8> {
+        let [_, a, b, c] = (len as u32).to_be_bytes();
+        let mut bytes = vec![a, b, c, kind, flags, 0, 0, 0, 1];
+        bytes.resize(HEADER_BYTES + len, 0);
+        bytes
+    }
+
+    /// Of a connection whose SETTINGS came.
+    fn tap() -> Tap {
+        let mut tap = Tap::new(0, 0, 100, Instant::ZERO);
+        tap.received(&frame(0, kind::SETTINGS, ACK));
+        tap
+    }
+
+    fn flood(one: &[u8], count: usize) -> bool {
+        let mut tap = tap();
+        for _ in 0..count {
+            tap.received(one);
+        }
+        tap.is_excessive(Instant::ZERO)
+    }
+
+    #[test]
+    fn cheap_frames_are_a_flood_once_there_are_many() {
+        for (name, one) in [
+            ("reset", frame(4, kind::RST_STREAM, 0)),
+            ("continuation", frame(0, kind::CONTINUATION, 0)),
+            ("empty data", frame(0, kind::DATA, 0)),
+            ("padded empty data", frame(1, kind::DATA, PADDED)),
+            ("settings", frame(0, kind::SETTINGS, 0)),
+            ("priority", frame(5, kind::PRIORITY, 0)),
+            ("empty headers", frame(0, kind::HEADERS, END_HEADERS)),
+            ("unknown", frame(3, 0x77, 0)),
+        ] {
+            assert!(flood(&one, 101), "{name}");
+            assert!(!flood(&one, 100), "{name}");
+        }
+        for (name, one) in
+            [("ping", frame(8, kind::PING, 0)), ("window update", frame(4, kind::WINDOW_UPDATE, 0))]
+        {
+            assert!(flood(&one, 1_101), "{name}");
+            assert!(!flood(&one, 1_100), "{name}");
+        }
+        for (name, one) in [
+            ("data", frame(1, kind::DATA, 0)),
+            ("end of stream", frame(0, kind::DATA, END_STREAM)),
+            ("headers", frame(5, kind::HEADERS, END_HEADERS)),
+            ("ping ack", frame(8, kind::PING, ACK)),
+        ] {
+            assert!(!flood(&one, 10_000), "{name}");
+        }
+    }
+
+    #[test]
+    fn frames_are_found_at_any_split() {
+        let mut bytes = b"preface".to_vec();
+        for _ in 0..20 {
+            bytes.extend(frame(300, kind::DATA, 0));
+            bytes.extend(frame(4, kind::RST_STREAM, 0));
+        }
+        let mut goaway = frame(8, kind::GOAWAY, 0);
+        goaway[9..13].copy_from_slice(&77_u32.to_be_bytes());
+        bytes.extend(goaway);
+        for split in 1..40 {
+            let mut tap = Tap::new(7, 0, 100, Instant::ZERO);
+            bytes.chunks(split).for_each(|piece| tap.received(piece));
+            assert_eq!(
+                (tap.glitches_total(), tap.goaway(), tap.open_block()),
+                (20, Some(77), None),
+                "{split}"
+            );
+        }
+    }
+
+    #[test]
+    fn responses_pay_for_resets_and_time_forgives() {
+        let mut tap = tap();
+        for _ in 0..1_000 {
+            tap.received(&frame(4, kind::RST_STREAM, 0));
+            tap.sent(&frame(5, kind::HEADERS, END_STREAM | END_HEADERS));
+        }
+        assert!(!tap.is_excessive(Instant::ZERO));
+        for _ in 0..100 {
+            tap.received(&frame(4, kind::RST_STREAM, 0));
+        }
+        assert!(!tap.is_excessive(Instant::ZERO + Duration::from_secs(5)));
+        for _ in 0..51 {
+            tap.received(&frame(4, kind::RST_STREAM, 0));
+        }
+        assert!(tap.is_excessive(Instant::ZERO + Duration::from_secs(5)));
+    }
+
+    #[test]
+    fn resets_that_the_peer_provoked_count_and_cancels_do_not() {
+        let mut tap = tap();
+        let mut reset = frame(4, kind::RST_STREAM, 0);
+        reset[12] = 8;
+        (0..1_000).for_each(|_| tap.sent(&reset));
+        assert!(!tap.is_excessive(Instant::ZERO));
+        reset[12] = 1;
+        (0..101).for_each(|_| tap.sent(&reset));
+        assert!(tap.is_excessive(Instant::ZERO));
+    }
+
+    #[test]
+    fn the_first_frame_is_settings() {
+        for (kind, violation) in [(kind::SETTINGS, None), (kind::PING, Some(Violation::NoSettings))] {
+            let mut tap = Tap::new(0, 0, 100, Instant::ZERO);
+            tap.received(&frame(if kind == kind::PING { 8 } else { 0 }, kind, 0));
+            assert_eq!(tap.violation(), violation);
+        }
+    }
+
+    #[test]
+    fn frames_of_a_wrong_length_are_misfits() {
+        for (kind, flags, good, bad) in [
+            (kind::PRIORITY, 0, 5, 4),
+            (kind::RST_STREAM, 0, 4, 3),
+            (kind::SETTINGS, 0, 12, 5),
+            (kind::SETTINGS, ACK, 0, 6),
+            (kind::PING, 0, 8, 7),
+            (kind::GOAWAY, 0, 9, 7),
+            (kind::WINDOW_UPDATE, 0, 4, 3),
+        ] {
+            for (len, misfit) in [(good, false), (bad, true)] {
+                let mut tap = tap();
+                tap.received(&frame(len, kind, flags));
+                assert_eq!(tap.violation().is_some(), misfit, "{kind} {len}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_peer_that_stops_inside_a_field_block_owes_the_rest() {
+        let mut tap = tap();
+        tap.received(&frame(5, kind::HEADERS, 0));
+        assert_eq!(tap.open_block(), Some(1));
+        tap.received(&frame(5, kind::CONTINUATION, END_HEADERS));
+        assert_eq!(tap.open_block(), None);
+        tap.received(&frame(5, kind::HEADERS, END_HEADERS)[..10]);
+        assert_eq!(tap.open_block(), Some(2));
+    }
+}

@@ -1,0 +1,409 @@
+//! Heads and trailers between HTTP/2 and the neutral form, which is that of HTTP/1.1. Pure. Refuses what HTTP/2 forbids
+//! and HTTP/1.1 has no word for; all else is left to the one parser of heads. Never decides where a body ends: it
+//! writes down what the frames said, and the parser decides.
+
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::{Method, Request, Response, StatusCode, Uri, Version};
+
+use crate::base::field_edits::FieldEdits;
+use crate::h1::{RequestHead, ResponseHead, response_fields};
+use crate::http::field_kind::{FieldKind, classify, is_forbidden_in_trailer};
+use crate::http::{BodyFraming, is_token_byte, write_decimal};
+use crate::limits;
+
+/// A message that HTTP/2 calls malformed (RFC 9113 §8.1.1): the stream is reset, nothing of it goes on.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Malformed;
+
+/// Appends a request's head in the neutral form. `ended`: no DATA follows it.
+///
+/// # Errors
+/// Where the request is malformed.
+pub(super) fn write_request(
+    out: &mut Vec<u8>,
+    head: &http::request::Parts,
+    ended: bool,
+) -> Result<(), Malformed> {
+    let authority = authority(head)?;
+    write_token(out, head.method.as_str().as_bytes())?;
+    out.push(b' ');
+    if head.method == Method::CONNECT {
+        // RFC 9113 §8.5: the crate has seen that there is neither path nor scheme.
+        write_visible(out, authority.ok_or(Malformed)?)?;
+    } else {
+        let path = head.uri.path_and_query().map_or("", |path| path.as_str());
+        if !(path.starts_with('/') || path == "*" && head.method == Method::OPTIONS) {
+            return Err(Malformed);
+        }
+        write_visible(out, path.as_bytes())?;
+    }
+    out.extend_from_slice(b" HTTP/1.1\r\n");
+    if let Some(authority) = authority {
+        out.extend_from_slice(b"host: ");
+        write_visible(out, authority)?;
+        out.extend_from_slice(b"\r\n");
+    }
+    let mut length = None;
+    for (name, value) in &head.headers {
+        match classify(name.as_str().as_bytes()) {
+            FieldKind::Host => {}
+            FieldKind::ContentLength if name == header::CONTENT_LENGTH => {
+                length = Some(value.as_bytes());
+                write_field(out, name, value)?;
+            }
+            FieldKind::Te if !value.as_bytes().eq_ignore_ascii_case(b"trailers") => return Err(Malformed),
+            _ if is_of_a_connection(name) => return Err(Malformed),
+            _ if name == header::COOKIE => {}
+            _ => write_field(out, name, value)?,
+        }
+    }
+    write_cookies(out, &head.headers)?;
+    let wants_length = matches!(head.method, Method::POST | Method::PUT | Method::PATCH);
+    write_framing(out, length, ended, wants_length)?;
+    out.extend_from_slice(b"\r\n");
+    Ok(())
+}
+
+/// Appends a response's head in the neutral form. `bodyless`: what was asked or answered has none.
+///
+/// # Errors
+/// Where the response is malformed.
+pub(super) fn write_response(
+    out: &mut Vec<u8>,
+    head: &http::response::Parts,
+    ended: bool,
+    bodyless: bool,
+) -> Result<(), Malformed> {
+    out.extend_from_slice(b"HTTP/1.1 ");
+    write_decimal(out, u64::from(head.status.as_u16()));
+    out.extend_from_slice(b" \r\n");
+    let mut length = None;
+    for (name, value) in &head.headers {
+        match classify(name.as_str().as_bytes()) {
+            FieldKind::ContentLength if name == header::CONTENT_LENGTH => {
+                length = Some(value.as_bytes());
+                write_field(out, name, value)?;
+            }
+            _ if is_of_a_connection(name) => return Err(Malformed),
+            _ => write_field(out, name, value)?,
+        }
+    }
+    if !bodyless {
+        write_framing(out, length, ended, true)?;
+    }
+    out.extend_from_slice(b"\r\n");
+    Ok(())
+}
+
+/// The authority asked for: `:authority`, else `Host`, which must say the same where both are there (RFC 9113 §8.3.1).
+fn authority(head: &http::request::Parts) -> Result<Option<&[u8]>, Malformed> {
+    let mut hosts = head.headers.get_all(header::HOST).iter();
+    let host = hosts.next().map(HeaderValue::as_bytes);
+    if hosts.next().is_some() {
+        return Err(Malformed);
+    }
+    let authority = head.uri.authority().map(|authority| authority.as_str().as_bytes());
+    match (authority, host) {
+        (Some(authority), Some(host)) if !authority.eq_ignore_ascii_case(host) => Err(Malformed),
+        (authority, host) => Ok(authority.or(host)),
+    }
+}
+
+/// Fields that mean something to one HTTP/1.1 connection (RFC 9113 §8.2.2).
+fn is_of_a_connection(name: &HeaderName) -> bool {
+    matches!(
+        classify(name.as_str().as_bytes()),
+        FieldKind::Connection | FieldKind::HopByHop | FieldKind::TransferEncoding | FieldKind::Upgrade
+    )
+}
+
+/// Says in the words of HTTP/1.1 where the frames end the body. `wants_length`: an absent body is told as such.
+fn write_framing(
+    out: &mut Vec<u8>,
+    length: Option<&[u8]>,
+    ended: bool,
+    wants_length: bool,
+) -> Result<(), Malformed> {
+    match (length, ended) {
+        (None, false) => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
+        (None, true) if wants_length => out.extend_from_slice(b"content-length: 0\r\n"),
+        // RFC 9113 §8.1.1: a length that the DATA frames do not add up to.
+        (Some(length), true) if length.iter().any(|&digit| digit != b'0') => return Err(Malformed),
+        _ => {}
+    }
+    Ok(())
+}
+
+/// RFC 9113 §8.2.3: crumbs are one field to everybody else.
+fn write_cookies(out: &mut Vec<u8>, fields: &HeaderMap) -> Result<(), Malformed> {
+    let mut separator: &[u8] = b"cookie: ";
+    for crumb in fields.get_all(header::COOKIE) {
+        out.extend_from_slice(separator);
+        write_value(out, crumb.as_bytes())?;
+        separator = b"; ";
+    }
+    if separator == b"; " {
+        out.extend_from_slice(b"\r\n");
+    }
+    Ok(())
+}
+
+fn write_field(out: &mut Vec<u8>, name: &HeaderName, value: &HeaderValue) -> Result<(), Malformed> {
+    out.extend_from_slice(name.as_str().as_bytes());
+    out.extend_from_slice(b": ");
+    write_value(out, value.as_bytes())?;
+    out.extend_from_slice(b"\r\n");
+    Ok(())
+}
+
+/// RFC 9113 §8.2.1: no control characters that end a line, no white space at either end.
+fn write_value(out: &mut Vec<u8>, value: &[u8]) -> Result<(), Malformed> {
+    let at_the_ends = [value.first(), value.last()];
+    let padded = at_the_ends.into_iter().flatten().any(|byte| matches!(byte, b' ' | b'\t'));
+    if padded || value.iter().any(|byte| matches!(byte, 0..=8 | 10..=31 | 0x7f)) {
+        return Err(Malformed);
+    }
+    out.extend_from_slice(value);
+    Ok(())
+}
+
+fn write_token(out: &mut Vec<u8>, token: &[u8]) -> Result<(), Malformed> {
+    if token.is_empty() || !token.iter().copied().all(is_token_byte) {
+        return Err(Malformed);
+    }
+    out.extend_from_slice(token);
+    Ok(())
+}
+
+/// What stands in a request line: no space, no control character.
+fn write_visible(out: &mut Vec<u8>, bytes: &[u8]) -> Result<(), Malformed> {
+    if bytes.iter().any(|byte| matches!(byte, 0..=b' ' | 0x7f)) {
+        return Err(Malformed);
+    }
+    out.extend_from_slice(bytes);
+    Ok(())
+}
+
+/// The request that goes to an endpoint in HTTP/2, from the head that would go there in HTTP/1.1. `None` where a part
+/// of it has no place in HTTP/2.
+pub(super) fn request(head: &RequestHead<'_, '_>, scheme: &str, te_trailers: bool) -> Option<Request<()>> {
+    let mut request = Request::new(());
+    *request.method_mut() = Method::from_bytes(head.method.as_bytes()).ok()?;
+    *request.version_mut() = Version::HTTP_2;
+    let mut target = String::with_capacity(head.target.path().len() + 64);
+    target.push_str(head.target.path());
+    if let Some(query) = head.target.query() {
+        target.push('?');
+        target.push_str(query);
+    }
+    let uri = Uri::builder().scheme(scheme).authority(head.authority).path_and_query(target);
+    *request.uri_mut() = uri.build().ok()?;
+    let fields = request.headers_mut();
+    fields.reserve(head.fields().len());
+    for field in head.fields() {
+        let name = field.name.as_bytes();
+        match classify(name) {
+            FieldKind::Host
+            | FieldKind::Connection
+            | FieldKind::HopByHop
+            | FieldKind::Te
+            | FieldKind::TransferEncoding
+            | FieldKind::Upgrade => {}
+            _ => append(fields, name, field.value)?,
+        }
+    }
+    if te_trailers {
+        fields.insert(header::TE, HeaderValue::from_static("trailers"));
+    }
+    Some(request)
+}
+
+/// The response that goes to a client in HTTP/2. `None` where a part of it has no place there.
+pub(super) fn response(
+    head: &ResponseHead<'_, '_>,
+    edits: &FieldEdits,
+    date: Option<&str>,
+) -> Option<Response<()>> {
+    let mut response = Response::new(());
+    *response.status_mut() = StatusCode::from_u16(head.status).ok()?;
+    *response.version_mut() = Version::HTTP_2;
+    let fields = response.headers_mut();
+    fields.reserve(head.fields().len() + 2);
+    let length = match head.framing {
+        BodyFraming::Length(length) => Some(length),
+        BodyFraming::None => head.content_length,
+        BodyFraming::Chunked | BodyFraming::UntilClose => None,
+    };
+    if let Some(length) = length {
+        fields.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    let mut fits = true;
+    response_fields(head, edits, date, |name, value| {
+        if !matches!(classify(name), FieldKind::Upgrade) {
+            fits &= append(fields, name, value).is_some();
+        }
+    });
+    fits.then_some(response)
+}
+
+fn append(fields: &mut HeaderMap, name: &[u8], value: &[u8]) -> Option<()> {
+    let name = HeaderName::from_bytes(name).ok()?;
+    let value = HeaderValue::from_bytes(value).ok()?;
+    fields.try_append(name, value).ok()?;
+    Some(())
+}
+
+/// Appends trailer fields in the form of a chunked body's trailer section, those left out that must not be there
+/// (RFC 9110 §6.5.1).
+///
+/// # Errors
+/// Where one is malformed, or all together are too large.
+pub(super) fn write_trailers(out: &mut Vec<u8>, trailers: &HeaderMap) -> Result<(), Malformed> {
+    if trailers.len() > limits::TRAILER_FIELDS_MAX {
+        return Err(Malformed);
+    }
+    for (name, value) in trailers {
+        if !is_forbidden_in_trailer(name.as_str().as_bytes()) {
+            write_field(out, name, value)?;
+        }
+    }
+    if out.len() > limits::TRAILER_BYTES_MAX { Err(Malformed) } else { Ok(()) }
+}
+
+/// Trailer fields from a trailer section; what has no place in HTTP/2 is left out.
+pub(super) fn trailers(section: &[u8]) -> HeaderMap {
+    let mut fields = HeaderMap::new();
+    for line in section.split(|&byte| byte == b'\n') {
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        let Some(colon) = memchr::memchr(b':', line) else { continue };
+        let (name, value) = (&line[..colon], crate::http::trim_ows(&line[colon + 1..]));
+        if !is_forbidden_in_trailer(name) {
+            let _ = append(&mut fields, name, value);
+        }
+    }
+    fields
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::h1::{FieldSlots, HeadLimits, Parsed, parse_request, parse_response};
+
+    fn neutral(request: Request<()>, ended: bool) -> Result<String, Malformed> {
+        let mut out = Vec::new();
+        write_request(&mut out, &request.into_parts().0, ended)?;
+        let text = String::from_utf8(out).unwrap();
+        let mut slots = FieldSlots::new();
+        let parsed = parse_request(text.as_bytes(), &mut slots, &HeadLimits::default());
+        assert!(matches!(parsed, Ok(Parsed::Complete(_))), "{parsed:?}");
+        Ok(text)
+    }
+
+    fn get() -> http::request::Builder {
+        Request::builder().uri("http://a.test/x?y")
+    }
+
+    #[test]
+    fn a_request_becomes_the_head_it_would_have_been_in_http1() {
+        let request = get().header("accept", "*/*").body(()).unwrap();
+        assert_eq!(
+            neutral(request, true).unwrap(),
+            "GET /x?y HTTP/1.1\r\nhost: a.test\r\naccept: */*\r\n\r\n"
+        );
+        let request = get().method("POST").body(()).unwrap();
+        assert!(neutral(request, false).unwrap().ends_with("transfer-encoding: chunked\r\n\r\n"));
+        let request = get().method("POST").body(()).unwrap();
+        assert!(neutral(request, true).unwrap().ends_with("content-length: 0\r\n\r\n"));
+        let request = get().method("POST").header("content-length", "7").body(()).unwrap();
+        assert!(neutral(request, false).unwrap().ends_with("content-length: 7\r\n\r\n"));
+    }
+
+    #[test]
+    fn cookie_crumbs_are_joined() {
+        let request =
+            get().header("cookie", "a=1").header("x", "y").header("cookie", "b=2").body(()).unwrap();
+        assert!(neutral(request, true).unwrap().ends_with("x: y\r\ncookie: a=1; b=2\r\n\r\n"));
+    }
+
+    #[test]
+    fn a_host_field_counts_where_there_is_no_authority_and_must_agree_where_there_is() {
+        let request = Request::builder().uri("/x").header("host", "b.test").body(()).unwrap();
+        assert!(neutral(request, true).unwrap().contains("\r\nhost: b.test\r\n"));
+        assert!(neutral(get().header("host", "A.test").body(()).unwrap(), true).is_ok());
+        assert_eq!(neutral(get().header("host", "b.test").body(()).unwrap(), true), Err(Malformed));
+        let twice = get().header("host", "a.test").header("host", "a.test").body(()).unwrap();
+        assert_eq!(neutral(twice, true), Err(Malformed));
+    }
+
+    #[test]
+    fn what_http2_forbids_is_malformed() {
+        for (name, value) in [
+            ("connection", "close"),
+            ("keep-alive", "1"),
+            ("proxy-connection", "x"),
+            ("transfer-encoding", "chunked"),
+            ("upgrade", "websocket"),
+            ("te", "gzip"),
+            ("x", " a"),
+            ("x", "a\t"),
+            ("content-length", "3"),
+        ] {
+            let request = get().header(name, value).body(()).unwrap();
+            assert_eq!(neutral(request, true), Err(Malformed), "{name}: {value}");
+        }
+        assert!(neutral(get().header("te", "trailers").body(()).unwrap(), true).is_ok());
+        let mut request = get().body(()).unwrap();
+        *request.uri_mut() = Uri::from_static("*");
+        assert_eq!(neutral(request, true), Err(Malformed));
+    }
+
+    fn parsed_response(text: &str, check: impl Fn(&ResponseHead<'_, '_>)) {
+        let mut slots = FieldSlots::new();
+        match parse_response(text.as_bytes(), &mut slots, &HeadLimits::default(), false) {
+            Ok(Parsed::Complete(head)) => check(&head),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_response_keeps_its_fields_and_loses_those_of_its_connection() {
+        let text = "HTTP/1.1 200 OK\r\nConnection: close, X-Own\r\nX-Own: 1\r\nX-A: b\r\nSet-Cookie: c\r\n\
+                    Set-Cookie: d\r\nTransfer-Encoding: chunked\r\nKeep-Alive: 5\r\n\r\n";
+        parsed_response(text, |head| {
+            let response = response(head, &FieldEdits::default(), Some("now")).unwrap();
+            let fields: Vec<_> =
+                response.headers().iter().map(|(n, v)| (n.as_str(), v.to_str().unwrap())).collect();
+            assert_eq!(fields, [("x-a", "b"), ("set-cookie", "c"), ("set-cookie", "d"), ("date", "now")]);
+        });
+    }
+
+    #[test]
+    fn a_response_in_http2_is_written_with_the_framing_of_its_frames() {
+        for (length, ended, bodyless, want) in [
+            (None, false, false, "transfer-encoding: chunked\r\n"),
+            (None, true, false, "content-length: 0\r\n"),
+            (Some("4"), false, false, "content-length: 4\r\n"),
+            (Some("4"), true, true, "content-length: 4\r\n"),
+            (None, true, true, ""),
+        ] {
+            let mut response = Response::builder().status(200);
+            if let Some(length) = length {
+                response = response.header("content-length", length);
+            }
+            let (head, ()) = response.body(()).unwrap().into_parts();
+            let mut out = Vec::new();
+            write_response(&mut out, &head, ended, bodyless).unwrap();
+            assert_eq!(String::from_utf8(out).unwrap(), format!("HTTP/1.1 200 \r\n{want}\r\n"));
+        }
+        let (head, ()) = Response::builder().header("content-length", "4").body(()).unwrap().into_parts();
+        assert_eq!(write_response(&mut Vec::new(), &head, true, false), Err(Malformed));
+    }
+
+    #[test]
+    fn trailers_cross_without_those_that_must_not() {
+        let fields = trailers(b"grpc-status: 0\r\nContent-Length: 4\r\nX-Sum:  abc \r\n");
+        let mut out = Vec::new();
+        write_trailers(&mut out, &fields).unwrap();
+        assert_eq!(out, b"grpc-status: 0\r\nx-sum: abc\r\n");
+    }
+}

@@ -1,0 +1,230 @@
+//! Endpoints that are spoken to in HTTP/2: which connection has room for a request, when another one is made, when one
+//! is given up. Requests that find a connection being made wait for it: a burst makes one, not as many.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use crate::metrics::{ClusterCounter, ClusterGauge, Shard};
+
+use super::super::http2::{Connecting, Multiplexed, Slot};
+use super::super::snapshot::ClusterProtocol;
+use super::super::stream::Stream;
+use super::{AcquireError, Cluster, Connection, Counted, Endpoint, Making, Tried, Upstreams};
+
+/// What a request goes up on.
+pub enum Acquired {
+    Connection(Connection),
+    Stream(Exchange),
+}
+
+/// A stream of a multiplexed connection, held by one request.
+pub struct Exchange {
+    pub slot: Slot,
+    lease: StreamLease,
+}
+
+/// Counts a request at its endpoint until it is dropped.
+struct StreamLease {
+    cluster: Rc<Cluster>,
+    endpoint: Rc<Endpoint>,
+}
+
+impl Drop for StreamLease {
+    fn drop(&mut self) {
+        self.endpoint.in_flight.set(self.endpoint.in_flight.get() - 1);
+    }
+}
+
+/// Who makes a connection; the others learn when it gives up.
+struct Maker<'a> {
+    endpoint: &'a Endpoint,
+    connecting: Making,
+}
+
+impl Drop for Maker<'_> {
+    fn drop(&mut self) {
+        let own = |other: &mut Rc<_>| Rc::ptr_eq(other, &self.connecting);
+        drop(self.endpoint.connecting.borrow_mut().take_if(own));
+        self.connecting.finish(None);
+    }
+}
+
+/// One connection in HTTP/2, counted until it has ended.
+struct Open {
+    cluster: Rc<Cluster>,
+    shard: Arc<Shard>,
+}
+
+impl Open {
+    fn new(cluster: &Rc<Cluster>, shard: &Arc<Shard>) -> Self {
+        cluster.connections.set(cluster.connections.get() + 1);
+        shard.cluster(cluster.position).gauge_add(ClusterGauge::ConnectionsActive, 1);
+        Self { cluster: cluster.clone(), shard: shard.clone() }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.cluster.connections.set(self.cluster.connections.get() - 1);
+        self.shard.cluster(self.cluster.position).gauge_add(ClusterGauge::ConnectionsActive, -1);
+    }
+}
+
+impl Upstreams {
+    /// Whether endpoints of the cluster may be spoken to in HTTP/2.
+    pub fn may_multiplex(&self, cluster: u16) -> bool {
+        self.spec(cluster).is_some_and(|spec| spec.protocol != ClusterProtocol::Http1)
+    }
+
+    /// As `acquire`, for a cluster whose endpoints speak HTTP/2 or are asked what they speak.
+    ///
+    /// # Errors
+    /// When no endpoint is left; the last failure.
+    pub async fn acquire_any(
+        &self,
+        cluster: u16,
+        fresh: bool,
+        tried: &mut Tried,
+    ) -> Result<Acquired, AcquireError> {
+        let at = usize::from(cluster);
+        let cluster = self.clusters.get(at).ok_or(AcquireError::NoEndpoint)?.clone();
+        let asks = cluster.spec.protocol == ClusterProtocol::Auto && cluster.tls.borrow().is_none();
+        if asks || cluster.spec.protocol == ClusterProtocol::Http1 {
+            return self.acquire(at as u16, fresh, tried).await.map(Acquired::Connection);
+        }
+        let mut last_error = AcquireError::NoEndpoint;
+        loop {
+            let Some(endpoint) = self.pick(&cluster, tried) else { return Err(last_error) };
+            match self.stream_to(&cluster, &endpoint, fresh).await {
+                Ok(acquired) => return Ok(acquired),
+                Err(error @ (AcquireError::Local | AcquireError::Busy)) => return Err(error),
+                Err(error) => last_error = error,
+            }
+            tried.addresses.push(endpoint.address);
+            if tried.addresses.len() > cluster.spec.retries_max as usize {
+                return Err(last_error);
+            }
+            self.shard.cluster(at).add(ClusterCounter::Retries, 1);
+        }
+    }
+
+    /// A stream to this endpoint, or a connection where it speaks HTTP/1.1.
+    async fn stream_to(
+        &self,
+        cluster: &Rc<Cluster>,
+        endpoint: &Rc<Endpoint>,
+        fresh: bool,
+    ) -> Result<Acquired, AcquireError> {
+        loop {
+            if let Some(exchange) = self.take_slot(cluster, endpoint) {
+                return Ok(Acquired::Stream(exchange));
+            }
+            if !fresh && let Some(stream) = self.take_idle(cluster, endpoint) {
+                cluster.health.borrow_mut().on_request(endpoint.position.get(), self.runtime.now());
+                return Ok(Acquired::Connection(self.begin(cluster, endpoint.clone(), stream, true)));
+            }
+            let connecting = endpoint.connecting.borrow().clone();
+            if let Some(connecting) = connecting {
+                match connecting.outcome().await {
+                    Some(Err(error)) => return Err(error),
+                    Some(Ok(())) | None => continue,
+                }
+            }
+            let open = endpoint.multiplexed.borrow().len();
+            let full = cluster.connections.get() >= cluster.spec.connections_max;
+            if open >= cluster.spec.http2_connections_max as usize
+                || (full && !self.drop_oldest_idle(cluster))
+            {
+                return Err(AcquireError::Busy);
+            }
+            if let Some(stream) = self.make(cluster, endpoint).await? {
+                return Ok(Acquired::Connection(self.begin(cluster, endpoint.clone(), stream, false)));
+            }
+        }
+    }
+
+    /// Makes another connection to the endpoint. `Some`: it speaks HTTP/1.1.
+    async fn make(
+        &self,
+        cluster: &Rc<Cluster>,
+        endpoint: &Rc<Endpoint>,
+    ) -> Result<Option<Stream>, AcquireError> {
+        let connecting = Rc::new(Connecting::default());
+        // Each request needs a connection of its own where the endpoint is known to speak HTTP/1.1.
+        if !endpoint.speaks_http1.get() {
+            endpoint.connecting.replace(Some(connecting.clone()));
+        }
+        let maker = Maker { endpoint, connecting };
+        let made = self.make_multiplexed(cluster, endpoint).await;
+        if made.as_ref().is_err_and(|error| *error != AcquireError::Local) {
+            self.shard.cluster(cluster.position).add(ClusterCounter::ConnectFailures, 1);
+            self.failed(cluster, endpoint);
+        }
+        maker.connecting.finish(Some(made.as_ref().map(|_| ()).map_err(|error| *error)));
+        made
+    }
+
+    async fn make_multiplexed(
+        &self,
+        cluster: &Rc<Cluster>,
+        endpoint: &Rc<Endpoint>,
+    ) -> Result<Option<Stream>, AcquireError> {
+        let stream = self.connect(cluster, endpoint).await?;
+        // `connect` leaves the count to whoever keeps the connection.
+        let counted = Counted::adopt(&cluster.connections);
+        let speaks_h2 = matches!(stream, Stream::Socket(_)) || stream.alpn().as_deref() == Some(b"h2");
+        endpoint.speaks_http1.set(!speaks_h2);
+        if !speaks_h2 && cluster.spec.protocol == ClusterProtocol::Auto {
+            counted.keep();
+            return Ok(Some(stream));
+        }
+        if !speaks_h2 {
+            let why = "the endpoint did not choose HTTP/2 by ALPN".to_owned();
+            return Err(self.untrusted(cluster, endpoint.address, why));
+        }
+        let open = Open::new(cluster, &self.shard);
+        drop(counted);
+        let started = Multiplexed::start(&self.runtime, stream, &cluster.spec, &self.http, || drop(open));
+        let multiplexed = started.await.map_err(|_| AcquireError::Refused)?;
+        endpoint.multiplexed.borrow_mut().push(multiplexed);
+        Ok(None)
+    }
+
+    /// A stream of the least busy connection that has room.
+    fn take_slot(&self, cluster: &Rc<Cluster>, endpoint: &Rc<Endpoint>) -> Option<Exchange> {
+        let mut multiplexed = endpoint.multiplexed.borrow_mut();
+        multiplexed.retain(Multiplexed::is_alive);
+        let with_room = multiplexed.iter().filter(|connection| connection.has_room());
+        let slot = with_room.min_by_key(|connection| connection.streams())?.slot(&self.runtime);
+        if slot.reused {
+            self.shard.cluster(cluster.position).add(ClusterCounter::ConnectionsReused, 1);
+        }
+        self.shard.cluster(cluster.position).add(ClusterCounter::Http2Streams, 1);
+        cluster.health.borrow_mut().on_request(endpoint.position.get(), self.runtime.now());
+        endpoint.in_flight.set(endpoint.in_flight.get() + 1);
+        let lease = StreamLease { cluster: cluster.clone(), endpoint: endpoint.clone() };
+        Some(Exchange { slot, lease })
+    }
+
+    /// Gives up connections in HTTP/2 that are of no use any more: requests on their way finish.
+    pub(super) fn sweep_multiplexed(&self, cluster: &Cluster, endpoint: &Endpoint, all_idle: bool) {
+        let now = self.runtime.now();
+        endpoint.multiplexed.borrow_mut().retain(|connection| {
+            let idle = connection.idle_since();
+            let idle_too_long =
+                idle.is_some_and(|since| all_idle || now.since(since) >= cluster.spec.idle_timeout);
+            connection.is_alive() && !idle_too_long
+        });
+    }
+
+    /// Reports that the endpoint answered.
+    pub fn on_stream_answer(&self, exchange: &Exchange) {
+        let lease = &exchange.lease;
+        lease.cluster.health.borrow_mut().on_success(lease.endpoint.position.get());
+    }
+
+    /// Reports that the endpoint broke its word.
+    pub fn on_stream_failure(&self, exchange: &Exchange) {
+        self.failed(&exchange.lease.cluster, &exchange.lease.endpoint);
+    }
+}
