@@ -26,4 +26,5 @@ mod supervisor;
 mod tcp;
 mod tidy;
 mod tls;
+mod tls_peers;
 mod upstream_tls;
