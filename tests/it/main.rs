@@ -18,6 +18,7 @@ mod http2_bad_inputs;
 mod http2_basic;
 mod http2_ends;
 mod http2_floods;
+mod http2_tls;
 mod identity;
 mod passthrough;
 mod routing;
