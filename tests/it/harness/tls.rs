@@ -71,12 +71,17 @@ impl Pki {
 
     /// An authority of another name.
     pub fn of(authority: &str) -> Self {
+        Self::until(authority, 2045)
+    }
+
+    /// An authority that ends with the first of January of the year.
+    pub fn until(authority: &str, year: i32) -> Self {
         let dir = TempDir::new();
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         params.distinguished_name = named(authority);
-        (params.not_before, params.not_after) = (date_time_ymd(2020, 1, 1), date_time_ymd(2045, 1, 1));
+        (params.not_before, params.not_after) = (date_time_ymd(2020, 1, 1), date_time_ymd(year, 1, 1));
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
         let authority = CertifiedIssuer::self_signed(params, key).unwrap();
         dir.file("ca.pem", &authority.pem());
