@@ -4,7 +4,8 @@
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use rcgen::{
@@ -12,7 +13,7 @@ use rcgen::{
     DnType, ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
     PKCS_RSA_SHA256, RevocationReason, RevokedCertParams, SanType, SerialNumber, date_time_ymd,
 };
-use rustls::client::Resumption;
+use rustls::client::{ClientSessionStore, Resumption, Tls12ClientSessionValue, Tls13ClientSessionValue};
 use rustls::crypto::aws_lc_rs::{default_provider, kx_group};
 use rustls::crypto::{ActiveKeyExchange, SharedSecret, SupportedKxGroup};
 use rustls::pki_types::pem::PemObject;
@@ -75,12 +76,17 @@ impl Pki {
 
     /// An authority of another name.
     pub fn of(authority: &str) -> Self {
+        Self::until(authority, 2045)
+    }
+
+    /// An authority that ends with the first of January of the year.
+    pub fn until(authority: &str, year: i32) -> Self {
         let dir = TempDir::new();
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         params.distinguished_name = named(authority);
-        (params.not_before, params.not_after) = (date_time_ymd(2020, 1, 1), date_time_ymd(2045, 1, 1));
+        (params.not_before, params.not_after) = (date_time_ymd(2020, 1, 1), date_time_ymd(year, 1, 1));
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
         let authority = CertifiedIssuer::self_signed(params, key).unwrap();
         dir.file("ca.pem", &authority.pem());
@@ -266,6 +272,55 @@ impl ActiveKeyExchange for Unusable {
     }
 }
 
+/// Sessions that a client keeps whatever name they were begun under: the last of TLS 1.2 and all of TLS 1.3.
+#[derive(Debug, Default)]
+pub struct AnyName {
+    tls12: Mutex<Option<Tls12ClientSessionValue>>,
+    tls13: Mutex<Vec<Tls13ClientSessionValue>>,
+    offered: AtomicUsize,
+}
+
+impl AnyName {
+    /// Sessions given out to be resumed so far.
+    pub fn offered(&self) -> usize {
+        self.offered.load(Ordering::SeqCst)
+    }
+
+    fn count<T>(&self, session: Option<T>) -> Option<T> {
+        self.offered.fetch_add(usize::from(session.is_some()), Ordering::SeqCst);
+        session
+    }
+}
+
+impl ClientSessionStore for AnyName {
+    fn set_kx_hint(&self, _: ServerName<'static>, _: NamedGroup) {}
+
+    fn kx_hint(&self, _: &ServerName<'_>) -> Option<NamedGroup> {
+        None
+    }
+
+    fn set_tls12_session(&self, _: ServerName<'static>, session: Tls12ClientSessionValue) {
+        *self.tls12.lock().unwrap() = Some(session);
+    }
+
+    fn tls12_session(&self, _: &ServerName<'_>) -> Option<Tls12ClientSessionValue> {
+        self.count(self.tls12.lock().unwrap().clone())
+    }
+
+    fn remove_tls12_session(&self, _: &ServerName<'static>) {
+        *self.tls12.lock().unwrap() = None;
+    }
+
+    fn insert_tls13_ticket(&self, _: ServerName<'static>, session: Tls13ClientSessionValue) {
+        self.tls13.lock().unwrap().push(session);
+    }
+
+    fn take_tls13_ticket(&self, _: &ServerName<'static>) -> Option<Tls13ClientSessionValue> {
+        let session = self.tls13.lock().unwrap().pop();
+        self.count(session)
+    }
+}
+
 /// How a client speaks TLS.
 #[derive(Clone)]
 pub struct TlsClient {
@@ -305,6 +360,14 @@ impl TlsClient {
         self.fixed = None;
         self.fixed = Some(self.config(Resumption::in_memory_sessions(64)));
         self
+    }
+
+    /// As `resuming`, and offers to whatever name the sessions of any. Gives how many were offered so far.
+    pub fn resuming_anywhere(mut self) -> (Self, Arc<AnyName>) {
+        self.fixed = None;
+        let store = Arc::new(AnyName::default());
+        self.fixed = Some(self.config(Resumption::store(store.clone())));
+        (self, store)
     }
 
     fn config(&self, resumption: Resumption) -> Arc<ClientConfig> {
