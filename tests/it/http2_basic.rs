@@ -204,7 +204,8 @@ fn many_streams_share_one_connection_to_an_endpoint(engine: Engine) {
     });
     assert_eq!(origin.accepted(), 1);
     assert_eq!(gateway.metric("ringfort_upstream_http2_streams_total", ""), 101.0);
-    assert_eq!(gateway.metric("ringfort_upstream_connections_active", ""), 1.0);
+    eventually("it is idle", || gateway.metric("ringfort_upstream_connections_active", "") == 0.0);
+    assert_eq!(gateway.metric("ringfort_upstream_connections_idle", ""), 1.0);
 }
 
 fn an_early_response_does_not_wait_for_the_body(engine: Engine) {
