@@ -33,6 +33,8 @@ on_both_engines!(
     a_request_cut_off_without_close_notify_is_not_taken_for_whole,
     a_plain_relay_may_be_reached_over_tls,
     no_client_protocol_in_common_is_told,
+    a_ticket_is_good_for_no_longer_than_the_clients_certificate,
+    after_a_retry_each_client_is_judged_by_its_own_name,
 );
 
 const STRICT: &str = "mtls = \"strict\"\nclient_ca = \"ca.pem\"";
@@ -525,4 +527,44 @@ fn no_client_protocol_in_common_is_told(engine: Engine) {
         assert!(reply.starts_with(&[21, 3]) && reply.len() == 7, "an alert for {garbage:?}: {reply:?}");
     }
     gateway.wait_for_metric("ringfort_tls_handshake_failures_total", "malformed", |count| count == 3.0);
+}
+
+fn a_ticket_is_good_for_no_longer_than_the_clients_certificate(engine: Engine) {
+    let pki = pki();
+    let workload = Leaf::workload("spiffe://cluster.local/ns/production/sa/shop");
+    let brief = pki.issue("brief", &Leaf { ends_in_s: Some(3), ..workload });
+    let gateway = gateway(engine, &pki, &[("strict", STRICT)], ANSWER);
+    let port = gateway.port("strict");
+    for versions in [&TLS13, &TLS12] {
+        let client = pki.client().presenting(&brief).versions(versions).resuming();
+        let mut last = client.try_get(port, "a.test").map(|_| ());
+        if versions.len() == TLS13.len() && gateway.metric("ringfort_tls_handshakes_total", "strict") == 1.0 {
+            assert!(last.is_ok(), "{last:?}");
+            assert_eq!(client.try_get(port, "a.test").unwrap().status, 200);
+            assert_eq!(gateway.metric("ringfort_tls_resumed_total", "strict"), 1.0);
+        }
+        eventually("the certificate has ended", || {
+            last = client.try_get(port, "a.test").map(|_| ());
+            last.is_err()
+        });
+        // Not cut off: a full handshake, in which the client could have presented another one.
+        assert_eq!(alert(last.as_ref().unwrap_err()), Some(AlertDescription::CertificateExpired), "{last:?}");
+    }
+}
+
+fn after_a_retry_each_client_is_judged_by_its_own_name(engine: Engine) {
+    let pki = pki();
+    pki.issue("b", &Leaf::server(&["b.test"]));
+    let gateway = gateway(engine, &pki, &[("web", "certificates = [PAIR(a), PAIR(b)]")], ANSWER);
+    for _ in 0..3 {
+        // This one offers a key of no group that the gateway takes, and is asked for another.
+        let mut retried = pki.client().with_unusable_first_group().connect(gateway.web(), "a.test");
+        assert_eq!(retried.get("/").status, 200);
+        assert_eq!(retried.stream().conn.handshake_kind(), Some(HandshakeKind::FullWithHelloRetryRequest));
+        // This one's hello comes in two pieces, as those with post-quantum keys do.
+        let mut split = pki.client().try_over(dripping(gateway.web()), "b.test").unwrap();
+        split.send("GET / HTTP/1.1\r\nHost: b.test\r\n\r\n");
+        assert_eq!(split.read_response().status, 200);
+    }
+    assert_eq!(gateway.metric("ringfort_tls_misdirected_requests_total", "web"), 0.0);
 }

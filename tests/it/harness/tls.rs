@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DistinguishedName,
@@ -13,7 +14,8 @@ use rcgen::{
     PKCS_RSA_SHA256, RevocationReason, RevokedCertParams, SanType, SerialNumber, date_time_ymd,
 };
 use rustls::client::{ClientSessionStore, Resumption, Tls12ClientSessionValue, Tls13ClientSessionValue};
-use rustls::crypto::aws_lc_rs::default_provider;
+use rustls::crypto::aws_lc_rs::{default_provider, kx_group};
+use rustls::crypto::{ActiveKeyExchange, SharedSecret, SupportedKxGroup};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::server::WebPkiClientVerifier;
@@ -49,6 +51,8 @@ pub struct Leaf {
     pub rsa: bool,
     /// Years from the first of January to the first of January; 2020 to 2040 where absent.
     pub years: Option<(i32, i32)>,
+    /// Seconds from now to its end, in place of the second year.
+    pub ends_in_s: Option<u64>,
     /// Only for servers, or only for clients; for both where absent.
     pub usage: Option<ExtendedKeyUsagePurpose>,
     pub serial: Option<u64>,
@@ -104,6 +108,9 @@ impl Pki {
         params.subject_alt_names.extend(uris);
         let (from, to) = leaf.years.unwrap_or((2020, 2040));
         (params.not_before, params.not_after) = (date_time_ymd(from, 1, 1), date_time_ymd(to, 1, 1));
+        if let Some(seconds) = leaf.ends_in_s {
+            params.not_after = (SystemTime::now() + Duration::from_secs(seconds)).into();
+        }
         let both = [ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.extended_key_usages = leaf.usage.clone().map_or_else(|| both.to_vec(), |usage| vec![usage]);
         params.serial_number = leaf.serial.map(SerialNumber::from);
@@ -149,6 +156,7 @@ impl Pki {
             certificate: None,
             versions: &TLS12_UP,
             alpn: Vec::new(),
+            unusable_first_group: false,
             fixed: None,
         }
     }
@@ -236,6 +244,34 @@ fn timeouts(stream: &TcpStream) {
     stream.set_write_timeout(Some(SOON)).unwrap();
 }
 
+/// A group that the gateway does not take; nothing is ever agreed in it.
+#[derive(Debug)]
+struct Unusable;
+
+impl SupportedKxGroup for Unusable {
+    fn start(&self) -> Result<Box<dyn ActiveKeyExchange>, rustls::Error> {
+        Ok(Box::new(Self))
+    }
+
+    fn name(&self) -> NamedGroup {
+        NamedGroup::secp521r1
+    }
+}
+
+impl ActiveKeyExchange for Unusable {
+    fn complete(self: Box<Self>, _: &[u8]) -> Result<SharedSecret, rustls::Error> {
+        Err(rustls::Error::General("nothing can be agreed in this group".into()))
+    }
+
+    fn pub_key(&self) -> &[u8] {
+        &[4; 133]
+    }
+
+    fn group(&self) -> NamedGroup {
+        NamedGroup::secp521r1
+    }
+}
+
 /// Sessions that a client keeps whatever name they were begun under: the last of TLS 1.2 and all of TLS 1.3.
 #[derive(Debug, Default)]
 pub struct AnyName {
@@ -292,6 +328,7 @@ pub struct TlsClient {
     certificate: Option<(PathBuf, PathBuf)>,
     versions: &'static [&'static SupportedProtocolVersion],
     alpn: Vec<Vec<u8>>,
+    unusable_first_group: bool,
     /// Made once where sessions are kept: rustls resumes only under the configuration that it began under.
     fixed: Option<Arc<ClientConfig>>,
 }
@@ -304,6 +341,12 @@ impl TlsClient {
 
     pub fn versions(mut self, versions: &'static [&'static SupportedProtocolVersion]) -> Self {
         self.versions = versions;
+        self
+    }
+
+    /// Has the gateway ask for another key share (HelloRetryRequest): the first is of P-521, which it does not take.
+    pub fn with_unusable_first_group(mut self) -> Self {
+        self.unusable_first_group = true;
         self
     }
 
@@ -328,7 +371,11 @@ impl TlsClient {
     }
 
     fn config(&self, resumption: Resumption) -> Arc<ClientConfig> {
-        let builder = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+        let mut provider = default_provider();
+        if self.unusable_first_group {
+            provider.kx_groups = vec![&Unusable, kx_group::X25519];
+        }
+        let builder = ClientConfig::builder_with_provider(Arc::new(provider))
             .with_protocol_versions(self.versions)
             .unwrap()
             .with_root_certificates(self.roots.clone());
