@@ -18,12 +18,13 @@ use crate::metrics::{ClusterCounter, ClusterGauge, ClusterHistogram, Shard};
 use crate::runtime::{Deadline, Runtime, Socket, TimedOut};
 use crate::tls::{self, Client};
 
-use super::http2::{Connecting, Multiplexed};
+use super::http2::Multiplexed;
 use super::snapshot::{self, EndpointAddress, Snapshot};
 use super::stream::{Failure, Stream, TlsStream};
 
 mod multiplex;
 
+use multiplex::Making;
 pub use multiplex::{Acquired, Exchange};
 
 /// Why no connection could be had.
@@ -102,7 +103,7 @@ struct Endpoint {
     idle: RefCell<Vec<Idle>>,
     multiplexed: RefCell<Vec<Multiplexed>>,
     /// The connection in HTTP/2 that is being made.
-    connecting: RefCell<Option<Rc<Connecting<Result<(), AcquireError>>>>>,
+    connecting: RefCell<Option<Rc<Making>>>,
     /// It chose HTTP/1.1 by ALPN when it was last asked.
     speaks_http1: Cell<bool>,
 }

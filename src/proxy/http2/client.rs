@@ -56,7 +56,7 @@ impl Multiplexed {
         on_end: impl FnOnce() + 'static,
     ) -> Result<Self, StreamFault> {
         let tap = Tap::new(0, PREFACE.len(), http.http2_glitches_max, runtime.now());
-        let link = Link::new(runtime, stream, None, tap);
+        let link = Link::new(runtime, stream, tap);
         let mut builder = Builder::new();
         builder
             .enable_push(false)
@@ -141,7 +141,7 @@ async fn drive(
             let ended = connection.as_mut().poll(cx).is_ready();
             link.push();
             // An endpoint that floods is left like one that breaks.
-            if ended || link.tap.borrow_mut().is_excessive(now) {
+            if ended || link.tap.borrow().violation().is_some() || link.tap.borrow_mut().is_excessive(now) {
                 return Poll::Ready(());
             }
             let waiting = link.unsent();

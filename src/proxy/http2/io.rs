@@ -29,7 +29,7 @@ const RECEIVES_A_TURN: u32 = 8;
 pub(super) struct Link {
     runtime: Runtime,
     stream: Stream,
-    /// Bytes received before the crate took over, and what is left of the last buffer.
+    /// What the crate has not taken of the last buffer.
     input: RefCell<Option<RecvBuf>>,
     output: RefCell<Vec<u8>>,
     pub(super) tap: RefCell<Tap>,
@@ -40,9 +40,8 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// `first`: what was received already.
-    pub(super) fn new(runtime: &Runtime, stream: Stream, first: Option<RecvBuf>, tap: Tap) -> Rc<Self> {
-        let link = Self {
+    pub(super) fn new(runtime: &Runtime, stream: Stream, tap: Tap) -> Rc<Self> {
+        Rc::new(Self {
             runtime: runtime.clone(),
             stream,
             input: RefCell::default(),
@@ -51,12 +50,7 @@ impl Link {
             received_bytes: Cell::new(0),
             sent_bytes: Cell::new(0),
             receives_left: Cell::new(RECEIVES_A_TURN),
-        };
-        if let Some(first) = first {
-            link.note_received(&first);
-            link.input.replace(Some(first).filter(|first| !first.is_empty()));
-        }
-        Rc::new(link)
+        })
     }
 
     /// Ends the transport where nobody else holds the link any more.
@@ -103,11 +97,6 @@ impl Link {
         self.stream.unsent() + self.output.borrow().len()
     }
 
-    fn note_received(&self, bytes: &[u8]) {
-        self.received_bytes.set(self.received_bytes.get() + bytes.len() as u64);
-        self.tap.borrow_mut().received(bytes);
-    }
-
     fn poll_read(&self, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let mut input = self.input.borrow_mut();
         let mut buf = match input.take() {
@@ -121,12 +110,18 @@ impl Link {
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Ready(Ok(buf)) => {
                     self.receives_left.set(self.receives_left.get() - 1);
-                    self.note_received(&buf);
                     buf
                 }
             },
         };
         let taken = buf.len().min(into.remaining());
+        let mut tap = self.tap.borrow_mut();
+        tap.received(&buf[..taken]);
+        if tap.violation().is_some() {
+            // The crate does not get to see it: the driver ends the connection.
+            return Poll::Pending;
+        }
+        self.received_bytes.set(self.received_bytes.get() + taken as u64);
         into.put_slice(&buf[..taken]);
         buf.advance(taken);
         if !buf.is_empty() {

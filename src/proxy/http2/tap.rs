@@ -19,6 +19,7 @@ const FORGIVEN_EVERY: Duration = Duration::from_millis(100);
 mod kind {
     pub(super) const DATA: u8 = 0;
     pub(super) const HEADERS: u8 = 1;
+    pub(super) const PRIORITY: u8 = 2;
     pub(super) const RST_STREAM: u8 = 3;
     pub(super) const SETTINGS: u8 = 4;
     pub(super) const PUSH_PROMISE: u8 = 5;
@@ -34,6 +35,15 @@ const END_HEADERS: u8 = 4;
 const PADDED: u8 = 8;
 /// Codes of RST_STREAM that end a stream in peace: NO_ERROR, CANCEL.
 const PEACEFUL: [u32; 2] = [0, 8];
+
+/// An error of the connection.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Violation {
+    /// The first frame is none of SETTINGS: PROTOCOL_ERROR (RFC 9113 §3.4).
+    NoSettings,
+    /// A frame of a length that its type does not have: FRAME_SIZE_ERROR (§6).
+    FrameSize,
+}
 
 /// A frame header.
 #[derive(Clone, Copy, Debug, Default)]
@@ -54,6 +64,20 @@ struct Scanner {
     payload: [u8; 4],
     payload_want: usize,
     frame: Frame,
+}
+
+impl Frame {
+    /// Whether frames of its type never have this length.
+    const fn is_misfit(self) -> bool {
+        match self.kind {
+            kind::PRIORITY => self.len != 5,
+            kind::RST_STREAM | kind::WINDOW_UPDATE => self.len != 4,
+            kind::SETTINGS => !self.len.is_multiple_of(6) || (self.flags & ACK != 0 && self.len > 0),
+            kind::PING => self.len != 8,
+            kind::GOAWAY => self.len < 8,
+            _ => false,
+        }
+    }
 }
 
 impl Scanner {
@@ -124,6 +148,8 @@ pub(super) struct Tap {
     blocks: u64,
     goaway: Option<u32>,
     goaways_sent: u64,
+    frames: u64,
+    violation: Option<Violation>,
 }
 
 impl Tap {
@@ -147,6 +173,8 @@ impl Tap {
             blocks: 0,
             goaway: None,
             goaways_sent: 0,
+            frames: 0,
+            violation: None,
         }
     }
 
@@ -154,37 +182,46 @@ impl Tap {
     pub(super) fn received(&mut self, bytes: &[u8]) {
         let Self { input, glitches, glitches_total, window_updates_free, pings_free, goaway, .. } = self;
         let (block_open, blocks) = (&mut self.block_open, &mut self.blocks);
+        let (frames, violation) = (&mut self.frames, &mut self.violation);
         let mut glitch = || {
             *glitches = glitches.saturating_add(1);
             *glitches_total += 1;
         };
-        let on_frame = |frame: Frame| match frame.kind {
-            kind::DATA => {
-                let empty = if frame.flags & PADDED != 0 { frame.len <= 1 } else { frame.len == 0 };
-                if empty && frame.flags & END_STREAM == 0 {
-                    glitch();
-                } else {
-                    *pings_free = (*pings_free + 1).min(ALLOWANCE_MAX);
+        let on_frame = |frame: Frame| {
+            *frames += 1;
+            if *frames == 1 && frame.kind != kind::SETTINGS {
+                *violation = Some(Violation::NoSettings);
+            } else if frame.is_misfit() {
+                *violation = Some(Violation::FrameSize);
+            }
+            match frame.kind {
+                kind::DATA => {
+                    let empty = if frame.flags & PADDED != 0 { frame.len <= 1 } else { frame.len == 0 };
+                    if empty && frame.flags & END_STREAM == 0 {
+                        glitch();
+                    } else {
+                        *pings_free = (*pings_free + 1).min(ALLOWANCE_MAX);
+                    }
                 }
-            }
-            kind::HEADERS => {
-                *block_open = frame.flags & END_HEADERS == 0;
-                *blocks += 1;
-                if frame.len == 0 {
+                kind::HEADERS => {
+                    *block_open = frame.flags & END_HEADERS == 0;
+                    *blocks += 1;
+                    if frame.len == 0 {
+                        glitch();
+                    }
+                }
+                kind::CONTINUATION => {
+                    *block_open &= frame.flags & END_HEADERS == 0;
                     glitch();
                 }
+                kind::WINDOW_UPDATE if *window_updates_free > 0 => *window_updates_free -= 1,
+                kind::PING if frame.flags & ACK != 0 => {}
+                kind::PING if *pings_free > 0 => *pings_free -= 1,
+                kind::SETTINGS if frame.flags & ACK != 0 => {}
+                kind::GOAWAY | kind::PUSH_PROMISE => {}
+                // RST_STREAM, PRIORITY, SETTINGS, unknown ones, and what exceeds its allowance.
+                _ => glitch(),
             }
-            kind::CONTINUATION => {
-                *block_open &= frame.flags & END_HEADERS == 0;
-                glitch();
-            }
-            kind::WINDOW_UPDATE if *window_updates_free > 0 => *window_updates_free -= 1,
-            kind::PING if frame.flags & ACK != 0 => {}
-            kind::PING if *pings_free > 0 => *pings_free -= 1,
-            kind::SETTINGS if frame.flags & ACK != 0 => {}
-            kind::GOAWAY | kind::PUSH_PROMISE => {}
-            // RST_STREAM, PRIORITY, SETTINGS, unknown ones, and what exceeds its allowance.
-            _ => glitch(),
         };
         input.scan(bytes, on_frame, |frame, value| {
             if frame.kind == kind::GOAWAY {
@@ -236,6 +273,11 @@ impl Tap {
         false
     }
 
+    /// What the peer did that ends the connection and that the crate lets pass, or has another word for.
+    pub(super) const fn violation(&self) -> Option<Violation> {
+        self.violation
+    }
+
     /// Glitches so far, forgiven or not.
     pub(super) const fn glitches_total(&self) -> u64 {
         self.glitches_total
@@ -267,8 +309,11 @@ mod tests {
         bytes
     }
 
+    /// Of a connection whose SETTINGS came.
     fn tap() -> Tap {
-        Tap::new(0, 0, 100, Instant::ZERO)
+        let mut tap = Tap::new(0, 0, 100, Instant::ZERO);
+        tap.received(&frame(0, kind::SETTINGS, ACK));
+        tap
     }
 
     fn flood(one: &[u8], count: usize) -> bool {
@@ -287,7 +332,7 @@ mod tests {
             ("empty data", frame(0, kind::DATA, 0)),
             ("padded empty data", frame(1, kind::DATA, PADDED)),
             ("settings", frame(0, kind::SETTINGS, 0)),
-            ("priority", frame(5, 2, 0)),
+            ("priority", frame(5, kind::PRIORITY, 0)),
             ("empty headers", frame(0, kind::HEADERS, END_HEADERS)),
             ("unknown", frame(3, 0x77, 0)),
         ] {
@@ -359,6 +404,34 @@ mod tests {
         reset[12] = 1;
         (0..101).for_each(|_| tap.sent(&reset));
         assert!(tap.is_excessive(Instant::ZERO));
+    }
+
+    #[test]
+    fn the_first_frame_is_settings() {
+        for (kind, violation) in [(kind::SETTINGS, None), (kind::PING, Some(Violation::NoSettings))] {
+            let mut tap = Tap::new(0, 0, 100, Instant::ZERO);
+            tap.received(&frame(if kind == kind::PING { 8 } else { 0 }, kind, 0));
+            assert_eq!(tap.violation(), violation);
+        }
+    }
+
+    #[test]
+    fn frames_of_a_wrong_length_are_misfits() {
+        for (kind, flags, good, bad) in [
+            (kind::PRIORITY, 0, 5, 4),
+            (kind::RST_STREAM, 0, 4, 3),
+            (kind::SETTINGS, 0, 12, 5),
+            (kind::SETTINGS, ACK, 0, 6),
+            (kind::PING, 0, 8, 7),
+            (kind::GOAWAY, 0, 9, 7),
+            (kind::WINDOW_UPDATE, 0, 4, 3),
+        ] {
+            for (len, misfit) in [(good, false), (bad, true)] {
+                let mut tap = tap();
+                tap.received(&frame(len, kind, flags));
+                assert_eq!(tap.violation().is_some(), misfit, "{kind} {len}");
+            }
+        }
     }
 
     #[test]

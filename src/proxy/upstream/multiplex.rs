@@ -35,10 +35,13 @@ impl Drop for StreamLease {
     }
 }
 
+/// A connection that is being made, for those who wait for it.
+pub(super) type Making = Connecting<Result<(), AcquireError>>;
+
 /// Who makes a connection; the others learn when it gives up.
 struct Maker<'a> {
     endpoint: &'a Endpoint,
-    connecting: Rc<Connecting<Result<(), AcquireError>>>,
+    connecting: Rc<Making>,
 }
 
 impl Drop for Maker<'_> {
@@ -156,11 +159,9 @@ impl Upstreams {
         }
         let maker = Maker { endpoint, connecting };
         let made = self.make_multiplexed(cluster, endpoint).await;
-        if let Err(error) = &made {
-            if *error != AcquireError::Local {
-                self.shard.cluster(cluster.position).add(ClusterCounter::ConnectFailures, 1);
-                self.failed(cluster, endpoint);
-            }
+        if made.as_ref().is_err_and(|error| *error != AcquireError::Local) {
+            self.shard.cluster(cluster.position).add(ClusterCounter::ConnectFailures, 1);
+            self.failed(cluster, endpoint);
         }
         maker.connecting.finish(Some(made.as_ref().map(|_| ()).map_err(|error| *error)));
         made

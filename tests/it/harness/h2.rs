@@ -454,7 +454,19 @@ pub mod raw {
             let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
             stream.set_nodelay(true).unwrap();
             stream.set_read_timeout(Some(SOON)).unwrap();
+            Self::over(stream)
+        }
+
+        /// The other side's end of a connection, for an origin by hand.
+        pub fn over(stream: TcpStream) -> Self {
             Self { stream, buf: Vec::new() }
+        }
+
+        /// Takes the preface of a client.
+        pub fn expect_preface(&mut self) {
+            let mut preface = [0; 24];
+            let read = self.stream.read_exact(&mut preface);
+            assert!(read.is_err() || preface.starts_with(b"PRI"), "{preface:?}");
         }
 
         /// Errors show in what is read.

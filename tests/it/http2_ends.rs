@@ -1,0 +1,358 @@
+//! How streams and connections of HTTP/2 end: resets in both directions, endpoints that go away, drain.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use h2::Reason;
+
+use crate::harness::client::Client;
+use crate::harness::h2::raw::{self, RawClient, frame};
+use crate::harness::h2::{self as h2t, H2Origin, connect, fetch, get, post, request, run};
+use crate::harness::message::End;
+use crate::harness::origin::Origin;
+use crate::harness::setup::Setup;
+use crate::harness::{Engine, eventually, on_both_engines};
+
+on_both_engines!(
+    a_client_that_resets_is_felt_by_the_endpoint,
+    a_client_that_leaves_is_felt_by_the_endpoint,
+    a_response_that_is_cut_never_looks_whole,
+    an_endpoint_that_resets_before_it_answers_is_a_502,
+    a_refused_stream_is_tried_again,
+    a_stream_above_the_last_one_is_tried_again,
+    an_endpoint_that_goes_away_gets_no_new_requests,
+    a_broken_connection_to_an_endpoint_is_replaced,
+    no_endpoint_is_a_503_or_502,
+    a_busy_cluster_is_a_503,
+    drain_is_two_goaways_and_streams_finish,
+    an_idle_connection_is_drained_at_once,
+    the_last_request_of_a_connection_is_told,
+    a_stalled_reader_is_given_up,
+);
+
+fn h2_setup(engine: Engine, origin: &H2Origin) -> Setup {
+    Setup::to_all(engine, &[origin.address()]).cluster_keys("protocol = \"h2\"")
+}
+
+fn a_client_that_resets_is_felt_by_the_endpoint(engine: Engine) {
+    let two = H2Origin::start();
+    let gateway = h2_setup(engine, &two).start();
+    run(async {
+        let mut send = connect(gateway.web()).await;
+        let (response, mut stream) = send.send_request(request("POST", "/wait"), false).unwrap();
+        while two.log().begun.load(Ordering::SeqCst) == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        stream.send_reset(Reason::CANCEL);
+        drop(response);
+        while two.log().resets.lock().unwrap().is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert_eq!(*two.log().resets.lock().unwrap(), [u32::from(Reason::CANCEL)]);
+        assert_eq!(fetch(&mut send, get("/")).await.unwrap().status, 200);
+    });
+    assert_eq!(two.accepted(), 1, "the connection carries on");
+    run(async {
+        let mut send = connect(gateway.web()).await;
+        let (response, mut stream) = send.send_request(request("POST", "/up"), false).unwrap();
+        h2t::send_all(&mut stream, b"some", false).await.unwrap();
+        while two.log().begun.load(Ordering::SeqCst) < 3 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        stream.send_reset(Reason::INTERNAL_ERROR);
+        drop(response);
+        while two.seen().len() < 2 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+    let broken = &two.seen()[1];
+    assert!(broken.body.is_empty() && broken.broken.is_some(), "{broken:?}");
+    // An HTTP/1.1 endpoint sees its connection end, and the request never looks whole.
+    let one = Origin::start(|peer| {
+        let _ = peer.read_request_head();
+        peer.wait_for_end();
+    });
+    let gateway = Setup::to(engine, &one).start();
+    run(async {
+        let mut send = connect(gateway.web()).await;
+        let (response, mut stream) = send.send_request(request("POST", "/x"), false).unwrap();
+        h2t::send_all(&mut stream, b"some", false).await.unwrap();
+        while one.open() == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        stream.send_reset(Reason::CANCEL);
+        drop(response);
+        while one.open() > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+    eventually("every stream is over", || gateway.metric("ringfort_http2_streams_active", "") == 0.0);
+}
+
+fn a_client_that_leaves_is_felt_by_the_endpoint(engine: Engine) {
+    let two = H2Origin::start();
+    let gateway = h2_setup(engine, &two).start();
+    let mut client = RawClient::connect(gateway.web());
+    let fields = [(":method", "GET"), (":scheme", "http"), (":path", "/wait"), (":authority", "a.test")];
+    client.send(&frame(raw::HEADERS, 5, 1, &raw::block(&fields)));
+    eventually("the endpoint has it", || two.log().begun.load(Ordering::SeqCst) == 1);
+    drop(client);
+    eventually("the endpoint learns", || *two.log().resets.lock().unwrap() == [u32::from(Reason::CANCEL)]);
+    eventually("nothing is left", || gateway.metric("ringfort_connections_active", "") == 0.0);
+    eventually("the memory is back", || gateway.metric("ringfort_http2_streams_active", "") == 0.0);
+}
+
+fn a_response_that_is_cut_never_looks_whole(engine: Engine) {
+    let one = Origin::start(|peer| {
+        if peer.read_request().is_some() {
+            let _ = peer.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n");
+            std::thread::sleep(Duration::from_millis(50));
+            peer.reset();
+        }
+    });
+    let gateway = Setup::to(engine, &one).start();
+    let cut = |path: &str, gateway: u16| {
+        let path = path.to_owned();
+        run(async move {
+            let mut send = connect(gateway).await;
+            let (response, _) = send.send_request(get(&path), true).unwrap();
+            let mut response = response.await.unwrap();
+            h2t::read_body(response.body_mut()).await.expect_err("cut off").reason()
+        })
+    };
+    assert_eq!(cut("/", gateway.web()), Some(Reason::INTERNAL_ERROR));
+    let two = H2Origin::start();
+    let gateway = h2_setup(engine, &two).start();
+    for (code, wanted) in [
+        (Reason::INTERNAL_ERROR, Reason::INTERNAL_ERROR),
+        (Reason::CANCEL, Reason::CANCEL),
+        (Reason::ENHANCE_YOUR_CALM, Reason::ENHANCE_YOUR_CALM),
+        (Reason::PROTOCOL_ERROR, Reason::INTERNAL_ERROR),
+    ] {
+        let path = format!("/cut/{}", u32::from(code));
+        assert_eq!(cut(&path, gateway.web()), Some(wanted), "{code}");
+    }
+    let mut client = gateway.client();
+    let response = client.get("/cut/2");
+    assert_eq!((response.status, response.end == End::Complete), (200, false));
+}
+
+fn an_endpoint_that_resets_before_it_answers_is_a_502(engine: Engine) {
+    let two = H2Origin::start();
+    let gateway = h2_setup(engine, &two).start();
+    run(async {
+        let mut send = connect(gateway.web()).await;
+        assert_eq!(fetch(&mut send, get("/reset/2")).await.unwrap().status, 502);
+        assert_eq!(post(&mut send, request("POST", "/reset/2"), b"abc", None).await.unwrap().status, 502);
+        assert_eq!(fetch(&mut send, get("/")).await.unwrap().status, 200);
+    });
+    assert_eq!(gateway.get("/reset/2").status, 502);
+}
+
+fn a_refused_stream_is_tried_again(engine: Engine) {
+    let two = H2Origin::start();
+    let gateway = h2_setup(engine, &two).start();
+    run(async {
+        let mut send = connect(gateway.web()).await;
+        // Not idempotent: only the refusal makes it safe.
+        let (response, _) = send.send_request(request("POST", "/refuse-once"), true).unwrap();
+        assert_eq!(response.await.unwrap().status(), 200);
+    });
+    assert_eq!(gateway.metric("ringfort_upstream_retries_total", ""), 1.0);
+    // A refusal that lasts is told.
+    assert_eq!(gateway.get("/reset/7").status, 502);
+    let two = H2Origin::start();
+    let gateway = h2_setup(engine, &two).start();
+    assert_eq!(gateway.client().get("/refuse-once").status, 200);
+}
+
+/// GOAWAY names stream 1 as the last one: stream 3 was not processed, whatever it was.
+fn a_stream_above_the_last_one_is_tried_again(engine: Engine) {
+    let origin = Origin::start(|peer| {
+        let stream = peer.stream().try_clone().unwrap();
+        let mut gateway = RawClient::over(stream);
+        gateway.expect_preface();
+        gateway.send(&frame(raw::SETTINGS, 0, 0, &[]));
+        let mut streams = Vec::new();
+        while let Some(next) = gateway.next() {
+            if next.kind == raw::HEADERS {
+                streams.push(next.stream);
+            }
+            if peer.connection == 0 && streams.len() == 2 {
+                gateway.send(&frame(raw::GOAWAY, 0, 0, &[0, 0, 0, 1, 0, 0, 0, 0]));
+                gateway.send(&frame(raw::HEADERS, 5, 1, &[0x88]));
+                streams.clear();
+            } else if peer.connection > 0 && next.kind == raw::HEADERS {
+                gateway.send(&frame(raw::HEADERS, 5, next.stream, &[0x88]));
+            }
+        }
+    });
+    let gateway = Setup::to_all(engine, &[origin.address()]).cluster_keys("protocol = \"h2\"").start();
+    run(async {
+        let mut send = connect(gateway.web()).await;
+        let (first, _) = send.send_request(request("POST", "/1"), true).unwrap();
+        let (second, _) = send.send_request(request("POST", "/2"), true).unwrap();
+        assert_eq!(first.await.unwrap().status(), 200);
+        assert_eq!(second.await.unwrap().status(), 200);
+    });
+    assert_eq!(origin.accepted(), 2);
+}
+
+fn an_endpoint_that_goes_away_gets_no_new_requests(engine: Engine) {
+    let two = H2Origin::start();
+    let gateway = h2_setup(engine, &two).start();
+    run(async {
+        let mut send = connect(gateway.web()).await;
+        let (slow, _) = send.send_request(get("/late/300"), true).unwrap();
+        assert_eq!(fetch(&mut send, get("/goaway")).await.unwrap().status, 200);
+        while two.accepted() == 1 {
+            assert_eq!(fetch(&mut send, get("/")).await.unwrap().status, 200);
+        }
+        // What was on its way finishes.
+        assert_eq!(slow.await.unwrap().status(), 200);
+    });
+    assert_eq!(two.accepted(), 2);
+}
+
+fn a_broken_connection_to_an_endpoint_is_replaced(engine: Engine) {
+    let origin = Origin::start(|peer| {
+        let stream = peer.stream().try_clone().unwrap();
+        let mut gateway = RawClient::over(stream);
+        gateway.expect_preface();
+        gateway.send(&frame(raw::SETTINGS, 0, 0, &[]));
+        let mut answered = 0;
+        while let Some(next) = gateway.next() {
+            if next.kind == raw::HEADERS {
+                if answered == 1 && peer.connection == 0 {
+                    return;
+                }
+                gateway.send(&frame(raw::HEADERS, 5, next.stream, &[0x88]));
+                answered += 1;
+            }
+        }
+    });
+    let gateway = Setup::to_all(engine, &[origin.address()]).cluster_keys("protocol = \"h2\"").start();
+    let mut client = gateway.client();
+    assert_eq!(client.get("/1").status, 200);
+    // The second request dies with its connection, unanswered: a GET is sent again on another one.
+    assert_eq!(client.get("/2").status, 200);
+    assert_eq!(origin.accepted(), 2);
+}
+
+fn no_endpoint_is_a_503_or_502(engine: Engine) {
+    let nobody = format!("127.0.0.1:{}", crate::harness::gateway::free_port());
+    let mut gateway = Setup::to_all(engine, &[nobody]).cluster_keys("protocol = \"h2\"").start();
+    run(async {
+        let mut send = connect(gateway.web()).await;
+        assert_eq!(fetch(&mut send, get("/")).await.unwrap().status, 502);
+    });
+    assert_eq!(gateway.get("/").status, 502);
+    gateway.expect_log("ejected");
+}
+
+fn a_busy_cluster_is_a_503(engine: Engine) {
+    let two = H2Origin::start();
+    let keys = "http2_connections_max = 2\nhttp2_streams_max = 3";
+    let gateway = h2_setup(engine, &two).cluster_keys(keys).start();
+    run(async {
+        let mut send = connect(gateway.web()).await;
+        let all: Vec<_> = (0..7).map(|_| send.send_request(get("/late/500"), true).unwrap().0).collect();
+        let mut statuses = Vec::new();
+        for response in all {
+            statuses.push(response.await.unwrap().status().as_u16());
+        }
+        statuses.sort_unstable();
+        assert_eq!(statuses, [200, 200, 200, 200, 200, 200, 503]);
+    });
+    assert_eq!(two.accepted(), 2);
+}
+
+fn drain_is_two_goaways_and_streams_finish(engine: Engine) {
+    let one = Origin::serving();
+    let mut gateway = Setup::to(engine, &one).drain(2_000, 10_000).start();
+    let mut client = RawClient::connect(gateway.web());
+    let late = |stream, path| {
+        let fields = [(":method", "GET"), (":scheme", "http"), (":path", path), (":authority", "a.test")];
+        frame(raw::HEADERS, 5, stream, &raw::block(&fields))
+    };
+    client.send(&late(1, "/late/700"));
+    eventually("the endpoint has it", || one.requests().len() == 1);
+    gateway.terminate();
+    let first = client.until(|frame| frame.kind == raw::GOAWAY).expect("a first GOAWAY");
+    assert_eq!((first.code(), &first.payload[..4]), (Some(0), &[0x7f, 0xff, 0xff, 0xff][..]));
+    // A request that crossed it is served.
+    client.send(&late(3, "/crossed"));
+    let ping = client.until(|frame| frame.kind == raw::PING && frame.flags == 0).expect("a PING");
+    client.send(&frame(raw::PING, 1, 0, &ping.payload));
+    let (mut ends, mut last) = (Vec::new(), None);
+    while let Some(next) = client.next() {
+        match next.kind {
+            raw::GOAWAY => last = Some(next.payload[..8].to_vec()),
+            raw::DATA | raw::HEADERS if next.flags & raw::END_STREAM != 0 => ends.push(next.stream),
+            _ => {}
+        }
+    }
+    ends.sort_unstable();
+    assert_eq!((ends, last), (vec![1, 3], Some(vec![0, 0, 0, 3, 0, 0, 0, 0])));
+    let status = gateway.wait_exit(Duration::from_secs(10));
+    assert_eq!(status.and_then(|s| s.code()), Some(0), "{}", gateway.log_text());
+}
+
+fn an_idle_connection_is_drained_at_once(engine: Engine) {
+    let two = H2Origin::start();
+    let mut gateway = h2_setup(engine, &two).drain(300, 10_000).start();
+    let mut silent = RawClient::connect(gateway.web());
+    run(async {
+        let mut send = connect(gateway.web()).await;
+        assert_eq!(fetch(&mut send, get("/")).await.unwrap().status, 200);
+        gateway.terminate();
+        // The crate's client answers the PING; the connection ends without waiting for the grace.
+        while fetch(&mut send, get("/")).await.is_ok() {}
+    });
+    // One that answers no PING is left once the grace is over.
+    while silent.next().is_some() {}
+    let status = gateway.wait_exit(Duration::from_secs(5));
+    assert_eq!(status.and_then(|s| s.code()), Some(0), "{}", gateway.log_text());
+}
+
+fn the_last_request_of_a_connection_is_told(engine: Engine) {
+    let gateway = Setup::answering(engine).limits("requests_per_connection_max = 3").start();
+    run(async {
+        let mut send = connect(gateway.web()).await;
+        let mut served = 0;
+        while fetch(&mut send, get("/")).await.is_ok() {
+            served += 1;
+            assert!(served < 20, "never told");
+        }
+        assert!(served >= 3);
+    });
+    eventually("it is counted", || {
+        gateway.metric("ringfort_sessions_ended_total", "reason=\"requests_max\"") == 1.0
+    });
+}
+
+/// Rows G10 and I3: a window that never opens holds a bounded part for a bounded time.
+fn a_stalled_reader_is_given_up(engine: Engine) {
+    let one = Origin::serving();
+    let gateway = Setup::to(engine, &one).write_stall_timeout_ms(400).start();
+    let mut client = RawClient::connect(gateway.web());
+    let fields =
+        [(":method", "GET"), (":scheme", "http"), (":path", "/bytes/1000000"), (":authority", "a.test")];
+    client.send(&frame(raw::HEADERS, 5, 1, &raw::block(&fields)));
+    let reset = client.until(|frame| frame.kind == raw::RST_STREAM).expect("the stream is reset");
+    assert_eq!((reset.stream, reset.code()), (1, Some(8)));
+    client.send(&frame(raw::HEADERS, 5, 3, &raw::get(&[])));
+    client.send(&frame(raw::WINDOW_UPDATE, 0, 0, &[0, 1, 0, 0]));
+    assert_eq!(client.verdict(3), None);
+    eventually("the endpoint's connection is closed", || one.open() <= 1);
+    // One that does not even read what the connection owes it.
+    let mut narrow = Client::connect_narrow(gateway.web());
+    narrow.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+    narrow.send(frame(raw::SETTINGS, 0, 0, &[0, 4, 0x7f, 0xff, 0xff, 0xff]));
+    narrow.send(frame(raw::WINDOW_UPDATE, 0, 0, &[0x7f, 0, 0, 0]));
+    let fields =
+        [(":method", "GET"), (":scheme", "http"), (":path", "/bytes/30000000"), (":authority", "a.test")];
+    narrow.send(frame(raw::HEADERS, 5, 1, &raw::block(&fields)));
+    gateway
+        .wait_for_metric("ringfort_sessions_ended_total", "reason=\"write_stalled\"", |ended| ended == 1.0);
+}
