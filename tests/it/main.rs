@@ -26,3 +26,4 @@ mod supervisor;
 mod tcp;
 mod tidy;
 mod tls;
+mod tunnels;
