@@ -306,7 +306,7 @@ static LISTENER: Table = Table {
             "protocol",
             Word(&["http", "tcp", "tls-passthrough"], &[]),
             Preset::Text("http"),
-            "\"http\": HTTP/1.1, by routes. \"tcp\": relayed to `cluster`. \"tls-passthrough\": TLS relayed undecrypted, by \
+            "\"http\": HTTP/1.1 and HTTP/2, by routes. \"tcp\": relayed to `cluster`. \"tls-passthrough\": TLS relayed undecrypted, by \
              routes; a name that none has is refused with the alert unrecognized_name.",
         ),
         row("cluster", Text, Absent("\"site\""), "Where a \"tcp\" listener relays to."),

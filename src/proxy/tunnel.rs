@@ -37,7 +37,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    const fn protocol(&self) -> TunnelProtocol {
+    fn protocol(&self) -> TunnelProtocol {
         match self {
             Self::Connect => TunnelProtocol::Connect,
             Self::Upgrade(protocol) if protocol.eq_ignore_ascii_case(WEBSOCKET) => TunnelProtocol::Websocket,

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import time
 
-from lib import BINARY, ENGINES, Gateway, Origin, Tally, config, cpu_seconds, free_ports, responses
+from lib import BINARY, ENGINES, Gateway, Origin, Tally, anonymous_bytes, config, cpu_seconds, free_ports, responses
 
 GET = b"GET /target HTTP/1.1\r\nHost: a.test\r\n\r\n"
 
@@ -227,10 +227,6 @@ def idle_cost(tally, engine, count=4_000):
     """An idle connection of a release build costs at most 600 bytes of user memory over 4,000 of them."""
     name = f"idle {engine}"
 
-    def anonymous(pid):
-        with open(f"/proc/{pid}/status") as f:
-            return next(int(line.split()[1]) * 1024 for line in f if line.startswith("RssAnon:"))
-
     def hold(gateway, n):
         socks = []
         for _ in range(n):
@@ -245,9 +241,9 @@ def idle_cost(tally, engine, count=4_000):
             return tally.check(name, False, gateway.log())
         data = gateway.data_process()
         warm = hold(gateway, 100)
-        before = anonymous(data)
+        before = anonymous_bytes(data)
         idle = hold(gateway, count)
-        each = (anonymous(data) - before) / count
+        each = (anonymous_bytes(data) - before) / count
         tally.check(f"{name} {each:.0f} bytes a connection", each <= 600, "more than 600")
         for sock in warm + idle:
             sock.close()

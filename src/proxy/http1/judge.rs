@@ -102,8 +102,7 @@ fn answer(
     // RFC 9110 §15.5.20: under a name that this handshake was not for, a request would get past what another listener
     // asks of clients. HTTP/1.0 may name no host: then none is wrong.
     if !head.host.is_empty() && !asker.facts.may_answer(head.host) {
-        let listener = usize::from(asker.listener);
-        context.shard.listener(listener).add(ListenerCounter::Misdirected, 1);
+        context.shard.listener(usize::from(asker.listener)).add(ListenerCounter::Misdirected, 1);
         return Ok(own(421));
     }
     // RFC 9110 §7.6.2: the last hop allowed answers itself.
@@ -111,8 +110,8 @@ fn answer(
         return Ok(if head.method == "OPTIONS" { own(200) } else { own(405) });
     }
     let listener = asker.listener;
-    let identity = asker.facts.spiffe();
-    let asked = route::Request { listener, method: head.method, host: head.host, path, identity };
+    let (method, host, identity) = (head.method, head.host, asker.facts.spiffe());
+    let asked = route::Request { listener, method, host, path, identity };
     let lookup = |name: &str| head.field(name);
     let Some((index, route)) = serving.snapshot.routes.find(&asked, &lookup) else {
         return Ok(if path == "*" { own(200) } else { own(404) });
@@ -144,7 +143,8 @@ fn answer(
     })
 }
 
-/// RFC 9110 §9.3.6: a tunnel only where a route allows one. It has no path: only routes without a condition on the path
+/// RFC 9110 §9.3.6: a tunnel only where a route allows one. What it names is its target, about which no certificate of
+/// ours says anything, so 421 has no part in it. It has no path: only routes without a condition on the path
 /// are for it.
 fn connect(
     context: &Context,

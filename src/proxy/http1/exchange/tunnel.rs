@@ -132,7 +132,8 @@ impl Exchange<'_> {
         let shard = self.context.shard.cluster(usize::from(opening.cluster));
         shard.add(ClusterCounter::SentBytes, opening.head.len() as u64);
         let scheme = if spec.tls.is_some() { "https" } else { "http" };
-        let sent = send_request(&mut exchange.slot, &opening.head, scheme, false, false);
+        let endpoint = exchange.endpoint();
+        let sent = send_request(&mut exchange.slot, &opening.head, endpoint, scheme, false, false);
         let (mut call, mut sender) = match sent {
             Ok(sent) => sent,
             Err(StreamFault::Refused) => return Ok(Asked::Otherwise(Responded::Refused)),
@@ -147,7 +148,7 @@ impl Exchange<'_> {
         match responded {
             Ok(Responded::Opened(behind)) => match *behind {
                 Behind::Stream(receiver) => {
-                    return Ok(Asked::Opened(Upward::Stream { exchange, receiver, sender }, None));
+                    Ok(Asked::Opened(Upward::Stream { exchange, receiver, sender }, None))
                 }
                 Behind::Connection(_) => Ok(Asked::Otherwise(Responded::Unanswered)),
             },

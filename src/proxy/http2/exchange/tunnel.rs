@@ -131,7 +131,8 @@ impl Exchange<'_> {
             }
         }
         let scheme = if spec.tls.is_some() { "https" } else { "http" };
-        let sent = send_request(&mut exchange.slot, &opening.head, scheme, false, false);
+        let endpoint = exchange.endpoint();
+        let sent = send_request(&mut exchange.slot, &opening.head, endpoint, scheme, false, false);
         let (mut call, mut sender) = match sent {
             Ok(sent) => sent,
             Err(StreamFault::Refused) => return Ok(Asked::Otherwise(Responded::Refused)),
