@@ -29,4 +29,5 @@ mod tidy;
 mod tls;
 mod tls_peers;
 mod tunnels;
+mod tunnels_h2;
 mod upstream_tls;
