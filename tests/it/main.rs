@@ -31,3 +31,4 @@ mod tls_peers;
 mod tunnels;
 mod tunnels_h2;
 mod upstream_tls;
+mod websocket;

@@ -13,7 +13,7 @@ use crate::harness::gateway::Gateway;
 use crate::harness::message::{NoMessage, find, show};
 use crate::harness::origin::{Origin, Peer};
 use crate::harness::setup::Setup;
-use crate::harness::websocket::{ACCEPT, KEY, echo};
+use crate::harness::websocket::{self, ACCEPT, KEY};
 use crate::harness::{Engine, SOON, eventually, on_both_engines};
 
 on_both_engines!(
@@ -43,7 +43,7 @@ fn upgrade(protocol: &str, more: &str) -> String {
     )
 }
 
-fn websocket() -> String {
+fn opening_head() -> String {
     upgrade("websocket", &format!("Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\n"))
 }
 
@@ -72,7 +72,7 @@ fn opening(script: impl Fn(&mut Peer) + Send + Sync + 'static) -> Origin {
 #[track_caller]
 fn opened(gateway: &Gateway) -> Client {
     let mut client = gateway.client();
-    client.send(websocket());
+    client.send(opening_head());
     let response = client.read_response();
     assert_eq!(response.status, 101, "{response:?}");
     client
@@ -87,7 +87,7 @@ fn read_exactly(client: &mut Client, len: usize) -> Vec<u8> {
 }
 
 fn websocket_messages_pass_both_ways_and_are_counted(engine: Engine) {
-    let origin = Origin::start(|peer| echo(peer.stream()));
+    let origin = Origin::start(websocket::serve);
     let gateway = Setup::to(engine, &origin).start();
     let stream = TcpStream::connect(("127.0.0.1", gateway.web())).unwrap();
     stream.set_read_timeout(Some(SOON)).unwrap();
@@ -127,7 +127,7 @@ fn bytes_behind_the_request_wait_for_101_and_arrive_exactly(engine: Engine) {
     let gateway = Setup::to(engine, &origin).start();
     let early = random(7, 5_000);
     let mut client = gateway.client();
-    client.send([websocket().as_bytes(), &early].concat());
+    client.send([opening_head().as_bytes(), &early].concat());
     let (request, waited) = told.recv_timeout(SOON).unwrap();
     assert!(waited, "bytes of the tunnel went up before 101");
     assert_eq!(request.fields.all("connection"), ["Upgrade"]);
@@ -168,7 +168,7 @@ fn a_refusal_is_a_response_and_the_connection_goes_on(engine: Engine) {
     let gateway = Setup::to(engine, &origin).start();
     let mut client = gateway.client();
     for (ask, status, body) in [("426", 426, "old"), ("403", 403, "no"), ("200", 200, "page")] {
-        client.send(websocket().replace("\r\n\r\n", &format!("\r\nX-Ask: {ask}\r\n\r\n")));
+        client.send(opening_head().replace("\r\n\r\n", &format!("\r\nX-Ask: {ask}\r\n\r\n")));
         let response = client.read_response();
         assert_eq!((response.status, response.text().as_str()), (status, body));
         assert!(!response.closes(), "{response:?}");
@@ -188,7 +188,7 @@ fn bytes_behind_a_refused_request_are_nobodys_request(engine: Engine) {
     let origin = Origin::serving();
     let gateway = Setup::to(engine, &origin).start();
     let mut client = gateway.client();
-    client.send(websocket() + "GET /smuggled HTTP/1.1\r\nHost: a.test\r\n\r\n");
+    client.send(opening_head() + "GET /smuggled HTTP/1.1\r\nHost: a.test\r\n\r\n");
     let response = client.read_response();
     assert!(response.status == 200 && response.closes(), "{response:?}");
     client.expect_end();
@@ -370,7 +370,7 @@ fn a_change_to_what_nobody_asked_for_is_502(engine: Engine) {
         let origin = Origin::raw(answer.as_bytes());
         let gateway = Setup::to(engine, &origin).start();
         let mut client = gateway.client();
-        client.send(websocket());
+        client.send(opening_head());
         let response = client.read_response();
         assert_eq!(response.status, 502, "{answer}");
         eventually("the endpoint's connection is closed", || origin.open() == 0);
@@ -395,12 +395,12 @@ fn a_bad_handshake_is_the_endpoints_to_judge(engine: Engine) {
     });
     let gateway = Setup::to(engine, &origin).start();
     for (what, request) in [
-        ("no key", websocket().replace("Sec-WebSocket-Key", "X-Key")),
-        ("another version", websocket().replace("Version: 13", "Version: 8")),
-        ("not listed in Connection", websocket().replace("keep-alive, Upgrade", "keep-alive")),
-        ("POST", websocket().replace("GET", "POST").replace("\r\n\r\n", "\r\nContent-Length: 0\r\n\r\n")),
-        ("HTTP/1.0", websocket().replace("HTTP/1.1", "HTTP/1.0")),
-        ("two protocols", websocket().replace("websocket", "websocket, foo")),
+        ("no key", opening_head().replace("Sec-WebSocket-Key", "X-Key")),
+        ("another version", opening_head().replace("Version: 13", "Version: 8")),
+        ("not listed in Connection", opening_head().replace("keep-alive, Upgrade", "keep-alive")),
+        ("POST", opening_head().replace("GET", "POST").replace("\r\n\r\n", "\r\nContent-Length: 0\r\n\r\n")),
+        ("HTTP/1.0", opening_head().replace("HTTP/1.1", "HTTP/1.0")),
+        ("two protocols", opening_head().replace("websocket", "websocket, foo")),
     ] {
         let mut client = gateway.client();
         client.send(request);
@@ -416,10 +416,10 @@ fn a_dead_endpoint_is_told_and_the_connection_goes_on(engine: Engine) {
     });
     let gateway = Setup::to(engine, &origin).start();
     let mut client = gateway.client();
-    client.send(websocket());
+    client.send(opening_head());
     let response = client.read_response();
     assert!(response.status == 502 && !response.closes(), "{response:?}");
-    client.send(websocket() + "early");
+    client.send(opening_head() + "early");
     let response = client.read_response();
     assert!(response.status == 502 && response.closes(), "{response:?}");
     client.expect_end();
@@ -434,7 +434,7 @@ fn a_client_that_leaves_before_the_answer_frees_the_endpoint(engine: Engine) {
     });
     let gateway = Setup::to(engine, &origin).start();
     let mut client = gateway.client();
-    client.send(websocket());
+    client.send(opening_head());
     told.recv_timeout(SOON).unwrap();
     drop(client);
     eventually("the endpoint's connection is closed", || origin.open() == 0);
