@@ -209,8 +209,13 @@ const WRITE_STALL_TIMEOUT: Row = number(
     "ms",
     "No progress while bytes wait to be written to a peer.",
 );
-const TCP_IDLE_TIMEOUT: Row =
-    number("tcp_idle_timeout_ms", DEADLINE, 600_000, "ms", "A TCP relay with no byte in either direction.");
+const TCP_IDLE_TIMEOUT: Row = number(
+    "tcp_idle_timeout_ms",
+    DEADLINE,
+    600_000,
+    "ms",
+    "A TCP relay with no byte in either direction, or one direction of a gRPC call.",
+);
 const TUNNEL_IDLE_TIMEOUT: Row = number(
     "tunnel_idle_timeout_ms",
     DEADLINE,

@@ -5,7 +5,7 @@ use super::context::SessionGuard;
 use super::outcome::Termination;
 use super::relay::{self, Direction, Inlet, Meter, Outlet, Way, Ways};
 use super::stream::Stream;
-use super::upstream::{AcquireError, Connection, Tried};
+use super::upstream::{AcquireError, Connection};
 
 /// Relays until both directions have ended.
 pub async fn relay(guard: SessionGuard, downstream: Stream, cluster: u16) {
@@ -22,7 +22,7 @@ pub async fn relay(guard: SessionGuard, downstream: Stream, cluster: u16) {
 /// A connection to an endpoint of the cluster; else why the session ends.
 pub(super) async fn connect(guard: &SessionGuard, cluster: u16) -> Result<Connection, Termination> {
     let upstreams = &guard.context().upstreams;
-    let acquired = upstreams.acquire(cluster, true, &mut Tried::default()).await;
+    let acquired = upstreams.acquire_for_relay(cluster).await;
     let connection = acquired.map_err(|error| match error {
         AcquireError::TimedOut => Termination::UpstreamTimeout,
         AcquireError::Untrusted => Termination::UpstreamTls,

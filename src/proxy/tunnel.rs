@@ -19,7 +19,7 @@ use super::http2::{Receiver, Sender};
 use super::outcome::Termination;
 use super::relay::{self, Inlet, Meter, Outlet, Way, Ways};
 use super::stream::Stream;
-use super::upstream::{Connection, Exchange};
+use super::upstream::{AcquireError, Acquired, Connection, Exchange, Tried, Upstreams};
 
 /// CONNECT_ERROR and CANCEL (RFC 9113 §7).
 const CONNECT_ERROR: u32 = 10;
@@ -68,6 +68,17 @@ impl Opening {
 
     pub fn is_websocket(&self) -> bool {
         self.kind.protocol() == TunnelProtocol::Websocket
+    }
+
+    /// What the question goes up on.
+    ///
+    /// # Errors
+    /// When no endpoint is left; the last failure.
+    pub async fn acquire(&self, upstreams: &Upstreams, tried: &mut Tried) -> Result<Acquired, AcquireError> {
+        match self.kind {
+            Kind::Connect => upstreams.acquire_any(self.cluster, true, tried).await,
+            Kind::Upgrade(_) => upstreams.acquire_to_upgrade(self.cluster, tried).await,
+        }
     }
 
     /// Whether the response that begins with these bytes has no body because it opens the tunnel: a 2xx to CONNECT,

@@ -327,12 +327,17 @@ impl Driver<'_> {
                 Poll::Pending => break,
             }
         }
-        if self.session.live.get() > 0 {
-            self.idle_since = now;
-        } else {
+        if self.is_idle() {
             self.link.rest();
+        } else {
+            self.idle_since = now;
         }
         None
+    }
+
+    /// Whether no stream is served, nor has something on its way out.
+    fn is_idle(&self) -> bool {
+        self.session.live.get() == 0 && !self.connection.has_streams()
     }
 
     fn begin_stream(
@@ -344,7 +349,10 @@ impl Driver<'_> {
         let context = self.session.context();
         let memory_bytes_max = context.serving().snapshot.limits.memory_bytes_max;
         let memory_bytes = context.runtime.charged() + context.runtime.buffer_stats().bytes_in_use;
-        if self.session.live.get() >= self.streams_max || memory_bytes >= memory_bytes_max {
+        let grace = context.serving().snapshot.drain.idle_grace;
+        // The client was told long ago that there is no more.
+        let late = self.going.is_some_and(|(_, since)| now.since(since) > grace);
+        if late || self.session.live.get() >= self.streams_max || memory_bytes >= memory_bytes_max {
             return respond.send_reset(Reason::REFUSED_STREAM);
         }
         context.shard.listener(self.session.listener()).add(ListenerCounter::Http2Streams, 1);
@@ -392,7 +400,7 @@ impl Driver<'_> {
     fn due(&mut self, now: Instant) -> Instant {
         let timeouts = self.session.guard.timeouts();
         let mut due = Instant::FAR;
-        if self.session.live.get() == 0 {
+        if self.is_idle() {
             due = match self.going {
                 Some((_, since)) => since + self.session.context().serving().snapshot.drain.idle_grace,
                 None if self.requests == 0 => self.idle_since + timeouts.header,
@@ -425,6 +433,6 @@ impl Driver<'_> {
         if self.link.tap.borrow().open_block().is_some() && now >= self.block.1 + timeouts.header {
             return Some(Overdue::Block);
         }
-        (self.session.live.get() == 0).then_some(Overdue::Idle)
+        self.is_idle().then_some(Overdue::Idle)
     }
 }

@@ -48,7 +48,7 @@ impl Exchange<'_> {
         let mut attempts = 0;
         loop {
             let acquired = {
-                let acquire = pin!(upstreams.acquire_any(opening.cluster, true, &mut tried));
+                let acquire = pin!(opening.acquire(upstreams, &mut tried));
                 self.unless_gone(acquire).await
             };
             let asked = match acquired {
