@@ -15,6 +15,7 @@ use crate::harness::h2::raw::{END_HEADERS, HEADERS, RawClient, block, frame};
 use crate::harness::h2::{H2Origin, connect, fetch, get, run, send_all};
 use crate::harness::origin::{Origin, Peer};
 use crate::harness::setup::Setup;
+use crate::harness::tls::{Leaf, Pki};
 use crate::harness::websocket::{ACCEPT, KEY};
 use crate::harness::{Engine, SOON, eventually, on_both_engines};
 
@@ -27,6 +28,7 @@ on_both_engines!(
     an_upgrade_that_cannot_be_translated_is_refused,
     an_extended_connect_is_passed_on_as_one,
     an_endpoint_that_takes_no_extended_connect_is_502,
+    an_endpoint_that_may_choose_its_version_is_asked_in_http1,
     connect_passes_between_all_versions,
     a_reset_passes_with_the_code_of_its_kind,
     long_streams_pass_with_flow_control,
@@ -268,7 +270,7 @@ fn upgrade(more: &str) -> String {
     )
 }
 
-fn websocket() -> String {
+fn opening_head() -> String {
     upgrade(&format!("Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\nOrigin: http://a.test\r\n"))
 }
 
@@ -276,7 +278,7 @@ fn an_upgrade_becomes_an_extended_connect(engine: Engine) {
     let origin = h2_origin();
     let gateway = to_h2(engine, &origin).start();
     let mut client = gateway.client();
-    client.send(websocket() + "early");
+    client.send(opening_head() + "early");
     let response = client.read_response();
     assert_eq!(response.status, 101, "{response:?}");
     assert_eq!(response.fields.all("connection"), ["Upgrade"]);
@@ -319,7 +321,7 @@ fn an_upgrade_that_cannot_be_translated_is_refused(engine: Engine) {
     assert_eq!((response.status, response.fields.get("sec-websocket-version")), (426, Some("13")));
     assert_eq!(response.fields.get("upgrade"), Some("websocket"));
     // A response like any other, and the connection goes on.
-    client.send(websocket().replace("/chat?room=1", "/status/403"));
+    client.send(opening_head().replace("/chat?room=1", "/status/403"));
     assert_eq!(client.read_response().status, 403);
     assert_eq!(client.get("/after").status, 200);
     assert_eq!(origin.seen().len(), 2);
@@ -355,7 +357,7 @@ fn an_endpoint_that_takes_no_extended_connect_is_502(engine: Engine) {
     let origin = H2Origin::start();
     let gateway = to_h2(engine, &origin).start();
     let mut client = gateway.client();
-    client.send(websocket());
+    client.send(opening_head());
     assert_eq!(client.read_response().status, 502);
     assert_eq!(client.get("/after").status, 200);
     run(async {
@@ -364,6 +366,43 @@ fn an_endpoint_that_takes_no_extended_connect_is_502(engine: Engine) {
         assert_eq!(response.status(), 502);
     });
     assert_eq!(origin.seen().len(), 1, "{:?}", origin.seen());
+}
+
+/// A gateway before itself: as an endpoint in TLS it chooses HTTP/2, and would take no extended CONNECT.
+fn an_endpoint_that_may_choose_its_version_is_asked_in_http1(engine: Engine) {
+    let (pki, origin) = (Pki::new(), echoing());
+    let (cert, key) = pki.issue("site", &Leaf::server(&["site.test"]));
+    let gateway = Setup::new(engine)
+        .sections(&format!(
+            "[[listener]]\nname = \"secure\"\nlisten = \"127.0.0.1:{{port:secure}}\"\n\
+             [listener.tls]\ncertificates = [{{ cert = {cert:?}, key = {key:?} }}]\n\
+             [[route]]\nlistener = \"secure\"\ncluster = \"site\"\n\
+             [[cluster]]\nname = \"loop\"\nendpoints = [\"127.0.0.1:{{port:secure}}\"]\nprotocol = \"auto\"\n\
+             [cluster.tls]\nca = {:?}\nserver_name = \"site.test\"",
+            pki.path("ca.pem")
+        ))
+        .cluster("site", &[origin.address()])
+        .route("cluster = \"loop\"")
+        .start();
+    let mut client = gateway.client();
+    client.send(opening_head().replace("a.test", "site.test"));
+    assert_eq!(client.read_response().status, 101);
+    client.send("x");
+    client.shutdown_write();
+    assert_eq!(client.read_to_end().unwrap(), b"x");
+    assert_eq!(gateway.metric("ringfort_http2_connections_total", "secure"), 0.0);
+    run(async {
+        let mut send = connect(gateway.web()).await;
+        let (response, mut up) = ask(&mut send, extended("/"), b"y").await.unwrap();
+        assert_eq!(response.status(), 200);
+        up.send_data("z".into(), true).unwrap();
+        assert_eq!(read(&mut response.into_body(), usize::MAX).await.unwrap(), b"yz");
+    });
+    // What asks for no change goes as the endpoint chose.
+    let mut client = gateway.client();
+    client.send("GET / HTTP/1.1\r\nHost: site.test\r\n\r\n");
+    assert_eq!(client.read_response().status, 200);
+    assert_eq!(gateway.metric("ringfort_http2_connections_total", "secure"), 1.0);
 }
 
 fn connect_passes_between_all_versions(engine: Engine) {
@@ -441,14 +480,14 @@ fn a_reset_passes_with_the_code_of_its_kind(engine: Engine) {
     let origin = h2_origin();
     let gateway = to_h2(engine, &origin).start();
     let mut client = gateway.client();
-    client.send(websocket().replace("/chat?room=1", "/reset"));
+    client.send(opening_head().replace("/chat?room=1", "/reset"));
     assert_eq!(client.read_response().status, 101);
     client.send("x");
     let end = client.stream().read(&mut [0; 8]).map_err(|error| error.kind());
     assert_eq!(end, Err(std::io::ErrorKind::ConnectionReset));
     // And back.
     let mut client = gateway.client();
-    client.send(websocket());
+    client.send(opening_head());
     assert_eq!(client.read_response().status, 101);
     client.reset();
     eventually("the endpoint hears of it", || {

@@ -18,7 +18,7 @@ use super::{Destination, Exchange, Gone, Responded, ResponsePlan};
 
 /// What became of the question.
 enum Asked {
-    Opened(Sender, Upward, Option<RecvBuf>),
+    Opened(Box<(Sender, Upward, Option<RecvBuf>)>),
     Otherwise(Responded),
 }
 
@@ -44,7 +44,8 @@ impl Exchange<'_> {
                 Ok(Ok(Acquired::Stream(exchange))) => self.ask_stream(opening, exchange).await,
             };
             let responded = match asked {
-                Ok(Asked::Opened(sender, upward, first_down)) => {
+                Ok(Asked::Opened(opened)) => {
+                    let (sender, upward, first_down) = *opened;
                     let opening = opening.clone();
                     let tunnel = Tunnel { opening, upward, first_up: None, first_down };
                     self.opened.replace(Some((sender, tunnel)));
@@ -89,7 +90,7 @@ impl Exchange<'_> {
                 let (sender, behind) = *opened;
                 Ok(match behind {
                     Behind::Connection(first) => {
-                        Asked::Opened(sender, Upward::Connection(connection), Some(first))
+                        Asked::Opened(Box::new((sender, Upward::Connection(connection), Some(first))))
                     }
                     Behind::Stream(_) => Asked::Otherwise(Responded::Unanswered),
                 })
@@ -148,7 +149,7 @@ impl Exchange<'_> {
                 upstreams.on_stream_answer(&exchange);
                 if let (to_client, Behind::Stream(receiver)) = *opened {
                     let upward = Upward::Stream { exchange, receiver, sender };
-                    return Ok(Asked::Opened(to_client, upward, None));
+                    return Ok(Asked::Opened(Box::new((to_client, upward, None))));
                 }
                 Ok(Asked::Otherwise(Responded::Unanswered))
             }
