@@ -72,15 +72,22 @@ impl Http1 {
                 let Self { guard, stream, .. } = self;
                 return Box::pin(tunnel::over_connection(guard, stream, tunnel)).await;
             }
-            self.guard.ended(ending.termination());
-            match ending {
-                Ending::Graceful(_) => self.linger().await,
-                Ending::Close(_) => {
-                    let _ = self.deliver().await;
-                    self.stream.close();
-                }
-                Ending::Abort(_) => self.stream.abort(),
+            // In recycled memory, like an exchange: an idle session must not pay for its end.
+            let context = self.guard.context().clone();
+            context.exchanges.place(self.end(ending)).await;
+        }
+    }
+
+    /// Leaves the connection.
+    async fn end(mut self, ending: Ending) {
+        self.guard.ended(ending.termination());
+        match ending {
+            Ending::Graceful(_) => self.linger().await,
+            Ending::Close(_) => {
+                let _ = self.deliver().await;
+                self.stream.close();
             }
+            Ending::Abort(_) => self.stream.abort(),
         }
     }
 
