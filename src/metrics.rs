@@ -7,7 +7,7 @@ pub mod shard;
 
 pub use catalog::{
     AcceptError, ClusterCounter, ClusterGauge, ClusterHistogram, Counter, Gauge, HandshakeFailure, Histogram,
-    ListenerCounter, ListenerGauge, Process, Shed,
+    ListenerCounter, ListenerGauge, Process, Shed, TunnelProtocol,
 };
 pub use render::{CertificateEnd, CertificateFacts, ProcessFacts, WorkerFacts};
 pub use shard::Shard;

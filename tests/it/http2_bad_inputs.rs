@@ -236,11 +236,12 @@ fn malformed_requests_reach_no_endpoint(engine: Engine) {
         ("no authority at all", without(":authority")),
         ("another host", with("host", "b.test")),
         ("host twice", with("host", "a.test").into_iter().chain([("host", "a.test")]).collect()),
-        ("extended CONNECT not offered", {
+        ("extended CONNECT with a length", {
             let mut fields = changed(":method", "CONNECT");
-            fields.push((":protocol", "websocket"));
+            fields.extend([(":protocol", "websocket"), ("content-length", "3")]);
             fields
         }),
+        ("a protocol and another method", with(":protocol", "websocket")),
         ("CONNECT with a path", changed(":method", "CONNECT")),
         ("CONNECT without authority", vec![(":method", "CONNECT")]),
         ("CONNECT", vec![(":method", "CONNECT"), (":authority", "a.test:80")]),

@@ -174,6 +174,9 @@ impl Http2 {
             .max_send_buffer_size(limits::HTTP2_STREAM_SEND_BYTES_MAX)
             .max_local_error_reset_streams(Some(spec.http2_glitches_max as usize))
             .max_concurrent_reset_streams(limits::HTTP2_RESET_STREAMS_REMEMBERED_MAX);
+        if serving.changes_protocols {
+            builder.enable_connect_protocol();
+        }
         self.deadline.set(context.runtime.now() + self.session.guard.timeouts().header);
         let connection = {
             let mut handshake = pin!(builder.handshake::<Io, Piece>(Io(self.link.clone())));

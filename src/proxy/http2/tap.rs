@@ -230,6 +230,11 @@ impl Tap {
         });
     }
 
+    /// Whether the peer's first frame, its SETTINGS (RFC 9113 §3.4), came whole.
+    pub(super) const fn has_settings(&self) -> bool {
+        self.frames > 1 || (self.frames == 1 && self.input.skip == 0)
+    }
+
     /// What we send.
     pub(super) fn sent(&mut self, bytes: &[u8]) {
         let Self { output, glitches, glitches_total, window_updates_free, pings_free, goaways_sent, .. } =
