@@ -24,7 +24,7 @@ use super::super::stream::Stream;
 use super::exchange;
 use super::io::{Io, Link};
 use super::piece::Piece;
-use super::tap::{Tap, Violation};
+use super::tap::Tap;
 
 /// What a client begins with that speaks HTTP/2 (RFC 9113 §3.4).
 pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -175,6 +175,7 @@ impl Http2 {
             requests: 0,
             streams_max: spec.http2_streams_max,
             requests_max: spec.requests_per_connection_max,
+            begun: now,
             idle_since: now,
             block: (0, now),
             unsent: (0, now),
@@ -219,6 +220,7 @@ struct Driver<'a> {
     requests: u32,
     streams_max: u32,
     requests_max: u32,
+    begun: Instant,
     /// Since when there has been no stream.
     idle_since: Instant,
     /// The number of the field block that is being received, and since when.
@@ -233,7 +235,10 @@ struct Driver<'a> {
 enum Overdue {
     /// The client may begin no more.
     Idle,
+    /// A field block has begun and does not end.
     Block,
+    /// Our SETTINGS are not acknowledged (RFC 9113 §6.5.3).
+    Settings,
     Stalled,
 }
 
@@ -248,11 +253,7 @@ impl Driver<'_> {
         let mut ended = self.advance(cx, now);
         let violation = self.link.tap.borrow().violation();
         if let (None, Some(violation)) = (ended, violation) {
-            let reason = match violation {
-                Violation::NoSettings => Reason::PROTOCOL_ERROR,
-                Violation::FrameSize => Reason::FRAME_SIZE_ERROR,
-            };
-            ended = self.leave(cx, Termination::ProtocolError, reason);
+            ended = self.leave(cx, Termination::ProtocolError, violation.reason());
         }
         if ended.is_none() && self.link.tap.borrow_mut().is_excessive(now) {
             ended = self.leave(cx, Termination::Flooded, Reason::ENHANCE_YOUR_CALM);
@@ -268,6 +269,9 @@ impl Driver<'_> {
             }
             let left = match self.overdue(now) {
                 Some(Overdue::Stalled) => return Poll::Ready(Termination::WriteStalled),
+                Some(Overdue::Settings) => {
+                    self.leave(cx, Termination::HeaderTimeout, Reason::SETTINGS_TIMEOUT)
+                }
                 Some(Overdue::Block) => self.leave(cx, Termination::HeaderTimeout, Reason::ENHANCE_YOUR_CALM),
                 Some(Overdue::Idle) => {
                     let termination = match self.going {
@@ -370,7 +374,13 @@ impl Driver<'_> {
                 None => self.idle_since + timeouts.idle,
             };
         }
-        let block = self.link.tap.borrow().open_block();
+        let (block, owes_ack) = {
+            let tap = self.link.tap.borrow();
+            (tap.open_block(), tap.owes_settings_ack())
+        };
+        if owes_ack {
+            due = due.min(self.begun + timeouts.header);
+        }
         if let Some(block) = block {
             if block != self.block.0 {
                 self.block = (block, now);
@@ -393,8 +403,12 @@ impl Driver<'_> {
         if self.unsent.0 > 0 && now >= self.unsent.1 + timeouts.write_stall {
             return Some(Overdue::Stalled);
         }
-        if self.link.tap.borrow().open_block().is_some() && now >= self.block.1 + timeouts.header {
+        let tap = self.link.tap.borrow();
+        if tap.open_block().is_some() && now >= self.block.1 + timeouts.header {
             return Some(Overdue::Block);
+        }
+        if tap.owes_settings_ack() && now >= self.begun + timeouts.header {
+            return Some(Overdue::Settings);
         }
         (self.session.live.get() == 0).then_some(Overdue::Idle)
     }
