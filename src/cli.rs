@@ -6,7 +6,8 @@ use clap::{Parser, Subcommand};
 
 use crate::config;
 use crate::control::supervisor::DATA_COMMAND;
-use crate::control::{Outcome, data, socket, supervisor};
+use crate::control::{Outcome, certificates, data, socket, supervisor};
+use crate::sys::clock;
 
 /// Thread-per-core proxy appliance.
 ///
@@ -26,7 +27,7 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
     },
-    /// Tell every problem of a configuration, and which route a request would take.
+    /// Tell every problem of a configuration and of the certificates it names, and which route a request would take.
     Check {
         /// The configuration, TOML. Without it: the embedded default.
         #[arg(long, value_name = "FILE")]
@@ -37,6 +38,12 @@ enum Command {
         /// A field of the request to explain, such as 'x-canary: yes'. May be repeated.
         #[arg(short = 'H', long = "header", value_name = "FIELD", requires = "explain")]
         fields: Vec<String>,
+        /// List every listener and cluster that would carry plaintext, and exit 1 if there is one.
+        #[arg(long)]
+        require_encryption: bool,
+        /// The SPIFFE identity of the client that sends it, such as 'spiffe://cluster.local/ns/production/sa/shop'.
+        #[arg(long, value_name = "ID", requires = "explain")]
+        identity: Option<String>,
         /// Print JSON.
         #[arg(long)]
         json: bool,
@@ -63,8 +70,18 @@ impl Cli {
     pub fn run(self) -> u8 {
         match self.command {
             Command::Run { config } => supervisor::run(config.as_deref()).exit_code(),
-            Command::Check { config, explain, fields, json } => {
-                let (text, code) = config::check(config.as_deref(), explain.as_deref(), &fields, json);
+            Command::Check { config, explain, fields, identity, require_encryption, json } => {
+                let (text, code) = config::check(&config::Asking {
+                    path: config.as_deref(),
+                    explain: explain.as_deref(),
+                    fields: &fields,
+                    identity: identity.as_deref(),
+                    require_encryption,
+                    as_json: json,
+                    inspect: &|name, config| {
+                        certificates::inspect(name, config, clock::unix_seconds().cast_signed())
+                    },
+                });
                 print(&text);
                 code
             }
@@ -115,7 +132,9 @@ mod tests {
             "ringfort run",
             "ringfort run --config a.toml",
             "ringfort check --config a.toml",
+            "ringfort check --config a.toml --require-encryption --json",
             "ringfort check --config a.toml --explain / -H a:b -H c:d --json",
+            "ringfort check --explain / --identity spiffe://td/a",
             "ringfort drain",
             "ringfort drain --socket a.sock",
             "ringfort version --json",
@@ -123,7 +142,13 @@ mod tests {
         ] {
             assert!(parse(line).is_ok(), "{line}");
         }
-        for line in ["ringfort", "ringfort walk", "ringfort check -H a:b", "ringfort run a.toml"] {
+        for line in [
+            "ringfort",
+            "ringfort walk",
+            "ringfort check -H a:b",
+            "ringfort check --identity x",
+            "ringfort run a.toml",
+        ] {
             let error = parse(line).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{line}");
         }

@@ -22,7 +22,7 @@ mod reference;
 mod schema;
 mod values;
 
-pub use check::check;
+pub use check::{Asking, check};
 pub use problem::{Problem, Severity};
 pub use reference::reference;
 
@@ -40,8 +40,21 @@ pub struct Config {
     pub host: HostSpec,
     /// What workers serve from.
     pub snapshot: Snapshot,
+    /// Files of certificates and keys that it names, in no order; one may be there several times.
+    pub files: Vec<NamedFile>,
     /// Every key with its value, defaults filled in, as JSON.
     pub effective: serde_json::Value,
+}
+
+/// A file, and where the configuration names it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct NamedFile {
+    /// From the configuration's folder where it is relative.
+    pub path: PathBuf,
+    /// From 1.
+    pub line: u32,
+    /// In characters, from 1.
+    pub column: u32,
 }
 
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -180,11 +193,15 @@ fn parse_in(name: &str, base: &Path, text: &str) -> Result<(Config, Vec<Problem>
     let parts = build::build(&root, base, &mut findings);
     let problems = findings.into_problems(name, text);
     match parts {
-        Some(build::Parts { workers, admin, host, snapshot })
+        Some(build::Parts { workers, admin, host, snapshot, files })
             if problems.iter().all(|problem| problem.severity == Severity::Warning) =>
         {
             let effective = effective::effective(values.get_ref(), &keys::ROOT);
-            Ok((Config { workers, admin, host, snapshot, effective }, problems))
+            let offsets: Vec<usize> = files.iter().map(|(_, offset)| *offset).collect();
+            let places = problem::places(text, &offsets).into_iter();
+            let files = files.into_iter().zip(places);
+            let files = files.map(|((path, _), (line, column))| NamedFile { path, line, column }).collect();
+            Ok((Config { workers, admin, host, snapshot, files, effective }, problems))
         }
         _ => Err(problems),
     }

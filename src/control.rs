@@ -3,6 +3,7 @@
 
 pub mod admin;
 pub mod banner;
+pub mod certificates;
 pub mod cpus;
 pub mod data;
 pub mod handover;

@@ -9,5 +9,5 @@ pub use catalog::{
     AcceptError, ClusterCounter, ClusterGauge, ClusterHistogram, Counter, Gauge, HandshakeFailure, Histogram,
     ListenerCounter, ListenerGauge, Process, Shed,
 };
-pub use render::{ProcessFacts, WorkerFacts};
+pub use render::{CertificateEnd, CertificateFacts, ProcessFacts, WorkerFacts};
 pub use shard::Shard;

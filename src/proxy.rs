@@ -8,6 +8,7 @@ pub mod handshakes;
 pub mod http1;
 pub mod http2;
 pub mod outcome;
+pub mod passthrough;
 pub mod snapshot;
 pub mod stream;
 pub mod tcp;

@@ -5,13 +5,14 @@
 //! Of all routes that match, the most specific one, compared in this order:
 //! 1. host: an exact name, then the longest wildcard, then no host at all;
 //! 2. path: exact, then the longest prefix, then regex, then any;
-//! 3. the number of further conditions: one for `methods`, one for each field;
+//! 3. the number of further conditions: one for `methods`, `alpn` and `identities`, one for each field;
 //! 4. the order of the table.
 //!
 //! Paths are compared byte for byte, as the caller normalised them and forwards them (`http::normalize_path`: no dot
 //! segments; `//` and percent-encodings as received). The query takes no part.
 
 use crate::base::field_edits::FieldEdits;
+use crate::base::identity::IdentityPattern;
 
 mod action;
 mod explain;
@@ -32,9 +33,13 @@ pub struct Spec {
     pub listeners: Vec<u16>,
     /// Empty: any host, also none.
     pub hosts: Vec<HostPattern>,
+    /// Protocols one of which a client of a passthrough listener must offer (ALPN). Empty: any, also none.
+    pub alpn: Vec<Box<str>>,
     pub path: PathMatch,
     /// Empty: any method. Compared with case (RFC 9110 §9.1).
     pub methods: Vec<Box<str>>,
+    /// One must match the identity of the client's certificate. Empty: any client, also one without.
+    pub identities: Vec<IdentityPattern>,
     /// All must match.
     pub fields: Vec<FieldMatch>,
     pub action: Action,
@@ -118,6 +123,8 @@ pub struct Request<'a> {
     pub host: &'a str,
     /// Without query; `*` for the asterisk-form.
     pub path: &'a str,
+    /// SPIFFE id of the certificate that the client presented.
+    pub identity: Option<&'a str>,
 }
 
 /// Looks up the first field of a (lower-case) name in the request at hand.

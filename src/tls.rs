@@ -23,7 +23,7 @@ pub use certificates::{Certificate, CertificateSet, Remark};
 pub use client::Client;
 pub use expect::{EndpointVerifier, IdentityMismatch, explain};
 pub use fault::{Cause, Fault, Part, date};
-pub use identity::{PeerIdentity, uri_names};
+pub use identity::{PeerIdentity, fuzz_peer_identity};
 pub use material::{Authorities, ClientMaterial, ClientTrust, ServerMaterial};
 pub use names::Names;
 pub use server::{Chosen, Server};

@@ -14,6 +14,16 @@ use crate::{pin, procfs};
 /// Octets of a child's log that an error quotes.
 const LOG_QUOTE_BYTES: usize = 600;
 
+/// What to start.
+pub struct Launch<'a> {
+    pub name: &'a str,
+    pub program: &'a Path,
+    pub arguments: &'a [String],
+    pub environment: &'a [(&'static str, PathBuf)],
+    /// Takes its output.
+    pub log: PathBuf,
+}
+
 pub struct Child {
     process: std::process::Child,
     name: String,
@@ -21,22 +31,17 @@ pub struct Child {
 }
 
 impl Child {
-    /// Starts `program` pinned to `cpu`, with its output in `log`, as the leader of its own process group.
+    /// Starts a program pinned to `cpu`, as the leader of its own process group.
     ///
     /// The affinity is inherited, so it holds for all that the child starts. The calling thread is back on
     /// `own_cpu` afterwards.
-    pub fn spawn(
-        name: &str,
-        program: &Path,
-        arguments: &[String],
-        cpu: usize,
-        own_cpu: usize,
-        log: PathBuf,
-    ) -> io::Result<Self> {
+    pub fn spawn(launch: Launch<'_>, cpu: usize, own_cpu: usize) -> io::Result<Self> {
+        let Launch { name, program, arguments, environment, log } = launch;
         let output = File::create(&log)?;
         pin::current_thread_to(cpu)?;
         let started = command(program)
             .args(arguments)
+            .envs(environment.iter().cloned())
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
             .stderr(output)
@@ -112,8 +117,14 @@ mod tests {
     fn a_dropped_child_takes_its_descendants_along() {
         let log = std::env::temp_dir().join(format!("ringfort-bench-child-{}", std::process::id()));
         let script = "sleep 60 & setsid sleep 60 & wait".to_owned();
-        let mut child =
-            Child::spawn("sh", Path::new("/bin/sh"), &["-c".into(), script], 0, 0, log.clone()).expect("sh");
+        let launch = Launch {
+            name: "sh",
+            program: Path::new("/bin/sh"),
+            arguments: &["-c".into(), script],
+            environment: &[],
+            log: log.clone(),
+        };
+        let mut child = Child::spawn(launch, 0, 0).expect("sh");
         let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
         let mut pids = Vec::new();
         while pids.len() < 3 && std::time::Instant::now() < deadline {

@@ -12,10 +12,10 @@ use serde::Serialize;
 use crate::load::Plan;
 use crate::machine::Machine;
 use crate::measure::{self, Sample, Timing};
-use crate::proxies::{Programs, Proxy};
+use crate::proxies::{OPENSSL_CONFIG, Programs, Proxy};
 use crate::report::{self, Entry, Group, Verdict};
 use crate::rig::{Cpus, Rig};
-use crate::workload::{Method, Promise, Protocol, WORKLOADS, Workload};
+use crate::workload::{Method, Protocol, WORKLOADS, Workload};
 use crate::{pin, procfs};
 
 /// Above this part of the proxy's CPU used by others, or taken by the hypervisor, the report warns.
@@ -46,7 +46,7 @@ pub struct Options {
     /// The entry whose missed promises count for the exit code
     #[arg(long, default_value = "ringfort-uring")]
     check_entry: String,
-    /// One short round of every workload: whether responses are right, not what they cost
+    /// One short round of every plaintext workload and one of TLS, or of those named: whether responses are right, not what they cost
     #[arg(long, conflicts_with_all = ["check", "rounds", "seconds", "warm_up"])]
     smoke: bool,
     /// Folder for result.json, table.txt and the configurations, e.g. bench/runs/2026-11-23-host
@@ -121,7 +121,7 @@ pub fn run(options: &Options) -> io::Result<bool> {
     for workload in &options.workload {
         let groups = rounds(&rig, &options, *workload, &mut outcome.failures);
         groups.iter().for_each(|group| print!("{}", report::table(group)));
-        outcome.verdicts.extend(judge(workload.promise, &groups));
+        outcome.verdicts.extend(judge(workload, &groups));
         outcome.groups.extend(groups);
     }
     outcome.steal_ratio = procfs::ticks(None)?.since(steal).steal_ratio();
@@ -140,6 +140,7 @@ impl Options {
         let mut options = self.clone();
         if options.workload.is_empty() {
             options.workload = WORKLOADS.to_vec();
+            options.workload.retain(|workload| workload.in_smoke || !options.smoke);
         }
         if options.only.is_empty() {
             options.only = Proxy::DEFAULT.to_vec();
@@ -216,6 +217,7 @@ fn measure_one(
         reuse: workload.reuse,
         pace: workload.pace,
         verify_all: options.smoke,
+        tls: rig.tls(workload.protocol),
     };
     let timing = options.timing(workload);
     match workload.method {
@@ -251,9 +253,11 @@ fn groups_of(workload: &Workload, proxies: &[Proxy]) -> Vec<Group> {
     }
 }
 
-fn judge(promise: Promise, groups: &[Group]) -> Vec<Verdict> {
+fn judge(workload: &Workload, groups: &[Group]) -> Vec<Verdict> {
     let base = groups.iter().find(|group| group.name == "scale-64");
-    groups.last().map_or_else(Vec::new, |last| report::verdicts(promise, last, base))
+    groups
+        .last()
+        .map_or_else(Vec::new, |last| report::verdicts(workload.promise, workload.stretch, last, base))
 }
 
 fn announce(group: &Group, proxy: Proxy, round: usize, sample: &Sample) {
@@ -267,10 +271,11 @@ fn announce(group: &Group, proxy: Proxy, round: usize, sample: &Sample) {
     );
     if sample.load.seconds > 0.0 {
         line.push_str(&format!(
-            ", {:.0}/s, proxy's CPU {:.0} % used by it and {:.0} % by others",
+            ", {:.0}/s, proxy's CPU {:.0} % used by it and {:.0} % by others, load's CPU {:.0} %",
             sample.load.rate_per_second,
             sample.proxy_cpu_ratio * 100.0,
-            sample.foreign_cpu_ratio * 100.0
+            sample.foreign_cpu_ratio * 100.0,
+            sample.load_cpu_ratio * 100.0
         ));
     }
     eprintln!("{line}");
@@ -325,10 +330,20 @@ fn keep(folder: &Path, outcome: &Outcome, rig: &Rig, options: &Options) -> io::R
     outcome.groups.iter().for_each(|group| text.push_str(&report::table(group)));
     text.push_str(&closing(outcome, true));
     fs::write(folder.join("table.txt"), text)?;
-    for protocol in [Protocol::Http, Protocol::Tcp] {
+    let mut protocols: Vec<Protocol> = Vec::new();
+    for workload in &options.workload {
+        if !protocols.contains(&workload.protocol) {
+            protocols.push(workload.protocol);
+        }
+    }
+    for protocol in protocols {
         for proxy in &options.only {
-            let name = format!("{protocol:?}-{}", proxy.config_name()).to_lowercase();
+            let name = format!("{}-{}", protocol.name(), proxy.config_name());
             fs::write(config.join(name), proxy.config(&rig.site(protocol)?))?;
+            if !proxy.environment(protocol, PathBuf::new()).is_empty() {
+                let name = format!("{}-{}-openssl.cnf", protocol.name(), proxy.name());
+                fs::write(config.join(name), OPENSSL_CONFIG)?;
+            }
         }
     }
     Ok(())

@@ -3,6 +3,7 @@
 //!
 //! Loopback only. Nothing here is part of the product, and the product uses nothing of it.
 
+pub mod certificate;
 pub mod child;
 pub mod compare;
 pub mod load;
@@ -15,5 +16,7 @@ pub mod proxies;
 pub mod report;
 pub mod rig;
 pub mod stats;
+pub mod tls;
+pub mod tls_api;
 pub mod wire;
 pub mod workload;

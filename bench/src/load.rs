@@ -8,6 +8,7 @@
 
 mod arrivals;
 mod connection;
+mod secure;
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
@@ -17,9 +18,11 @@ use hdrhistogram::Histogram;
 use mio::{Events, Poll, Token};
 use serde::Serialize;
 
-use crate::wire;
+use crate::tls::{Handshake, Negotiated, Tls};
+use crate::{certificate, wire};
 use arrivals::Arrivals;
-use connection::{Connection, Progress};
+use connection::{Connection, News, Progress};
+use secure::Terms;
 
 /// A run without any progress for this long is given up.
 const STALL_MAX: Duration = Duration::from_secs(5);
@@ -44,6 +47,8 @@ pub struct Plan {
     /// Compare every octet of every body. Off, a long body is compared on a connection's first response only,
     /// and counted on all.
     pub verify_all: bool,
+    /// `None`: plaintext.
+    pub tls: Option<Tls>,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -73,6 +78,8 @@ pub struct Measured {
     pub first_error: Option<String>,
     /// Open loop: requests that were due and had no response at the end.
     pub unanswered: u64,
+    /// What TLS was negotiated, on every connection alike.
+    pub tls: Option<Negotiated>,
 }
 
 /// Microseconds.
@@ -96,6 +103,8 @@ pub struct Load {
     idle: Vec<usize>,
     refill: bool,
     buffer: Box<[u8]>,
+    /// The newest handshake, of this phase or an earlier one.
+    handshake: Option<Handshake>,
     tally: Tally,
 }
 
@@ -106,11 +115,14 @@ struct Shape {
     body: Vec<u8>,
     churn: bool,
     verify_all: bool,
+    secure: Option<Terms>,
 }
 
 struct Tally {
     latency: Histogram<u64>,
     responses: u64,
+    handshakes: u64,
+    tickets: u64,
     errors: u64,
     first_error: Option<String>,
     seconds: f64,
@@ -120,12 +132,15 @@ struct Tally {
 impl Load {
     /// Opens the plan's connections and puts one request on each (keep-alive), a few at a time.
     pub fn open(plan: Plan) -> io::Result<Self> {
+        let host = plan.tls.as_ref().map_or(certificate::NAME, |tls| &tls.server_name);
+        let secure = plan.tls.clone().map(|tls| Terms::new(tls, plan.connections, plan.verify_all));
         let shape = Shape {
             address: plan.address,
-            request: wire::request("bench.test", plan.target, plan.reuse == Reuse::Churn),
+            request: wire::request(host, plan.target, plan.reuse == Reuse::Churn),
             body: wire::body(plan.body_bytes),
             churn: plan.reuse == Reuse::Churn,
             verify_all: plan.verify_all,
+            secure: secure.transpose()?,
         };
         let mut load = Self {
             shape,
@@ -135,12 +150,16 @@ impl Load {
             idle: Vec::with_capacity(plan.connections),
             refill: false,
             buffer: vec![0; READ_BYTES].into_boxed_slice(),
+            handshake: None,
             tally: Tally::new()?,
             plan,
         };
         if load.shape.churn {
             load.connections.resize_with(load.plan.connections, Connection::default);
             load.idle.extend(0..load.plan.connections);
+            if load.shape.secure.as_ref().is_some_and(Terms::resume) {
+                load.prime()?;
+            }
         } else {
             load.add(load.plan.connections, OPENING_MAX)?;
         }
@@ -167,6 +186,19 @@ impl Load {
             self.check()?;
         }
         Ok(())
+    }
+
+    /// One connection on each slot, so that the next has a session to resume.
+    fn prime(&mut self) -> io::Result<()> {
+        let mut events = Events::with_capacity(OPENING_MAX);
+        for slot in 0..self.connections.len() {
+            self.begin(slot, Instant::now());
+        }
+        while self.connections.iter().any(Connection::busy) {
+            self.turn(&mut events, Some(Duration::from_millis(100)))?;
+            self.give_up_if_broken()?;
+        }
+        self.check()
     }
 
     /// Puts load on for `span`. Requests under way at its end stay under way for the next phase.
@@ -238,6 +270,7 @@ impl Load {
             errors: tally.errors,
             first_error: tally.first_error.clone(),
             unanswered: self.owed() + self.in_flight_open(),
+            tls: self.handshake.map(|handshake| handshake.in_words(tally.handshakes, tally.tickets)),
         }
     }
 
@@ -298,9 +331,27 @@ impl Load {
             let slot = event.token().0;
             let progress =
                 self.connections[slot].proceed(&self.shape, &mut self.buffer, event.is_read_closed());
+            let progress = match self.note(slot) {
+                Err(why) if !matches!(progress, Progress::Failed(_)) => Progress::Failed(why),
+                _ => progress,
+            };
             self.account(slot, progress);
         }
         Ok(())
+    }
+
+    /// Counts handshakes and tickets; an error if a handshake came to something else than those before.
+    fn note(&mut self, slot: usize) -> Result<(), String> {
+        let News { handshake, tickets } = self.connections[slot].take_news();
+        self.tally.tickets += tickets;
+        let Some(handshake) = handshake else { return Ok(()) };
+        self.tally.handshakes += 1;
+        match self.handshake.replace(handshake) {
+            Some(before) if !before.agrees_with(&handshake) => {
+                Err(format!("{handshake:?} negotiated, and before {before:?}"))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Puts a request on a connection that has none.
@@ -358,6 +409,8 @@ impl Tally {
         Ok(Self {
             latency: Histogram::new_with_bounds(100, LATENCY_NS_MAX, 3).map_err(io::Error::other)?,
             responses: 0,
+            handshakes: 0,
+            tickets: 0,
             errors: 0,
             first_error: None,
             seconds: 0.0,

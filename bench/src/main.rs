@@ -8,7 +8,8 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ringfort_bench::load::{Load, Measured, Pace, Plan, Reuse};
 use ringfort_bench::origin::Origin;
-use ringfort_bench::{compare, pin, wire};
+use ringfort_bench::tls::{Negotiated, Offer, Tls};
+use ringfort_bench::{certificate, compare, pin, tls_api, wire};
 
 /// Load generator, origin, and comparison of Ringfort with nginx and HAProxy. Loopback only.
 #[derive(Parser)]
@@ -23,6 +24,8 @@ enum Command {
     Compare(compare::Options),
     Load(LoadOptions),
     Origin(OriginOptions),
+    /// Compare rustls' two APIs as a server, in memory
+    TlsApi,
 }
 
 /// Put load on one address, and check every response
@@ -48,7 +51,22 @@ struct LoadOptions {
     /// One request on each connection, then hold them for the given seconds
     #[arg(long, conflicts_with_all = ["rate", "churn"])]
     idle: bool,
-    /// Compare every octet of every body
+    /// Speak TLS 1.3, with any certificate; a connection negotiated otherwise than asked for is an error
+    #[arg(long)]
+    tls: bool,
+    /// What to offer
+    #[arg(long, value_enum, default_value = "aes128", requires = "tls")]
+    tls_offer: Offer,
+    /// Name to send and to put in Host [default: bench.test]
+    #[arg(long, requires = "tls")]
+    tls_name: Option<String>,
+    /// Resume each connection's session from the connection before it [default: full handshakes only]
+    #[arg(long, requires_all = ["tls", "churn"])]
+    tls_resume: bool,
+    /// Take a session ticket for an error
+    #[arg(long, requires = "tls", conflicts_with = "tls_resume")]
+    tls_no_tickets: bool,
+    /// Compare every octet of every body, and verify every server's signature
     #[arg(long)]
     verify: bool,
     /// Run on this CPU
@@ -76,11 +94,24 @@ enum Body {
     Large,
 }
 
+impl LoadOptions {
+    fn terms(&self) -> Tls {
+        Tls {
+            server_name: self.tls_name.clone().unwrap_or_else(|| certificate::NAME.to_owned()),
+            offer: self.tls_offer,
+            resume: self.tls_resume,
+            tickets: !self.tls_no_tickets,
+            certificate: None,
+        }
+    }
+}
+
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Compare(options) => compare::run(&options),
         Command::Load(options) => load(&options),
         Command::Origin(options) => origin(&options).map(|()| true),
+        Command::TlsApi => tls_api::run().map(|()| true),
     };
     match outcome {
         Ok(true) => ExitCode::SUCCESS,
@@ -115,6 +146,7 @@ fn load(options: &LoadOptions) -> io::Result<bool> {
         reuse: if options.churn { Reuse::Churn } else { Reuse::KeepAlive },
         pace: options.rate.map_or(Pace::Closed, Pace::Open),
         verify_all: options.verify,
+        tls: options.tls.then(|| options.terms()),
     })?;
     let span = Duration::from_secs_f64(options.seconds);
     if options.idle {
@@ -144,6 +176,10 @@ fn print(measured: &Measured) {
         latency_us.p50, latency_us.p90, latency_us.p99, latency_us.p999, latency_us.max
     );
     println!("errors {errors}, unanswered {unanswered}");
+    if let Some(Negotiated { suite, group, resumed, handshakes, tickets }) = &measured.tls {
+        let kind = if *resumed { "resumed" } else { "full" };
+        println!("TLS: {suite}, {group}, {kind}; while measured {handshakes} handshakes, {tickets} tickets");
+    }
     if let Some(first) = &measured.first_error {
         println!("first error: {first}");
     }

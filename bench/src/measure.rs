@@ -38,6 +38,10 @@ pub struct Sample {
     pub proxy_cpu_ratio: f64,
     /// How much of the proxy's CPU others used: more than a few hundredths spoil a sample.
     pub foreign_cpu_ratio: f64,
+    /// How much of its CPU the load generator used.
+    pub generator_cpu_ratio: f64,
+    /// How much of that CPU was used at all, by generator, origin and others: near 1, the rig limits the rate.
+    pub load_cpu_ratio: f64,
     /// How much of the machine the hypervisor took.
     pub steal_ratio: f64,
     pub memory: Memory,
@@ -66,6 +70,8 @@ pub fn requests(
             user_ratio: phase.used.user_ratio(),
             proxy_cpu_ratio: used_us / span_us,
             foreign_cpu_ratio: ((phase.proxy_cpu.busy_us() - used_us) / span_us).max(0.0),
+            generator_cpu_ratio: phase.generator.running_us() / span_us,
+            load_cpu_ratio: phase.load_cpu.busy_us() / span_us,
             steal_ratio: phase.machine.steal_ratio(),
             memory: phase.memory,
             load: phase.load,
@@ -96,6 +102,8 @@ pub fn idle(proxy: &mut Running, plan: Plan, round: usize) -> io::Result<Sample>
         user_ratio: 0.0,
         proxy_cpu_ratio: 0.0,
         foreign_cpu_ratio: 0.0,
+        generator_cpu_ratio: 0.0,
+        load_cpu_ratio: 0.0,
         steal_ratio: procfs::ticks(None)?.since(steal).steal_ratio(),
         memory,
         load: load.measured(),
@@ -105,7 +113,9 @@ pub fn idle(proxy: &mut Running, plan: Plan, round: usize) -> io::Result<Sample>
 struct Phase {
     load: Measured,
     used: Usage,
+    generator: Usage,
     proxy_cpu: Ticks,
+    load_cpu: Ticks,
     machine: Ticks,
     memory: Memory,
 }
@@ -114,10 +124,14 @@ fn put_load_on(rig: &Rig, proxy: &mut Running, plan: Plan, timing: Timing) -> io
     let mut load = Load::open(plan)?;
     load.run(timing.warm_up)?;
     load.reset()?;
+    let own = [std::process::id()];
     let (machine, proxy_cpu) = (procfs::ticks(None)?, procfs::ticks(Some(rig.cpus.proxy))?);
+    let (load_cpu, generator) = (procfs::ticks(Some(rig.cpus.load))?, procfs::usage(&own)?);
     let usage = proxy.usage()?;
     load.run(timing.span)?;
     let used = proxy.usage()?.since(usage);
+    let generator = procfs::usage(&own)?.since(generator);
+    let load_cpu = procfs::ticks(Some(rig.cpus.load))?.since(load_cpu);
     let proxy_cpu = procfs::ticks(Some(rig.cpus.proxy))?.since(proxy_cpu);
     let machine = procfs::ticks(None)?.since(machine);
     let memory = proxy.memory()?;
@@ -129,5 +143,5 @@ fn put_load_on(rig: &Rig, proxy: &mut Running, plan: Plan, timing: Timing) -> io
     if load.unanswered > 0 {
         return Err(io::Error::other(format!("{} requests had no response in the end", load.unanswered)));
     }
-    Ok(Phase { load, used, proxy_cpu, machine, memory })
+    Ok(Phase { load, used, generator, proxy_cpu, load_cpu, machine, memory })
 }

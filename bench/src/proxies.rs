@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{fs, io};
 
-use crate::workload::Protocol;
+use crate::certificate::{bundle_file, certificate_file, key_file};
+use crate::workload::{Protocol, Terms};
 
 /// One column of the comparison.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -40,6 +41,20 @@ pub struct Site<'a> {
     pub folder: &'a Path,
     pub nginx_stream_module: Option<&'a Path>,
 }
+
+/// For what has no setting of its own for the number of session tickets: HAProxy 2.6 with `no-tls-tickets`
+/// still sends two of the stateful kind in every TLS 1.3 handshake.
+pub const OPENSSL_CONFIG: &str = "openssl_conf = openssl_init
+
+[openssl_init]
+ssl_conf = ssl
+
+[ssl]
+system_default = no_tickets
+
+[no_tickets]
+NumTickets = 0
+";
 
 const NGINX_MODULE_FOLDERS: [&str; 4] =
     ["/usr/lib/nginx/modules", "/usr/lib64/nginx/modules", "/usr/share/nginx/modules", "/etc/nginx/modules"];
@@ -84,6 +99,16 @@ impl Proxy {
             Self::RingfortUring | Self::RingfortEpoll => vec!["run", "--config", &config],
         };
         words.into_iter().map(str::to_owned).collect()
+    }
+
+    /// What it is started with besides; `openssl` is the file that holds [`OPENSSL_CONFIG`].
+    pub fn environment(self, protocol: Protocol, openssl: PathBuf) -> Vec<(&'static str, PathBuf)> {
+        match (self, protocol) {
+            (Self::Haproxy | Self::HaproxySplice, Protocol::Tls(Terms::Pinned)) => {
+                vec![("OPENSSL_CONF", openssl)]
+            }
+            _ => Vec::new(),
+        }
     }
 
     pub fn config(self, site: &Site<'_>) -> String {
@@ -133,7 +158,7 @@ fn nginx(site: &Site<'_>) -> String {
     let folder = folder.display();
     let affinity = format!("{:b}", 1_u64 << site.cpu.min(63));
     let (module, body) = match site.protocol {
-        Protocol::Http => (String::new(), nginx_http(*listen, *origin, &folder.to_string())),
+        Protocol::Http | Protocol::Tls(_) => (String::new(), nginx_http(site)),
         Protocol::Tcp => {
             let module = site.nginx_stream_module.map(|path| format!("load_module {};\n", path.display()));
             (module.unwrap_or_default(), nginx_stream(*listen, *origin))
@@ -153,7 +178,13 @@ events {{ worker_connections 20000; multi_accept on; use epoll; }}
 
 // keepalive and keepalive_requests: no connection on either side is closed during a run. Buffers: a body of
 // 100 KiB fits, so that none goes through a temporary file.
-fn nginx_http(listen: SocketAddr, origin: SocketAddr, folder: &str) -> String {
+fn nginx_http(site: &Site<'_>) -> String {
+    let Site { listen, origin, folder, .. } = site;
+    let folder = folder.display();
+    let (ssl, terms) = match site.protocol {
+        Protocol::Tls(terms) => (" ssl", nginx_tls(site, terms)),
+        Protocol::Http | Protocol::Tcp => ("", String::new()),
+    };
     format!(
         "http {{
   access_log off;
@@ -173,8 +204,8 @@ fn nginx_http(listen: SocketAddr, origin: SocketAddr, folder: &str) -> String {
     keepalive_timeout 600s;
   }}
   server {{
-    listen {listen} reuseport backlog=4096;
-    location / {{
+    listen {listen} reuseport backlog=4096{ssl};
+{terms}    location / {{
       proxy_pass http://origin;
       proxy_http_version 1.1;
       proxy_set_header Connection \"\";
@@ -188,6 +219,28 @@ fn nginx_http(listen: SocketAddr, origin: SocketAddr, folder: &str) -> String {
 }}
 "
     )
+}
+
+// ssl_session_tickets off alone still sends tickets of the stateful kind in TLS 1.3: NumTickets 0 ends that.
+// Release 1.22 leaves TLS 1.3 out by default; with it on, the rest of its defaults stay.
+fn nginx_tls(site: &Site<'_>, terms: Terms) -> String {
+    let (certificate, key) = (certificate_file(site.folder), key_file(site.folder));
+    let protocols = if terms == Terms::Defaults { "TLSv1.2 TLSv1.3" } else { "TLSv1.3" };
+    let mut lines = vec![
+        format!("ssl_certificate {};", certificate.display()),
+        format!("ssl_certificate_key {};", key.display()),
+        format!("ssl_protocols {protocols};"),
+    ];
+    if terms != Terms::Defaults {
+        lines.push("ssl_conf_command Ciphersuites TLS_AES_128_GCM_SHA256;".to_owned());
+        lines.push("ssl_ecdh_curve X25519;".to_owned());
+    }
+    if terms == Terms::Pinned {
+        lines.push("ssl_session_tickets off;".to_owned());
+        lines.push("ssl_session_cache off;".to_owned());
+        lines.push("ssl_conf_command NumTickets 0;".to_owned());
+    }
+    lines.iter().map(|line| format!("    {line}\n")).collect()
 }
 
 fn nginx_stream(listen: SocketAddr, origin: SocketAddr) -> String {
@@ -208,8 +261,14 @@ fn haproxy(site: &Site<'_>, splice: bool) -> String {
     let Site { listen, origin, cpu, .. } = site;
     let (splice, pipes) = if splice { ("  option splice-auto\n", "  maxpipes 200\n") } else { ("", "") };
     let mode = match site.protocol {
-        Protocol::Http => "  mode http\n  option http-keep-alive\n  http-reuse always\n",
+        Protocol::Http | Protocol::Tls(_) => "  mode http\n  option http-keep-alive\n  http-reuse always\n",
         Protocol::Tcp => "  mode tcp\n",
+    };
+    let (global, bind) = match site.protocol {
+        Protocol::Tls(terms) => {
+            (haproxy_tls(terms), format!(" ssl crt {}", bundle_file(site.folder).display()))
+        }
+        Protocol::Http | Protocol::Tcp => ("", String::new()),
     };
     format!(
         "global
@@ -217,7 +276,7 @@ fn haproxy(site: &Site<'_>, splice: bool) -> String {
   cpu-map auto:1/1 {cpu}
   maxconn 9500
   ulimit-n 20000
-{pipes}  tune.pool-low-fd-ratio 95
+{pipes}{global}  tune.pool-low-fd-ratio 95
   tune.pool-high-fd-ratio 99
 defaults
 {mode}{splice}  timeout connect 5s
@@ -227,7 +286,7 @@ defaults
   maxconn 9500
   backlog 4096
 frontend bench
-  bind {listen}
+  bind {listen}{bind}
   default_backend origin
 backend origin
   server origin {origin} pool-purge-delay 600s
@@ -235,13 +294,44 @@ backend origin
     )
 }
 
+fn haproxy_tls(terms: Terms) -> &'static str {
+    match terms {
+        Terms::Pinned => {
+            "  ssl-default-bind-ciphersuites TLS_AES_128_GCM_SHA256
+  ssl-default-bind-curves X25519
+  ssl-default-bind-options ssl-min-ver TLSv1.3 no-tls-tickets
+  tune.ssl.cachesize 0
+"
+        }
+        Terms::Resumed => {
+            "  ssl-default-bind-ciphersuites TLS_AES_128_GCM_SHA256
+  ssl-default-bind-curves X25519
+  ssl-default-bind-options ssl-min-ver TLSv1.3
+"
+        }
+        Terms::Defaults => "",
+    }
+}
+
 // As with the peers: no connection on either side is closed during a run, and idle upstream connections are
 // kept.
 fn ringfort(site: &Site<'_>, engine: &str) -> String {
     let Site { listen, admin, origin, cpu, folder, .. } = site;
     let (protocol, route) = match site.protocol {
-        Protocol::Http => ("protocol = \"http\"", "[[route]]\nlistener = \"bench\"\ncluster = \"origin\"\n"),
+        Protocol::Http | Protocol::Tls(_) => {
+            ("protocol = \"http\"", "[[route]]\nlistener = \"bench\"\ncluster = \"origin\"\n")
+        }
         Protocol::Tcp => ("protocol = \"tcp\"\ncluster = \"origin\"", ""),
+    };
+    // Suite and group are the client's choice of one where they are pinned: Ringfort has no keys for them.
+    let tls = match site.protocol {
+        Protocol::Tls(terms) => format!(
+            "[listener.tls]\ncertificates = [{{ cert = \"{}\", key = \"{}\" }}]\n{}",
+            certificate_file(folder).display(),
+            key_file(folder).display(),
+            if terms == Terms::Pinned { "session_tickets = false\n" } else { "" }
+        ),
+        Protocol::Http | Protocol::Tcp => String::new(),
     };
     format!(
         "[workers]
@@ -263,7 +353,7 @@ pool_idle_timeout_ms = 600000
 name = \"bench\"
 listen = \"{listen}\"
 {protocol}
-
+{tls}
 {route}
 [[cluster]]
 name = \"origin\"
@@ -277,6 +367,14 @@ pool_idle_per_worker_max = 9000
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const PROTOCOLS: [Protocol; 5] = [
+        Protocol::Http,
+        Protocol::Tcp,
+        Protocol::Tls(Terms::Pinned),
+        Protocol::Tls(Terms::Resumed),
+        Protocol::Tls(Terms::Defaults),
+    ];
 
     fn site(protocol: Protocol) -> Site<'static> {
         let address = |port| SocketAddr::from(([127, 0, 0, 1], port));
@@ -293,7 +391,7 @@ mod tests {
 
     #[test]
     fn every_configuration_names_its_listener_origin_and_cpu() {
-        for protocol in [Protocol::Http, Protocol::Tcp] {
+        for protocol in PROTOCOLS {
             for proxy in Proxy::ALL {
                 let config = proxy.config(&site(protocol));
                 for part in ["127.0.0.1:8080", "127.0.0.1:9000"] {
@@ -305,6 +403,21 @@ mod tests {
                     Proxy::RingfortUring | Proxy::RingfortEpoll => "cpus = \"2\"",
                 };
                 assert!(config.contains(cpu), "{}: no {cpu} in\n{config}", proxy.name());
+            }
+        }
+    }
+
+    #[test]
+    fn pinned_terms_leave_no_proxy_a_ticket() {
+        for (proxy, off) in [
+            (Proxy::Nginx, "NumTickets 0;"),
+            (Proxy::Haproxy, "no-tls-tickets"),
+            (Proxy::RingfortUring, "session_tickets = false"),
+        ] {
+            for terms in [Terms::Pinned, Terms::Resumed, Terms::Defaults] {
+                let config = proxy.config(&site(Protocol::Tls(terms)));
+                assert!(config.contains("/tmp/bench/bench"), "{}: no certificate in\n{config}", proxy.name());
+                assert_eq!(config.contains(off), terms == Terms::Pinned, "{}: {config}", proxy.name());
             }
         }
     }

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::measure::Sample;
 use crate::stats::Spread;
+use crate::tls::Negotiated;
 use crate::workload::Promise;
 
 /// One workload (or one size of `scale`) and what each entry did under it.
@@ -48,6 +49,8 @@ pub struct Verdict {
     pub measured: f64,
     pub limit: f64,
     pub met: bool,
+    /// A tighter limit that is hoped for and not promised.
+    pub stretch: Option<f64>,
 }
 
 impl Group {
@@ -117,12 +120,39 @@ pub fn table(group: &Group) -> String {
             None => out.push('\n'),
         }
     }
+    group.entries.iter().filter_map(negotiated).for_each(|line| out.push_str(&line));
     out
+}
+
+/// What TLS came to on an entry's connections, and who was busy. Handshakes cost the generator about as much
+/// as a lean server: with its CPU near 100 % and the proxy's below, the rate is the rig's.
+fn negotiated(entry: &Entry) -> Option<String> {
+    let Negotiated { suite, group, resumed, handshakes, tickets } =
+        entry.samples.last()?.load.tls.as_ref()?;
+    let kind = if *resumed { "resumed" } else { "full" };
+    let mut line = format!("  {:<18}{suite}, {group}, {kind}", entry.name);
+    if *handshakes > 0 {
+        let _ = write!(line, ", {:.1} tickets a handshake", *tickets as f64 / *handshakes as f64);
+    }
+    let of = |ratio: fn(&Sample) -> f64| {
+        let percents: Vec<f64> = entry.samples.iter().map(|sample| ratio(sample) * 100.0).collect();
+        Spread::of(&percents).map_or(0.0, |spread| spread.median)
+    };
+    let proxy = of(|sample| sample.proxy_cpu_ratio);
+    if proxy > 0.0 {
+        let (generator, load) = (of(|sample| sample.generator_cpu_ratio), of(|sample| sample.load_cpu_ratio));
+        let _ = write!(
+            line,
+            "; proxy used {proxy:.0} % of its CPU, generator {generator:.0} % of its, with origin {load:.0} %"
+        );
+    }
+    line.push('\n');
+    Some(line)
 }
 
 /// What `promise` says about each entry that is not a peer. `last` and `base` are the groups that growth
 /// compares.
-pub fn verdicts(promise: Promise, group: &Group, base: Option<&Group>) -> Vec<Verdict> {
+pub fn verdicts(promise: Promise, stretch: Option<f64>, group: &Group, base: Option<&Group>) -> Vec<Verdict> {
     let own = group.entries.iter().filter(|entry| !entry.peer);
     own.filter_map(|entry| {
         let costs: Vec<f64> = entry.samples.iter().map(|sample| sample.cost).collect();
@@ -136,15 +166,20 @@ pub fn verdicts(promise: Promise, group: &Group, base: Option<&Group>) -> Vec<Ve
         };
         let measured = Spread::of(&samples)?.median;
         let what = format!("{}: {what}", group.name);
-        Some(Verdict { entry: entry.name.clone(), what, measured, limit, met: measured <= limit })
+        Some(Verdict { entry: entry.name.clone(), what, measured, limit, met: measured <= limit, stretch })
     })
     .collect()
 }
 
 pub fn verdict_line(verdict: &Verdict) -> String {
-    let Verdict { entry, what, measured, limit, met } = verdict;
+    let Verdict { entry, what, measured, limit, met, stretch } = verdict;
     let word = if *met { "met   " } else { "missed" };
-    format!("{word} {entry:<16}{what}: {measured:.2}, promised {limit:.2} at most")
+    let hope = match stretch {
+        Some(stretch) if measured <= stretch => format!(" (hoped for {stretch:.2}: met too)"),
+        Some(stretch) => format!(" (hoped for {stretch:.2})"),
+        None => String::new(),
+    };
+    format!("{word} {entry:<16}{what}: {measured:.2}, promised {limit:.2} at most{hope}")
 }
 
 fn growth(entry: &Entry, base: &Entry) -> Vec<f64> {
@@ -174,6 +209,8 @@ mod tests {
             user_ratio: 0.1,
             proxy_cpu_ratio: 1.0,
             foreign_cpu_ratio: 0.0,
+            generator_cpu_ratio: 0.5,
+            load_cpu_ratio: 0.6,
             steal_ratio: 0.0,
             memory: Memory::default(),
             load: Measured::default(),
@@ -196,9 +233,10 @@ mod tests {
         let rows = group.rows();
         assert_eq!(rows[2].ratio_to_best_peer.map(|ratio| (ratio.median, ratio.max)), Some((0.8, 0.8)));
         assert_eq!(rows[0].ratio_to_best_peer.map(|ratio| ratio.max), Some(1.5));
-        let verdicts = verdicts(Promise::AgainstPeers(0.85), &group, None);
+        let verdicts = verdicts(Promise::AgainstPeers(0.85), Some(0.80), &group, None);
         assert_eq!(verdicts.len(), 1);
         assert!(verdicts[0].met);
+        assert!(verdict_line(&verdicts[0]).ends_with("(hoped for 0.80: met too)"));
         assert!(table(&group).contains("0.80 (0.80..0.80)"));
     }
 
@@ -206,7 +244,7 @@ mod tests {
     fn growth_compares_sizes_of_one_entry() {
         let base = group(vec![entry("ringfort-epoll", false, &[20.0, 20.0])]);
         let last = group(vec![entry("ringfort-epoll", false, &[26.0, 28.0])]);
-        let verdicts = verdicts(Promise::Growth(1.25), &last, Some(&base));
+        let verdicts = verdicts(Promise::Growth(1.25), None, &last, Some(&base));
         assert!((verdicts[0].measured - 1.35).abs() < 1e-9 && !verdicts[0].met);
         assert!(verdict_line(&verdicts[0]).starts_with("missed"));
     }
@@ -215,7 +253,7 @@ mod tests {
     fn a_result_without_peers_has_no_ratio_and_no_verdict_against_them() {
         let alone = group(vec![entry("ringfort-uring", false, &[20.0])]);
         assert!(alone.rows()[0].ratio_to_best_peer.is_none());
-        assert!(verdicts(Promise::AgainstPeers(0.85), &alone, None).is_empty());
-        assert!(!verdicts(Promise::Bytes(600.0), &alone, None).is_empty());
+        assert!(verdicts(Promise::AgainstPeers(0.85), None, &alone, None).is_empty());
+        assert!(!verdicts(Promise::Bytes(600.0), None, &alone, None).is_empty());
     }
 }

@@ -5,14 +5,18 @@ use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::child::Child;
-use crate::procfs;
-use crate::proxies::{Programs, Proxy, Site, nginx_stream_module};
-use crate::wire;
-use crate::workload::Protocol;
+use rustls::pki_types::CertificateDer;
+use rustls::{ClientConnection, Stream};
+
+use crate::child::{Child, Launch};
+use crate::proxies::{OPENSSL_CONFIG, Programs, Proxy, Site, nginx_stream_module};
+use crate::tls::{Offer, Tls};
+use crate::workload::{Protocol, Terms};
+use crate::{certificate, procfs, wire};
 
 /// A proxy or origin that does not answer within this is given up.
 const START_MAX: Duration = Duration::from_secs(10);
@@ -30,6 +34,8 @@ pub struct Rig {
     pub programs: Programs,
     origin: SocketAddr,
     nginx_stream_module: Option<PathBuf>,
+    /// What every proxy presents.
+    certificate: CertificateDer<'static>,
     // Fields drop in order: processes before the folder that they write to.
     _origin_process: Child,
     folder: Folder,
@@ -51,10 +57,20 @@ impl Rig {
         let origin = free_address()?;
         let arguments = ["origin".to_owned(), "--listen".to_owned(), origin.to_string()];
         let log = folder.0.join("origin.log");
-        let mut process = Child::spawn("origin", program, &arguments, cpus.load, cpus.load, log)?;
-        wait_until_answering(origin, &mut process)?;
+        let launch = Launch { name: "origin", program, arguments: &arguments, environment: &[], log };
+        let mut process = Child::spawn(launch, cpus.load, cpus.load)?;
+        wait_until_answering(origin, None, &mut process)?;
         let nginx_stream_module = nginx_stream_module();
-        Ok(Self { cpus, programs, origin, nginx_stream_module, _origin_process: process, folder })
+        let certificate = certificate::make(&folder.0)?;
+        Ok(Self {
+            cpus,
+            programs,
+            origin,
+            nginx_stream_module,
+            certificate,
+            _origin_process: process,
+            folder,
+        })
     }
 
     pub fn origin(&self) -> SocketAddr {
@@ -78,15 +94,33 @@ impl Rig {
         })
     }
 
+    /// How the load generator speaks to a proxy.
+    pub fn tls(&self, protocol: Protocol) -> Option<Tls> {
+        let Protocol::Tls(terms) = protocol else { return None };
+        Some(Tls {
+            server_name: certificate::NAME.to_owned(),
+            offer: if terms == Terms::Defaults { Offer::Openssl } else { Offer::Aes128 },
+            resume: terms == Terms::Resumed,
+            tickets: terms != Terms::Pinned,
+            certificate: Some(self.certificate.clone()),
+        })
+    }
+
     /// Starts a proxy afresh and waits until a request goes through it.
     pub fn proxy(&self, proxy: Proxy, protocol: Protocol) -> io::Result<Running> {
         let site = self.site(protocol)?;
         let config = self.folder.0.join(proxy.config_name());
         fs::write(&config, proxy.config(&site))?;
-        let program = proxy.program(&self.programs);
-        let arguments = proxy.arguments(&config, &self.folder.0);
-        let log = self.folder.0.join(format!("{}.log", proxy.name()));
-        let started = self.launch(proxy.name(), program, &arguments, site.listen, log);
+        let openssl = self.folder.0.join("openssl.cnf");
+        fs::write(&openssl, OPENSSL_CONFIG)?;
+        let launch = Launch {
+            name: proxy.name(),
+            program: proxy.program(&self.programs),
+            arguments: &proxy.arguments(&config, &self.folder.0),
+            environment: &proxy.environment(protocol, openssl),
+            log: self.folder.0.join(format!("{}.log", proxy.name())),
+        };
+        let started = self.start_process(launch, site.listen, self.tls(protocol).as_ref());
         if (proxy, protocol) == (Proxy::Nginx, Protocol::Tcp) && site.nginx_stream_module.is_none() {
             let cure = "nginx relays TCP by its stream module only: install the package libnginx-mod-stream";
             return started.map_err(|error| io::Error::other(format!("{error}; {cure}")));
@@ -103,8 +137,17 @@ impl Rig {
         address: SocketAddr,
         log: PathBuf,
     ) -> io::Result<Running> {
-        let mut process = Child::spawn(name, program, arguments, self.cpus.proxy, self.cpus.load, log)?;
-        wait_until_answering(address, &mut process)?;
+        self.start_process(Launch { name, program, arguments, environment: &[], log }, address, None)
+    }
+
+    fn start_process(
+        &self,
+        launch: Launch<'_>,
+        address: SocketAddr,
+        tls: Option<&Tls>,
+    ) -> io::Result<Running> {
+        let mut process = Child::spawn(launch, self.cpus.proxy, self.cpus.load)?;
+        wait_until_answering(address, tls, &mut process)?;
         let pids = procfs::tree(process.pid())?;
         Ok(Running { address, process, pids })
     }
@@ -149,11 +192,11 @@ pub fn free_address() -> io::Result<SocketAddr> {
     TcpListener::bind("127.0.0.1:0")?.local_addr()
 }
 
-fn wait_until_answering(address: SocketAddr, process: &mut Child) -> io::Result<()> {
+fn wait_until_answering(address: SocketAddr, tls: Option<&Tls>, process: &mut Child) -> io::Result<()> {
     let deadline = Instant::now() + START_MAX;
     loop {
         process.alive()?;
-        let error = match answers(address) {
+        let error = match answers(address, tls) {
             Ok(()) => return Ok(()),
             Err(error) => error,
         };
@@ -168,9 +211,16 @@ fn wait_until_answering(address: SocketAddr, process: &mut Child) -> io::Result<
     }
 }
 
-fn answers(address: SocketAddr) -> io::Result<()> {
+fn answers(address: SocketAddr, tls: Option<&Tls>) -> io::Result<()> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(Duration::from_secs(1)))?;
+    let Some(tls) = tls else { return answers_over(&mut stream) };
+    let config = Arc::new(tls.config(true)?);
+    let mut session = ClientConnection::new(config, tls.server_name()?).map_err(io::Error::other)?;
+    answers_over(&mut Stream::new(&mut session, &mut stream))
+}
+
+fn answers_over(stream: &mut (impl Read + Write)) -> io::Result<()> {
     stream.write_all(&wire::request("bench.test", "/small", true))?;
     let mut buffer = [0; 4096];
     let mut filled = 0;

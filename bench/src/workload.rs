@@ -19,6 +19,21 @@ pub enum Method {
 pub enum Protocol {
     Http,
     Tcp,
+    /// HTTP over TLS.
+    Tls(Terms),
+}
+
+/// What TLS is to be, on every proxy alike.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Terms {
+    /// TLS 1.3, TLS_AES_128_GCM_SHA256, X25519, no tickets: full handshakes that differ in nothing but who
+    /// makes them.
+    Pinned,
+    /// The same with tickets, and each connection resumes from one before it.
+    Resumed,
+    /// Whatever each proxy chooses from what OpenSSL 3.0 offers, with whatever tickets it sends; full
+    /// handshakes.
+    Defaults,
 }
 
 /// What the issue promises.
@@ -45,6 +60,10 @@ pub struct Workload {
     pub reuse: Reuse,
     pub pace: Pace,
     pub promise: Promise,
+    /// The same, as we hope for.
+    pub stretch: Option<f64>,
+    /// Whether it belongs to the smoke run when none is named.
+    pub in_smoke: bool,
 }
 
 const H1_SMALL: Workload = Workload {
@@ -58,9 +77,31 @@ const H1_SMALL: Workload = Workload {
     reuse: Reuse::KeepAlive,
     pace: Pace::Closed,
     promise: Promise::AgainstPeers(0.85),
+    stretch: None,
+    in_smoke: true,
 };
 
-pub const WORKLOADS: [Workload; 7] = [
+const TLS_SMALL: Workload = Workload {
+    name: "tls-small",
+    about: "h1-small over TLS 1.3, TLS_AES_128_GCM_SHA256, 64 keep-alive connections",
+    protocol: Protocol::Tls(Terms::Pinned),
+    promise: Promise::AgainstPeers(0.75),
+    in_smoke: false,
+    ..H1_SMALL
+};
+
+const TLS_HANDSHAKE: Workload = Workload {
+    name: "tls-handshake",
+    about: "a full TLS 1.3 handshake and one request a connection, 32 at a time; X25519, P-256, no tickets",
+    connections: 32,
+    reuse: Reuse::Churn,
+    promise: Promise::AgainstPeers(0.55),
+    stretch: Some(0.45),
+    in_smoke: true,
+    ..TLS_SMALL
+};
+
+pub const WORKLOADS: [Workload; 13] = [
     H1_SMALL,
     Workload {
         name: "h1-100k",
@@ -108,7 +149,58 @@ pub const WORKLOADS: [Workload; 7] = [
         promise: Promise::Growth(1.25),
         ..H1_SMALL
     },
+    TLS_HANDSHAKE,
+    Workload {
+        name: "tls-handshake-defaults",
+        about: "tls-handshake with each proxy's own suites, groups and tickets; AES-256 is offered first",
+        protocol: Protocol::Tls(Terms::Defaults),
+        promise: Promise::None,
+        stretch: None,
+        in_smoke: false,
+        ..TLS_HANDSHAKE
+    },
+    Workload {
+        name: "tls-resume",
+        about: "tls-handshake with tickets: every connection resumes from one before it",
+        protocol: Protocol::Tls(Terms::Resumed),
+        promise: Promise::None,
+        stretch: None,
+        in_smoke: false,
+        ..TLS_HANDSHAKE
+    },
+    TLS_SMALL,
+    Workload {
+        name: "tls-100k",
+        about: "h1-100k over TLS 1.3, TLS_AES_128_GCM_SHA256, 16 keep-alive connections",
+        target: "/100k",
+        body_bytes: wire::LARGE_BYTES,
+        connections: 16,
+        promise: Promise::AgainstPeers(1.00),
+        ..TLS_SMALL
+    },
+    Workload {
+        name: "tls-idle",
+        about: "user memory of 2,000 TLS connections after one request each",
+        method: Method::Idle,
+        connections: 2_000,
+        promise: Promise::Bytes(8.0 * 1024.0),
+        stretch: Some(6.0 * 1024.0),
+        ..TLS_SMALL
+    },
 ];
+
+impl Protocol {
+    /// In names of files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Tcp => "tcp",
+            Self::Tls(Terms::Pinned) => "tls",
+            Self::Tls(Terms::Resumed) => "tls-resume",
+            Self::Tls(Terms::Defaults) => "tls-defaults",
+        }
+    }
+}
 
 impl Workload {
     pub fn named(name: &str) -> Option<Self> {
@@ -131,6 +223,9 @@ impl Workload {
     pub fn unit(&self) -> &'static str {
         match self.method {
             Method::Idle => "B/connection",
+            Method::Requests if matches!(self.protocol, Protocol::Tls(_)) && self.reuse == Reuse::Churn => {
+                "CPU µs/connection"
+            }
             Method::Requests | Method::Scale(_) => "CPU µs/request",
         }
     }
@@ -146,6 +241,27 @@ mod tests {
             assert_eq!(Workload::named(workload.name), Some(workload));
         }
         assert_eq!(Workload::named("h3"), None);
+    }
+
+    #[test]
+    fn a_smoke_run_without_names_holds_one_workload_over_tls() {
+        let smoke = WORKLOADS.into_iter().filter(|workload| workload.in_smoke);
+        let tls = smoke.filter(|workload| matches!(workload.protocol, Protocol::Tls(_)));
+        assert_eq!(tls.map(|workload| workload.name).collect::<Vec<_>>(), ["tls-handshake"]);
+    }
+
+    #[test]
+    fn what_we_hope_for_is_more_than_what_we_promise() {
+        for workload in WORKLOADS {
+            if let Some(stretch) = workload.stretch {
+                let (Promise::AgainstPeers(limit) | Promise::Bytes(limit) | Promise::Growth(limit)) =
+                    workload.promise
+                else {
+                    panic!("{}: a hope without a promise", workload.name);
+                };
+                assert!(stretch < limit, "{}", workload.name);
+            }
+        }
     }
 
     #[test]

@@ -17,7 +17,9 @@ mod actions;
 mod clusters;
 mod edits;
 mod listeners;
+mod passthrough;
 mod routes;
+mod tls;
 
 /// All of a configuration but its text.
 pub(super) struct Parts {
@@ -25,15 +27,18 @@ pub(super) struct Parts {
     pub admin: AdminSpec,
     pub host: HostSpec,
     pub snapshot: Snapshot,
+    /// Files that the configuration names, with the offset at which it does.
+    pub files: Vec<(PathBuf, usize)>,
 }
 
 /// `None` only with an error among the findings. Relative paths are taken from `base`.
 pub(super) fn build(root: &Node<'_>, base: &Path, findings: &mut Findings) -> Option<Parts> {
     let workers = workers(&root.table("workers"), findings);
     let admin = admin(&root.table("admin"), base, findings);
-    let (clusters, mut cluster_names) = clusters::build(root, findings);
-    let mut listeners =
-        listeners::build(root, admin.as_ref().map(|admin| admin.listen), &mut cluster_names, findings);
+    let mut files = Files { base, list: Vec::new() };
+    let (clusters, mut cluster_names) = clusters::build(root, &mut files, findings);
+    let admin_listen = admin.as_ref().map(|admin| admin.listen);
+    let mut listeners = listeners::build(root, admin_listen, &mut cluster_names, &mut files, findings);
     let routes = routes::build(root, &mut listeners, &mut cluster_names, findings);
     cluster_names.warn_unused(findings);
     let host = root.table("host");
@@ -45,7 +50,22 @@ pub(super) fn build(root: &Node<'_>, base: &Path, findings: &mut Findings) -> Op
     let (http, limits) = limits(&root.table("limits"), findings);
     let drain = drain(&root.table("drain"), findings);
     let snapshot = Snapshot { listeners: listeners.list, routes: routes?, clusters, http, limits, drain };
-    Some(Parts { workers: workers?, admin: admin?, host, snapshot })
+    Some(Parts { workers: workers?, admin: admin?, host, snapshot, files: files.list })
+}
+
+/// The files that a configuration names.
+pub(super) struct Files<'b> {
+    base: &'b Path,
+    list: Vec<(PathBuf, usize)>,
+}
+
+impl Files<'_> {
+    /// Notes the name, and gives the path.
+    fn named(&mut self, text: &Text<'_>) -> PathBuf {
+        let path = self.base.join(text.text);
+        self.list.push((path.clone(), text.span.start));
+        path
+    }
 }
 
 fn workers(node: &Node<'_>, findings: &mut Findings) -> Option<WorkersSpec> {

@@ -1,11 +1,17 @@
-//! `ringfort check`: tells every problem of a configuration, and which route a request would get. Changes nothing.
+//! `ringfort check`: tells every problem of a configuration, which route a request would get, and what carries
+//! plaintext. Changes nothing.
 
 use std::fmt::Write;
 use std::path::Path;
 
 use serde_json::{Value, json};
 
+mod encryption;
+
+use encryption::Plaintext;
+
 use super::{Config, LoadError, Problem, Severity, embedded_default, load};
+use crate::base::identity::SpiffeId;
 use crate::http::normalize_path;
 use crate::proxy::snapshot::{EndpointAddress, Protocol, Snapshot};
 use crate::route::{Action, Explanation, Request, Route};
@@ -14,38 +20,78 @@ const GOOD: u8 = 0;
 const FOUND_PROBLEMS: u8 = 1;
 const COULD_NOT_RUN: u8 = 2;
 
+/// What is asked of a configuration.
+pub struct Asking<'a> {
+    /// `None` for the embedded default.
+    pub path: Option<&'a Path>,
+    /// A request such as `GET http://api.test/v1/x`, whose route is to be told.
+    pub explain: Option<&'a str>,
+    /// Its fields, such as `x-canary: yes`.
+    pub fields: &'a [String],
+    /// The SPIFFE identity of the client that sends it, where it presents a certificate.
+    pub identity: Option<&'a str>,
+    /// Whether what carries plaintext is a problem.
+    pub require_encryption: bool,
+    pub as_json: bool,
+    /// Reads the files that the configuration, of this name, names. With what is wrong with them.
+    pub inspect: &'a dyn Fn(&str, &Config) -> Vec<Problem>,
+}
+
 /// What to print, with a newline at the end, and the exit code: 0 good (warnings may be told), 1 errors, 2 could not
-/// run. `path` is `None` for the embedded default. `explain` is a request such as `GET http://api.test/v1/x`, with
-/// `fields` such as `x-canary: yes`.
-pub fn check(path: Option<&Path>, explain: Option<&str>, fields: &[String], as_json: bool) -> (String, u8) {
-    let name = path.map_or_else(|| "embedded default".to_owned(), |path| path.display().to_string());
-    let loaded = path.map_or_else(
+/// run.
+pub fn check(asking: &Asking<'_>) -> (String, u8) {
+    let as_json = asking.as_json;
+    let name = asking.path.map_or_else(|| "embedded default".to_owned(), |path| path.display().to_string());
+    let loaded = asking.path.map_or_else(
         || Ok((embedded_default(), Vec::new())),
         |path| load(path).map(|loaded| (loaded.config, loaded.warnings)),
     );
-    let (config, problems) = match loaded {
+    let (config, mut problems) = match loaded {
         Ok((config, warnings)) => (Some(config), warnings),
         Err(LoadError::Problems(problems)) => (None, problems),
         Err(LoadError::Unreadable(text)) => return refuse(&text, as_json),
     };
-    let request = match explain.map(|text| Asked::parse(text, fields)).transpose() {
+    let request = asking.explain.map(|text| Asked::parse(text, asking.fields, asking.identity)).transpose();
+    let request = match request {
         Ok(request) => request,
         Err(text) => return refuse(&text, as_json),
     };
+    if let Some(config) = &config {
+        problems.extend((asking.inspect)(&name, config));
+    }
     let explained = match (&config, &request) {
         (Some(config), Some(request)) => Some(request.explain(&config.snapshot)),
         _ => None,
     };
-    let code = if config.is_some() { GOOD } else { FOUND_PROBLEMS };
+    let plaintext = config.as_ref().filter(|_| asking.require_encryption);
+    let plaintext = plaintext.map(|config| encryption::plaintext(&config.snapshot));
+    let good = config.is_some() && problems.iter().all(|problem| problem.severity != Severity::Error);
+    let encrypted = plaintext.as_ref().is_none_or(Vec::is_empty);
+    let code = if good && encrypted { GOOD } else { FOUND_PROBLEMS };
     if !as_json {
         let explained = explained.map_or_else(String::new, |explained| text_of(&explained));
-        return (summary(&name, config.as_ref(), &problems) + &explained, code);
+        let plaintext = plaintext.map_or_else(String::new, |plaintext| plaintext_text(&plaintext));
+        return (summary(&name, config.filter(|_| good).as_ref(), &problems) + &plaintext + &explained, code);
     }
-    let mut object = json!({ "file": name, "ok": config.is_some(), "problems": problems });
+    let mut object = json!({ "file": name, "ok": good && encrypted, "problems": problems });
+    if let Some(plaintext) = plaintext {
+        object["plaintext"] = json!(plaintext);
+    }
     if let Some(explained) = explained {
         object["explain"] = explained.iter().map(Explained::to_json).collect();
     }
     (format!("{object:#}\n"), code)
+}
+
+fn plaintext_text(plaintext: &[Plaintext]) -> String {
+    if plaintext.is_empty() {
+        return "nothing carries plaintext\n".to_owned();
+    }
+    let mut text = String::new();
+    for Plaintext { kind, name, why, cure } in plaintext {
+        let _ = writeln!(text, "{kind} \"{name}\" carries plaintext: {why}; {cure}");
+    }
+    text
 }
 
 fn text_of(explained: &[Explained]) -> String {
@@ -104,10 +150,11 @@ struct Asked {
     path: String,
     query: Option<String>,
     fields: Vec<(String, String)>,
+    identity: Option<String>,
 }
 
 impl Asked {
-    fn parse(text: &str, fields: &[String]) -> Result<Self, String> {
+    fn parse(text: &str, fields: &[String], identity: Option<&str>) -> Result<Self, String> {
         const CURE: &str = "write it as 'GET http://api.test/v1/x'";
         let mut words = text.split_whitespace();
         let (method, url) = match (words.next(), words.next(), words.next()) {
@@ -148,6 +195,10 @@ impl Asked {
                 None => Err(format!("-H \"{field}\" is not a field; write it as 'name: value'")),
             })
             .collect();
+        if let Some(identity) = identity {
+            SpiffeId::parse(identity)
+                .map_err(|error| format!("--identity \"{identity}\" is no SPIFFE identity: {error}"))?;
+        }
         Ok(Self {
             method: method.to_owned(),
             https,
@@ -156,6 +207,7 @@ impl Asked {
             path: path.to_owned(),
             query,
             fields: fields?,
+            identity: identity.map(str::to_owned),
         })
     }
 
@@ -187,7 +239,9 @@ impl Asked {
             let field = self.fields.iter().find(|(field, _)| field == name);
             field.map(|(_, value)| value.as_bytes()).or(host)
         };
-        let request = Request { listener, method: &self.method, host: self.host(), path: &self.path };
+        let identity = self.identity.as_deref();
+        let request =
+            Request { listener, method: &self.method, host: self.host(), path: &self.path, identity };
         let explanation = snapshot.routes.explain(&request, &lookup);
         let route = explanation.chosen().map(|index| &snapshot.routes.routes()[usize::from(index)]);
         Explained {

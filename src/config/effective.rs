@@ -32,6 +32,7 @@ fn table(values: Option<&DeTable<'_>>, schema: &Table, all: Option<&DeTable<'_>>
             }
             (_, Some(found)) => Some(plain(found)),
             (_, None) => match row.preset {
+                Preset::Boolean(default) => Some(default.into()),
                 Preset::Integer(default) => Some(default.into()),
                 Preset::Text(default) => Some(default.into()),
                 Preset::Inherited(default) => {

@@ -296,9 +296,10 @@ static LISTENER: Table = Table {
         ),
         row(
             "protocol",
-            Word(&["http", "tcp"], &["tls-passthrough"]),
+            Word(&["http", "tcp", "tls-passthrough"], &[]),
             Preset::Text("http"),
-            "\"http\": HTTP/1.1, by routes. \"tcp\": relayed to `cluster`.",
+            "\"http\": HTTP/1.1, by routes. \"tcp\": relayed to `cluster`. \"tls-passthrough\": TLS relayed undecrypted, by \
+             routes; a name that none has is refused with the alert unrecognized_name.",
         ),
         row("cluster", Text, Absent("\"site\""), "Where a \"tcp\" listener relays to."),
         number(
@@ -327,9 +328,61 @@ static LISTENER: Table = Table {
             "Peers whose forwarded fields are appended to rather than replaced.",
         ),
         choice("timeouts", &LISTENER_TIMEOUTS),
-        row("tls", Later, Absent(""), ""),
+        choice("tls", &LISTENER_TLS),
     ],
 };
+
+static LISTENER_TLS: Table = Table {
+    help: "Serves TLS here, 1.3 and 1.2. Files are PEM; a change of one is taken over within seconds, and at once on SIGHUP, \
+           without closing a connection; one that cannot be used is told, and the last good one stays.",
+    shown: false,
+    rows: &[
+        row(
+            "mtls",
+            Word(&["disable", "permissive", "strict"], &[]),
+            Preset::Text("disable"),
+            "Client certificates: not asked for; plaintext, TLS and mutual TLS on one port; or mutual TLS alone.",
+        ),
+        row(
+            "client_ca",
+            Text,
+            Absent("\"client-ca.pem\""),
+            "Authorities that client certificates must lead to.",
+        ),
+        row(
+            "client_crl",
+            Text,
+            Absent("\"client-crl.pem\""),
+            "Their revocation lists. A certificate whose issuer has no list here counts as not revoked.",
+        ),
+        row(
+            "session_tickets",
+            Boolean,
+            Preset::Boolean(true),
+            "Lets a returning client resume its session. false: every connection is a full handshake.",
+        ),
+        VERSION_MIN,
+        tables("certificates", &CERTIFICATES),
+    ],
+};
+
+static CERTIFICATES: Table = Table {
+    help: "What is served, chosen by the client's server name: exact names, then wildcards, then the first. Where several \
+           are for the name, by what the client can verify, ECDSA before RSA. At least one.",
+    shown: false,
+    rows: &[
+        row(
+            "cert",
+            Text,
+            Required("\"server.pem\""),
+            "The server's certificate, then those that lead to its authority.",
+        ),
+        row("key", Text, Required("\"server.key\""), "Its private key, without a passphrase."),
+    ],
+};
+
+const VERSION_MIN: Row =
+    row("version_min", Word(&["1.2", "1.3"], &[]), Preset::Text("1.2"), "The oldest version of TLS spoken.");
 
 static LISTENER_TIMEOUTS: Table = Table {
     help: "Deadlines of this listener.",
@@ -353,17 +406,35 @@ static ROUTE: Table = Table {
     shown: true,
     rows: &[
         row("name", Text, Absent("\"api\""), "Unique. Absent: route-1 for the first, and so on."),
-        row("listener", TextOrList, Absent("\"web\""), "One name or several. Absent: every HTTP listener."),
+        row(
+            "listener",
+            TextOrList,
+            Absent("\"web\""),
+            "One name or several. Absent: every HTTP listener, and none of another protocol.",
+        ),
         row(
             "hosts",
             TextList,
             Absent("[\"api.test\", \"*.api.test\"]"),
-            "Names without port; \"*.\" stands for one or more labels. Absent: any host.",
+            "Names without port; \"*.\" stands for one or more labels. Absent: any host, also none. For passthrough, the \
+             server name that the client sends.",
+        ),
+        row(
+            "alpn",
+            TextList,
+            Absent("[\"h2\"]"),
+            "Only for passthrough: protocols, one of which the client must offer. Absent: any client.",
         ),
         row("path", Text, Absent("\"/v1/users\""), "The whole path."),
         row("path_prefix", Text, Absent("\"/v1/\""), "The beginning of the path, as a plain string."),
         row("path_regex", Text, Absent("\"/v[0-9]+/.*\""), "A regular expression for the whole path."),
         row("methods", TextList, Absent("[\"GET\", \"HEAD\"]"), "Absent: any method."),
+        row(
+            "client_identities",
+            TextList,
+            Absent("[\"spiffe://cluster.local/ns/production/sa/shop\", \"cluster.local/*\"]"),
+            "SPIFFE ids, or whole trust domains: whom the client's certificate names. Absent: anybody.",
+        ),
         row("cluster", Text, Absent("\"site\""), "Forwards to this cluster."),
         row(
             "rewrite_prefix",
@@ -519,7 +590,35 @@ static CLUSTER: Table = Table {
             "How often the names among the endpoints are looked up.",
         ),
         table("ejection", &EJECTION),
-        row("tls", Later, Absent(""), ""),
+        choice("tls", &CLUSTER_TLS),
+    ],
+};
+
+static CLUSTER_TLS: Table = Table {
+    help: "Speaks TLS to the endpoints, 1.3 and 1.2. Files are PEM and are taken over anew when they change.",
+    shown: false,
+    rows: &[
+        row(
+            "ca",
+            Text,
+            Absent("\"mesh-ca.pem\""),
+            "Authorities that the endpoints' certificates must lead to. Absent: those that this machine trusts.",
+        ),
+        row("cert", Text, Absent("\"gateway.pem\""), "Presented to an endpoint that asks for a certificate."),
+        row("key", Text, Absent("\"gateway.key\""), "Its private key, without a passphrase."),
+        row(
+            "server_name",
+            Text,
+            Absent("\"origin.internal\""),
+            "Sent, and looked for in the endpoint's certificate. Absent: the host name of the endpoints, or their addresses.",
+        ),
+        row(
+            "expect_identity",
+            TextList,
+            Absent("[\"spiffe://cluster.local/ns/shop/sa/web\", \"cluster.local/*\"]"),
+            "SPIFFE ids, one of which the endpoint must have, or a trust domain; looked for instead of the name.",
+        ),
+        VERSION_MIN,
     ],
 };
 

@@ -42,6 +42,11 @@ impl<'t> Node<'t> {
         self.values?.get_key_value(key).map(|(key, _)| key.span())
     }
 
+    /// The keys that stand here, with their places, in the order of their declaration.
+    pub(super) fn keys(&self) -> impl Iterator<Item = (&'static str, Span)> {
+        self.schema.keys().filter_map(|key| Some((key, self.key_span(key)?)))
+    }
+
     pub(super) fn has(&self, key: &str) -> bool {
         self.value(key).is_some()
     }
@@ -65,8 +70,13 @@ impl<'t> Node<'t> {
         })
     }
 
+    /// `None` where it is absent without a default.
     pub(super) fn boolean(&self, key: &str) -> Option<bool> {
-        self.value(key)?.get_ref().as_bool()
+        let found = self.value(key).and_then(|value| value.get_ref().as_bool());
+        found.or(match self.schema.row(key)?.preset {
+            Preset::Boolean(default) => Some(default),
+            _ => None,
+        })
     }
 
     /// As written, or the default.

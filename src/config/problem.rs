@@ -142,6 +142,18 @@ impl Findings {
     }
 }
 
+/// Line and column of each offset, in their order.
+pub(super) fn places(text: &str, offsets: &[usize]) -> Vec<(u32, u32)> {
+    let mut order: Vec<usize> = (0..offsets.len()).collect();
+    order.sort_by_key(|index| offsets[*index]);
+    let mut place = Place { text, at: 0, line: 1, line_start: 0 };
+    let mut places = vec![(1, 1); offsets.len()];
+    for index in order {
+        places[index] = place.advance_to(offsets[index]);
+    }
+    places
+}
+
 /// Walks a text forward, counting lines.
 struct Place<'t> {
     text: &'t str,

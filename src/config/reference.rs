@@ -44,6 +44,7 @@ fn print_below(out: &mut String, table: &Table, parent: &str, shown: bool) {
 
 fn print_row(out: &mut String, row: &Row, shown: bool) {
     let (value, set, note) = match row.preset {
+        Preset::Boolean(default) => (default.to_string(), false, "default"),
         Preset::Integer(default) => (default.to_string(), false, "default"),
         Preset::Inherited(default) => (default.to_string(), false, "default: that of [timeouts]"),
         Preset::Text(default) => (format!("\"{default}\""), false, "default"),

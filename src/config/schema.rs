@@ -50,6 +50,7 @@ pub(super) enum Kind {
 /// The value of a key that is not there.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Preset {
+    Boolean(bool),
     Integer(u64),
     Text(&'static str),
     /// What `[timeouts]` says, by default this.

@@ -5,8 +5,10 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
+use crate::base::identity::IdentityPattern;
 use crate::proxy::snapshot::{EndpointAddress, ForwardedPolicy, Protocol};
 use crate::route::{Action, Request};
+use crate::tls::{CertificateFiles, ClientSpec, MtlsMode, ServerNameSource, ServerSpec, VersionMin};
 
 const HTTP: &str = include_str!("../../tests/data/config/http.toml");
 const TCP: &str = include_str!("../../tests/data/config/tcp.toml");
@@ -44,7 +46,7 @@ fn the_embedded_default_answers_on_8080_with_admin_on_9901() {
     let config = embedded_default();
     assert_eq!(config.admin.listen.to_string(), "127.0.0.1:9901");
     assert_eq!(config.snapshot.listeners[0].address.to_string(), "127.0.0.1:8080");
-    let request = Request { listener: 0, method: "GET", host: "localhost", path: "/" };
+    let request = Request { listener: 0, method: "GET", host: "localhost", path: "/", identity: None };
     let (_, route) = config.snapshot.routes.find(&request, &|_| None).expect("a route");
     let Action::Respond(respond) = &route.action else { panic!("{:?}", route.action) };
     assert_eq!((respond.status, &*respond.body), (200, b"ok\n".as_slice()));
@@ -63,7 +65,7 @@ fn the_http_sample_is_read_in_full() {
     assert_eq!(names, ["api", "site"]);
     assert_eq!(snapshot.clusters[0].endpoints.len(), 2);
     let to = |host, path| {
-        let request = Request { listener: 0, method: "GET", host, path };
+        let request = Request { listener: 0, method: "GET", host, path, identity: None };
         snapshot.routes.find(&request, &|_| None).map(|(index, _)| index)
     };
     assert_eq!(to("x.api.test", "/v1/x"), Some(0));
@@ -77,6 +79,49 @@ fn the_tcp_sample_is_read_in_full() {
     assert_eq!(snapshot.listeners[0].protocol, Protocol::Tcp { cluster: 0 });
     let endpoint = EndpointAddress::Socket("127.0.0.1:9000".parse().expect("an address"));
     assert_eq!(snapshot.clusters[0].endpoints, [endpoint]);
+}
+
+#[test]
+fn routes_of_a_passthrough_listener_carry_names_and_protocols() {
+    const TEXT: &str = r#"
+[[listener]]
+name = "web"
+listen = "127.0.0.1:0"
+[[listener]]
+name = "pass"
+listen = "127.0.0.1:0"
+protocol = "tls-passthrough"
+[[route]]
+cluster = "site"
+[[route]]
+listener = "pass"
+hosts = ["a.test"]
+alpn = ["h2", "h3"]
+cluster = "site"
+[[route]]
+listener = "pass"
+hosts = ["*.a.test"]
+clusters = [{ name = "site" }, { name = "other" }]
+[[cluster]]
+name = "site"
+endpoints = ["127.0.0.1:1"]
+[[cluster]]
+name = "other"
+endpoints = ["127.0.0.1:2"]
+"#;
+    let (config, warnings) = parse("t.toml", TEXT).map_err(LoadError::Problems).expect("good");
+    assert_eq!(warnings, []);
+    let snapshot = config.snapshot;
+    assert_eq!(snapshot.listeners[1].protocol, Protocol::TlsPassthrough);
+    let to = |listener, name, offered: &[u8]| {
+        let found = snapshot.routes.find_passthrough(listener, name, |protocol| protocol == offered);
+        found.map(|(index, _)| index)
+    };
+    assert_eq!(
+        [to(1, "a.test", b"h2"), to(1, "a.test", b"h3"), to(1, "a.test", b"h1")],
+        [Some(1), Some(1), None]
+    );
+    assert_eq!([to(1, "x.a.test", b""), to(1, "", b"h2"), to(1, "b.test", b"h2")], [Some(2), None, None]);
 }
 
 /// One text of `problems.txt` with what is told of it, and the lines as they should stand in that file.
@@ -128,9 +173,16 @@ fn every_key_of_the_reference_file_is_known_and_its_value_good() {
     let text: String = reference().lines().map(|line| uncomment(line).to_owned() + "\n").collect();
     // Keys that exclude each other cannot all be good at once.
     let expected = |problem: &String| {
-        [" beside ", "is for listeners of", "a condition on a field has", "has no effect", "becomes"]
-            .iter()
-            .any(|part| problem.contains(part))
+        [
+            " beside ",
+            "is for listeners of",
+            "a condition on a field has",
+            "has no effect",
+            "becomes",
+            "asks no client for a certificate",
+        ]
+        .iter()
+        .any(|part| problem.contains(part))
     };
     let unexpected: Vec<String> = told(&text).into_iter().filter(|problem| !expected(problem)).collect();
     assert_eq!(unexpected, [""; 0]);
@@ -260,7 +312,7 @@ fn every_value_arrives_where_it_is_used() {
 #[test]
 fn routes_carry_their_changes_and_choices() {
     let table = parse("t.toml", ALL_KEYS).expect("good").0.snapshot.routes;
-    let request = Request { listener: 0, method: "GET", host: "", path: "/s/x" };
+    let request = Request { listener: 0, method: "GET", host: "", path: "/s/x", identity: None };
     let (_, split) = table.find(&request, &|_| None).expect("a route");
     assert_eq!(split.rewrite_path("/s/x", &mut String::new()), "/t/x");
     assert_eq!([0, u32::MAX].map(|random| split.action.cluster(random)), [Some(0), Some(1)]);
@@ -270,10 +322,102 @@ fn routes_carry_their_changes_and_choices() {
     assert_eq!(&*split.response_edits.remove[0], "server");
     assert!(table.find(&Request { listener: 2, ..request }, &|_| None).is_none());
 
-    let request = Request { listener: 2, method: "GET", host: "x.b.TEST", path: "/" };
+    let request = Request { listener: 2, method: "GET", host: "x.b.TEST", path: "/", identity: None };
     let with = |name: &'static str| move |asked: &str| (asked == name).then_some(b"12".as_slice());
     assert!(matches!(table.find(&request, &with("x-a")), Some((1, _))));
     assert!(table.find(&request, &with("x-b")).is_none());
+}
+
+const TLS: &str = r#"
+[[listener]]
+name = "secure"
+listen = "127.0.0.1:8443"
+[listener.tls]
+certificates = [
+  { cert = "a.pem", key = "/keys/a.key" },
+  { cert = "b.pem", key = "b.key" },
+]
+mtls = "permissive"
+client_ca = "ca.pem"
+client_crl = "crl.pem"
+session_tickets = false
+version_min = "1.3"
+[[listener]]
+name = "relay"
+listen = "127.0.0.1:8444"
+protocol = "tcp"
+cluster = "addresses"
+tls = { certificates = [{ cert = "a.pem", key = "a.key" }] }
+[[route]]
+cluster = "mesh"
+[[route]]
+path = "/n"
+client_identities = ["td/*"]
+cluster = "names"
+[[cluster]]
+name = "mesh"
+endpoints = ["10.0.0.1:443", "a.test:443"]
+[cluster.tls]
+ca = "mesh.pem"
+cert = "gateway.pem"
+key = "gateway.key"
+expect_identity = ["spiffe://td/ns/a", "td/*"]
+[[cluster]]
+name = "names"
+endpoints = ["A.test:443", "a.test:444"]
+tls = {}
+[[cluster]]
+name = "addresses"
+endpoints = ["10.0.0.1:443"]
+tls = { server_name = "B.test", version_min = "1.2" }
+"#;
+
+#[test]
+fn tls_arrives_as_specs_with_paths_from_the_folder_of_the_file() {
+    let (config, warnings) = parse("dir/t.toml", TLS).map_err(LoadError::Problems).expect("good");
+    assert_eq!(warnings, []);
+    let Snapshot { listeners, clusters, .. } = &config.snapshot;
+    let pair = |cert: &str, key: &str| CertificateFiles { cert: cert.into(), key: key.into() };
+    let secure = ServerSpec {
+        certificates: vec![pair("dir/a.pem", "/keys/a.key"), pair("dir/b.pem", "dir/b.key")],
+        mtls: MtlsMode::Permissive,
+        client_ca: Some("dir/ca.pem".into()),
+        client_crl: Some("dir/crl.pem".into()),
+        session_tickets: false,
+        version_min: VersionMin::Tls13,
+    };
+    assert_eq!(listeners[0].tls, Some(secure));
+    let relay = listeners[1].tls.as_ref().expect("TLS in front of a relay");
+    assert!(
+        relay.session_tickets && relay.mtls == MtlsMode::Disable && relay.version_min == VersionMin::Tls12
+    );
+    let mesh = ClientSpec {
+        ca: Some("dir/mesh.pem".into()),
+        certificate: Some(pair("dir/gateway.pem", "dir/gateway.key")),
+        server_name: ServerNameSource::Address,
+        expect_identity: vec![
+            IdentityPattern::Exact("spiffe://td/ns/a".into()),
+            IdentityPattern::TrustDomain("spiffe://td/".into()),
+        ],
+        version_min: VersionMin::Tls12,
+    };
+    assert_eq!(clusters[0].tls, Some(mesh));
+    let name = |cluster: usize| clusters[cluster].tls.as_ref().map(|tls| tls.server_name.clone());
+    let fixed = |name: &str| Some(ServerNameSource::Fixed(name.to_owned().try_into().expect("a name")));
+    assert_eq!((name(1), name(2)), (fixed("a.test"), fixed("b.test")));
+    let place = |path: &str| config.files.iter().find(|file| file.path == Path::new(path)).expect(path);
+    assert_eq!((place("/keys/a.key").line, place("/keys/a.key").column), (7, 27));
+    assert_eq!(place("dir/gateway.pem").line, 32);
+    assert_eq!(config.files.len(), 11);
+}
+
+#[test]
+fn the_effective_configuration_has_the_defaults_of_tls_only_where_tls_is_spoken() {
+    let effective = config(TLS).effective;
+    assert_eq!(effective["listener"][1]["tls"]["session_tickets"], true);
+    assert_eq!(effective["listener"][1]["tls"]["mtls"], "disable");
+    assert_eq!(effective["cluster"][1]["tls"]["version_min"], "1.2");
+    assert!(config(HTTP).effective["listener"][0].get("tls").is_none());
 }
 
 #[test]
@@ -304,32 +448,92 @@ fn the_effective_configuration_has_what_listeners_and_clusters_inherit() {
     assert_eq!((cluster(0, "connect_timeout_ms"), cluster(0, "request_timeout_ms")), (Some(8), Some(60_000)));
 }
 
+/// As the command, without the files that the configuration names.
+fn check(
+    path: Option<&Path>,
+    explain: Option<&str>,
+    fields: &[String],
+    identity: Option<&str>,
+    as_json: bool,
+) -> (String, u8) {
+    let (require_encryption, inspect) = (false, &|_: &str, _: &Config| Vec::new());
+    super::check(&Asking { path, explain, fields, identity, require_encryption, as_json, inspect })
+}
+
+/// What of a text carries plaintext, and the exit code.
+fn unencrypted(text: &str) -> (String, u8) {
+    let name = format!("ringfort-plaintext-{}-{:?}.toml", std::process::id(), std::thread::current().id());
+    let path = std::env::temp_dir().join(name);
+    std::fs::write(&path, text).expect("written");
+    let (require_encryption, inspect) = (true, &|_: &str, _: &Config| Vec::new());
+    let asking = Asking {
+        path: Some(&path),
+        explain: None,
+        fields: &[],
+        identity: None,
+        require_encryption,
+        as_json: false,
+        inspect,
+    };
+    let (text, code) = super::check(&asking);
+    std::fs::remove_file(path).expect("removed");
+    let lines = text.lines().filter(|line| line.contains("plaintext") && !line.contains(": good: "));
+    (lines.map(|line| line.to_owned() + "\n").collect(), code)
+}
+
+#[test]
+fn what_carries_plaintext_is_listed_listener_by_listener_and_cluster_by_cluster() {
+    let (text, code) = unencrypted(TLS);
+    assert_eq!(
+        (&*text, code),
+        (
+            "listener \"secure\" carries plaintext: it takes plaintext beside TLS; set mtls = \"strict\" or \"disable\"\n",
+            1
+        )
+    );
+    let strict = TLS.replace("permissive", "strict");
+    assert_eq!(unencrypted(&strict), ("nothing carries plaintext\n".into(), 0));
+    let (text, code) = unencrypted(&strict.replace("tls = {}", ""));
+    assert_eq!(
+        (&*text, code),
+        (
+            "cluster \"names\" carries plaintext: it has no [cluster.tls]; add it; endpoints must speak TLS\n",
+            1
+        )
+    );
+    let (text, code) = unencrypted(HTTP);
+    assert!(text.starts_with("listener \"web\" carries plaintext") && code == 1, "{text}");
+    assert_eq!(text.matches("cluster \"").count(), 2, "{text}");
+    let (text, code) = unencrypted(TCP);
+    assert_eq!((text.lines().count(), code), (2, 1), "{text}");
+}
+
 fn data(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/config").join(name)
 }
 
 #[test]
 fn check_tells_good_from_bad_from_unreadable_by_its_exit_code() {
-    let (text, code) = check(Some(&data("http.toml")), None, &[], false);
+    let (text, code) = check(Some(&data("http.toml")), None, &[], None, false);
     assert!(text.ends_with("http.toml: good: 1 listener, 3 routes, 2 clusters\n"), "{text}");
     assert_eq!(code, 0);
-    let (text, code) = check(Some(&data("latin-1.toml")), None, &[], false);
+    let (text, code) = check(Some(&data("latin-1.toml")), None, &[], None, false);
     assert!(text.contains("latin-1.toml:2:4: error: the file is not text in UTF-8 from here on"), "{text}");
     assert!(text.ends_with("latin-1.toml: 1 error\n"), "{text}");
     assert_eq!(code, 1);
-    let (text, code) = check(Some(&data("none.toml")), None, &[], false);
+    let (text, code) = check(Some(&data("none.toml")), None, &[], None, false);
     assert!(text.contains("none.toml: No such file") && text.contains("--config"), "{text}");
     assert_eq!(code, 2);
-    assert_eq!(check(Some(&data("")), None, &[], false).1, 2);
+    assert_eq!(check(Some(&data("")), None, &[], None, false).1, 2);
     assert_eq!(
-        check(None, None, &[], false),
+        check(None, None, &[], None, false),
         ("embedded default: good: 1 listener, 1 route, 0 clusters\n".into(), 0)
     );
 }
 
 #[test]
 fn check_explains_which_route_a_request_gets() {
-    let (text, code) = check(Some(&data("http.toml")), Some("GET http://api.test/v1/x"), &[], false);
+    let (text, code) = check(Some(&data("http.toml")), Some("GET http://api.test/v1/x"), &[], None, false);
     assert!(
         text.ends_with(
             "listener \"web\":\n\
@@ -341,14 +545,17 @@ fn check_explains_which_route_a_request_gets() {
         "{text}"
     );
     assert_eq!(code, 0);
-    let (text, _) = check(Some(&data("http.toml")), Some("/target?x"), &[], false);
+    let (text, _) = check(Some(&data("http.toml")), Some("/target?x"), &[], None, false);
     assert!(text.ends_with("-> answered here with 200 and a body of 3 bytes\n"), "{text}");
-    let (text, code) = check(Some(&data("tcp.toml")), Some("/"), &[], false);
+    let (text, code) = check(Some(&data("http.toml")), Some("/target"), &[], Some("spiffe://td"), false);
+    assert_eq!(text, "--identity \"spiffe://td\" is no SPIFFE identity: no path follows its trust domain\n");
+    assert_eq!(code, 2);
+    let (text, code) = check(Some(&data("tcp.toml")), Some("/"), &[], None, false);
     assert!(text.ends_with("1 cluster\nno listener takes HTTP requests\n") && code == 0, "{text}");
     for bad in ["", "GET", "GET ftp://a.test/", "GET a.test", "GET /a b"] {
-        assert_eq!(check(None, Some(bad), &[], false).1, 2, "{bad:?}");
+        assert_eq!(check(None, Some(bad), &[], None, false).1, 2, "{bad:?}");
     }
-    assert_eq!(check(None, Some("/"), &["no colon".to_owned()], false).1, 2);
+    assert_eq!(check(None, Some("/"), &["no colon".to_owned()], None, false).1, 2);
 }
 
 #[test]
@@ -356,7 +563,7 @@ fn check_explains_by_fields_and_port_and_shows_where_a_redirect_leads() {
     let path = std::env::temp_dir().join(format!("ringfort-explain-{}.toml", std::process::id()));
     std::fs::write(&path, ALL_KEYS).expect("written");
     let asked = |text: &str, fields: &[String]| {
-        let (text, code) = check(Some(&path), Some(text), fields, false);
+        let (text, code) = check(Some(&path), Some(text), fields, None, false);
         assert_eq!(code, 0, "{text}");
         text
     };
@@ -370,8 +577,27 @@ fn check_explains_by_fields_and_port_and_shows_where_a_redirect_leads() {
 }
 
 #[test]
+fn check_explains_by_the_identity_of_the_client() {
+    let path = std::env::temp_dir().join(format!("ringfort-identity-{}.toml", std::process::id()));
+    let text = HTTP.to_owned()
+        + "[[route]]\nname = \"mesh\"\npath_prefix = \"/\"\nclient_identities = [\"td/*\"]\nrespond = {}\n";
+    std::fs::write(&path, text).expect("written");
+    let asked = |identity| check(Some(&path), Some("/x"), &[], identity, false).0;
+    let text = asked(Some("spiffe://td/a"));
+    assert!(
+        text.contains("route \"mesh\" is chosen: any host, path prefix /, client identity td/*\n"),
+        "{text}"
+    );
+    assert!(
+        asked(Some("spiffe://other/a")).contains("\"mesh\" does not match: client identity is not td/*\n")
+    );
+    assert!(asked(None).contains("\"mesh\" does not match: client identity is not td/*\n"));
+    std::fs::remove_file(path).expect("removed");
+}
+
+#[test]
 fn check_explains_the_path_that_is_routed_and_forwarded() {
-    let asked = |request| check(Some(&data("http.toml")), Some(request), &[], false);
+    let asked = |request| check(Some(&data("http.toml")), Some(request), &[], None, false);
     let (text, code) = asked("GET http://api.test/v1/%2E%2e/a//b%2f");
     assert!(text.contains("route \"route-3\" is chosen") && code == 0, "{text}");
     assert!(text.ends_with(", path /a//b%2f\n"), "{text}");
@@ -383,13 +609,13 @@ fn check_explains_the_path_that_is_routed_and_forwarded() {
 fn check_speaks_json() {
     let json =
         |(text, code): (String, u8)| (serde_json::from_str::<serde_json::Value>(&text).expect("JSON"), code);
-    let (good, code) = json(check(Some(&data("http.toml")), Some("/target"), &[], true));
+    let (good, code) = json(check(Some(&data("http.toml")), Some("/target"), &[], None, true));
     assert_eq!((&good["ok"], code), (&true.into(), 0));
     assert_eq!(good["explain"][0]["route"], "route-2");
-    let (bad, code) = json(check(Some(&data("latin-1.toml")), None, &[], true));
+    let (bad, code) = json(check(Some(&data("latin-1.toml")), None, &[], None, true));
     assert_eq!((&bad["ok"], code), (&false.into(), 1));
     assert_eq!((&bad["problems"][0]["line"], &bad["problems"][0]["severity"]), (&2.into(), &"error".into()));
-    assert_eq!(json(check(Some(&data("none.toml")), None, &[], true)).1, 2);
+    assert_eq!(json(check(Some(&data("none.toml")), None, &[], None, true)).1, 2);
 }
 
 /// Lines that are TOML or nearly so, with keys and values that belong elsewhere.

@@ -2,7 +2,10 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use rustls::pki_types::ServerName;
+
 use super::Cpus;
+use crate::base::identity::IdentityPattern;
 use crate::proxy::snapshot::EndpointAddress;
 use crate::route::HostPattern;
 
@@ -169,6 +172,23 @@ pub(super) fn authority(text: &str) -> Result<(), Fault> {
     }
     let what = format!("\"{}\" is not a host", super::node::shorten(text));
     fault(what, "write it as \"www.api.test\" or \"www.api.test:8443\"")
+}
+
+/// A name for SNI and for the endpoint's certificate; also an IP address.
+pub(super) fn server_name(text: &str) -> Result<ServerName<'static>, Fault> {
+    let name = text.to_ascii_lowercase();
+    ServerName::try_from(name).map_err(|_| Fault {
+        what: format!("\"{}\" is no name that a certificate can have", super::node::shorten(text)),
+        cure: "write a host name alone, such as \"origin.internal\", or an IP address".to_owned(),
+    })
+}
+
+/// A SPIFFE id, or a whole trust domain.
+pub(super) fn identity(text: &str) -> Result<IdentityPattern, Fault> {
+    IdentityPattern::parse(text).map_err(|error| Fault {
+        what: format!("\"{}\" is no SPIFFE identity: {error}", super::node::shorten(text)),
+        cure: "write \"spiffe://cluster.local/ns/shop/sa/web\", or \"cluster.local/*\" for all of a trust domain".to_owned(),
+    })
 }
 
 /// A path that requests can have: visible ASCII from `/` on.

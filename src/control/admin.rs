@@ -44,7 +44,7 @@ pub static ENDPOINTS: [Endpoint; 7] = [
     get("/healthz", "200 while the process answers at all.", pages::healthz),
     get(
         "/readyz",
-        "200 while new work is taken; 503 with the reason while starting or draining.",
+        "200 while new work is taken, with what is wrong with certificates; 503 with the reason while starting or draining.",
         pages::readyz,
     ),
     get("/metrics", "Metrics in the Prometheus text format.", pages::metrics),

@@ -22,10 +22,12 @@ impl Addresses {
     pub fn of(snapshot: &Snapshot, sockets: &Sockets, admin_unix: Option<&Path>) -> Self {
         let first = sockets.workers.first().map_or(&[][..], Vec::as_slice);
         let listeners = snapshot.listeners.iter().zip(first).map(|(listener, socket)| {
-            let protocol = match listener.protocol {
-                Protocol::Http => "http",
-                Protocol::Tcp { .. } => "tcp",
-                Protocol::TlsPassthrough => "tls-passthrough",
+            let protocol = match (listener.protocol, listener.tls.is_some()) {
+                (Protocol::Http, false) => "http",
+                (Protocol::Http, true) => "https",
+                (Protocol::Tcp { .. }, false) => "tcp",
+                (Protocol::Tcp { .. }, true) => "tls",
+                (Protocol::TlsPassthrough, _) => "tls-passthrough",
             };
             (listener.name.to_string(), protocol, socket.local_addr().unwrap_or(listener.address))
         });
@@ -94,6 +96,7 @@ mod tests {
             listeners: vec![
                 ("web".into(), "http", "0.0.0.0:8080".parse().unwrap()),
                 ("relay".into(), "tcp", "[::1]:8100".parse().unwrap()),
+                ("secure".into(), "https", "0.0.0.0:8443".parse().unwrap()),
             ],
             admin_tcp: Some("127.0.0.1:9901".parse().unwrap()),
             admin_unix: Some("/run/ringfort/admin.sock".into()),
@@ -103,6 +106,7 @@ mod tests {
         let expected = [
             "  http     0.0.0.0:8080 (listener \"web\")",
             "  tcp      [::1]:8100 (listener \"relay\")",
+            "  https    0.0.0.0:8443 (listener \"secure\")",
             "  admin    127.0.0.1:9901, read-only",
             "  admin    /run/ringfort/admin.sock",
             "  engine   epoll: io_uring_setup: EPERM",

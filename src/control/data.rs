@@ -22,7 +22,11 @@ use crate::proxy::snapshot::Snapshot;
 use crate::runtime::Runtime;
 use crate::sys::fd_passing::Channel;
 use crate::sys::{affinity, clock, process, random, rlimit};
-use crate::worker::{self, EngineChoice, EngineReport, Handle, Message, Plan, RingSizes, TlsMaterials};
+use crate::worker::{self, EngineChoice, EngineReport, Handle, Message, Plan, RingSizes};
+
+mod tls;
+
+use tls::LiveTls;
 
 /// File descriptors kept back for what is neither a connection nor a listener: rings, timers, admin, log, names.
 const DESCRIPTORS_RESERVED: u64 = 128;
@@ -38,6 +42,8 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 /// The hidden subcommand of the data process.
 pub fn run() -> Outcome {
     log::abort_on_panic();
+    // The supervisor passes it on as soon as there is a process: whose files are read in a moment anyway.
+    process::ignore_hang_up();
     process::set_thread_name(c"ringfort-data");
     let (facts, sockets) = match take_over() {
         Ok(taken) => taken,
@@ -128,12 +134,13 @@ async fn control(
     admin::serve(sockets.admin_tcp, sockets.admin_unix, &state)
         .map_err(|error| format!("cannot serve the admin endpoints: {error}"))?;
 
+    // Before names are looked up, which may take seconds: what is wrong with a file is told at once.
+    let (live_tls, tls) = LiveTls::open(&snapshot, &state)?;
     let ring = RingSizes::new(config.workers.ring.entries, config.workers.ring.recv_buffers);
     let engine = config.workers.engine;
     probe(engine, ring)?;
     // Workers accept as soon as they run: connections wait in the accept queues until there are addresses to go to.
     let mut endpoints = resolve(&snapshot).await;
-    let tls = TlsMaterials::plaintext(&snapshot).map_err(|_| "the system gives no randomness".to_owned())?;
     let plans =
         sockets.workers.into_iter().zip(&facts.cpus).enumerate().map(|(index, (listeners, cpu))| Plan {
             index: index as u32,
@@ -154,7 +161,7 @@ async fn control(
     }
     announce(&facts, &state, &reports, &banner);
     give_way(facts.cpus.len());
-    Ok(serve(&facts, &state, handles, endpoints, &mut signals, snapshot.drain.deadline).await)
+    Ok(serve(&facts, &state, handles, endpoints, live_tls, &mut signals, snapshot.drain.deadline).await)
 }
 
 /// Tells at once where the engine that the configuration insists on cannot be had: names may take seconds.
@@ -255,13 +262,14 @@ async fn serve(
     state: &State,
     handles: Vec<Handle>,
     mut endpoints: UnboundedReceiver<(u16, Vec<std::net::SocketAddr>)>,
+    mut tls: LiveTls,
     signals: &mut Signals,
     drain_deadline: Duration,
 ) -> Outcome {
     let mut look = tokio::time::interval(LOOK_SERVING);
     loop {
         tokio::select! {
-            () = signals.stop() => break,
+            () = Signals::stop(&mut signals.terminate, &mut signals.interrupt) => break,
             () = state.asked_to_drain() => {
                 // The supervisor must close its copies of the listeners, or connections would queue up in vain.
                 if let Err(error) = process::send_signal(facts.supervisor, process::Signal::Terminate) {
@@ -270,7 +278,9 @@ async fn serve(
                 break;
             }
             Some((cluster, addresses)) = endpoints.recv() => tell_endpoints(&handles, cluster, &addresses),
+            _ = signals.hang_up.recv() => tls.look(state, &handles, true),
             _ = look.tick() => {
+                tls.look(state, &handles, false);
                 if let Some(index) = handles.iter().position(Handle::finished) {
                     tracing::error!(worker = index, "a worker ended without being told to");
                     return Outcome::Problems;
@@ -302,25 +312,26 @@ async fn serve(
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    hang_up: Signal,
     /// Held so that none of them ends the process; the supervisor answers them.
-    _others: [Signal; 3],
+    _others: [Signal; 2],
 }
 
 impl Signals {
     fn new() -> io::Result<Self> {
-        let others = [SignalKind::hangup(), SignalKind::user_defined1(), SignalKind::user_defined2()];
-        let [hang_up, user_1, user_2] = others.map(signal);
+        let [user_1, user_2] = [SignalKind::user_defined1(), SignalKind::user_defined2()].map(signal);
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
-            _others: [hang_up?, user_1?, user_2?],
+            hang_up: signal(SignalKind::hangup())?,
+            _others: [user_1?, user_2?],
         })
     }
 
-    async fn stop(&mut self) {
+    async fn stop(terminate: &mut Signal, interrupt: &mut Signal) {
         tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
         }
     }
 }

@@ -156,7 +156,12 @@ impl Supervisor {
         loop {
             tokio::select! {
                 status = child.wait() => return Ok((exit_of(status?), stop)),
-                ask = signals.stop() => {
+                ask = signals.next() => {
+                    if ask == Ask::HangUp {
+                        tracing::info!("SIGHUP: certificates are read anew; a changed configuration needs a restart");
+                        signal_child(&child, process::Signal::HangUp);
+                        continue;
+                    }
                     let again = ask == Ask::Interrupt && interrupted;
                     interrupted |= ask == Ask::Interrupt;
                     if stop.is_none() {
@@ -181,12 +186,14 @@ impl Supervisor {
     }
 }
 
-/// Who asks to stop. A second Ctrl-C is somebody who will not wait; a second SIGTERM may be a service manager that
+/// What is asked for. A second Ctrl-C is somebody who will not wait; a second SIGTERM may be a service manager that
 /// stops what an operator has told to drain before, and cuts nothing short.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Ask {
     Interrupt,
     Terminate,
+    /// Not to stop: to read files anew.
+    HangUp,
 }
 
 /// The signals a supervisor takes.
@@ -209,13 +216,23 @@ impl Signals {
         })
     }
 
-    /// Waits for SIGTERM or SIGINT. The others are answered with a line in the log, and never end the process.
+    /// Waits for SIGTERM or SIGINT while there is nobody to pass a SIGHUP on to: what starts next reads its files.
     async fn stop(&mut self) -> Ask {
+        loop {
+            match self.next().await {
+                Ask::HangUp => {}
+                ask => return ask,
+            }
+        }
+    }
+
+    /// The others are answered with a line in the log, and never end the process.
+    async fn next(&mut self) -> Ask {
         loop {
             tokio::select! {
                 _ = self.terminate.recv() => return Ask::Terminate,
                 _ = self.interrupt.recv() => return Ask::Interrupt,
-                _ = self.hang_up.recv() => tracing::warn!("SIGHUP: reloading is not supported yet; restart instead"),
+                _ = self.hang_up.recv() => return Ask::HangUp,
                 _ = self.user_1.recv() => tracing::warn!("SIGUSR1 has no meaning here"),
                 _ = self.user_2.recv() => tracing::warn!("SIGUSR2: upgrading is not supported yet; restart instead"),
             }

@@ -205,6 +205,7 @@ causes! {
         NoCertificate: "no_certificate", "The client presented no certificate, and one is required.";
         BadCertificate: "bad_certificate", "The client's certificate is untrusted, expired, revoked or not for clients.";
         NothingShared: "nothing_shared", "No version, suite, group or protocol that both sides know.";
+        UnknownName: "unknown_name", "No route of a passthrough listener has the server name.";
         Malformed: "malformed", "The client broke the protocol.";
         TimedOut: "timed_out", "The handshake was not done by its deadline.";
         Closed: "closed", "The client left before the handshake was done, or refused our certificate.";
@@ -271,6 +272,8 @@ family! {
             "TLS handshakes that resumed a session.";
         TlsFailures: "ringfort_tls_handshake_failures_total" One Sum Some(HANDSHAKE_FAILURE),
             "TLS handshakes that failed, by cause.";
+        TlsPassedOn: "ringfort_tls_passed_on_connections_total" One Sum None,
+            "TLS connections that a passthrough listener passed on undecrypted.";
         Plaintext: "ringfort_tls_plaintext_connections_total" One Sum None,
             "Plaintext connections that a permissive listener took.";
         Misdirected: "ringfort_tls_misdirected_requests_total" One Sum None,
@@ -378,6 +381,36 @@ pub const SESSIONS_ENDED: Metric = Metric {
     help: "Sessions ended, by termination reason.",
 };
 
+/// End of what TLS is done with. Names and files are those of the configuration.
+pub const CERTIFICATE_NOT_AFTER: Metric = Metric {
+    name: "ringfort_certificate_not_after_seconds",
+    kind: Kind::Gauge,
+    unit: Unit::One,
+    across: Across::Sum,
+    label: None,
+    help: "Unix time at which the certificate in use ends; for a bundle of authorities, the last of them.",
+};
+
+/// Counted by the control thread.
+pub const CERTIFICATE_RELOADS: Metric = Metric {
+    name: "ringfort_certificate_reloads_total",
+    kind: Kind::Counter,
+    unit: Unit::One,
+    across: Across::Sum,
+    label: None,
+    help: "Times that changed files of certificates were taken into use.",
+};
+
+/// Counted by the control thread.
+pub const CERTIFICATE_RELOAD_FAILURES: Metric = Metric {
+    name: "ringfort_certificate_reload_failures_total",
+    kind: Kind::Counter,
+    unit: Unit::One,
+    across: Across::Sum,
+    label: None,
+    help: "Times that changed files of certificates could not be used and the last good ones stayed.",
+};
+
 /// Which I/O engine a worker runs; always 1.
 pub const WORKER_ENGINE: Metric = Metric {
     name: "ringfort_worker_engine",
@@ -405,7 +438,14 @@ mod tests {
     use std::path::Path;
 
     fn all() -> Vec<Metric> {
-        let mut all = vec![SESSIONS_ENDED, WORKER_ENGINE, BUILD_INFO];
+        let mut all = vec![
+            SESSIONS_ENDED,
+            CERTIFICATE_NOT_AFTER,
+            CERTIFICATE_RELOADS,
+            CERTIFICATE_RELOAD_FAILURES,
+            WORKER_ENGINE,
+            BUILD_INFO,
+        ];
         all.extend(Counter::TABLE);
         all.extend(Gauge::TABLE);
         all.extend(Histogram::TABLE);

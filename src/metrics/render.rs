@@ -3,8 +3,9 @@
 use std::fmt::Write;
 
 use super::catalog::{
-    Across, BUCKET_BOUNDS_NS, BUILD_INFO, ClusterCounter, ClusterGauge, ClusterHistogram, Counter, Gauge,
-    Histogram, Kind, ListenerCounter, ListenerGauge, Metric, Process, SESSIONS_ENDED, Unit, WORKER_ENGINE,
+    Across, BUCKET_BOUNDS_NS, BUILD_INFO, CERTIFICATE_NOT_AFTER, CERTIFICATE_RELOAD_FAILURES,
+    CERTIFICATE_RELOADS, ClusterCounter, ClusterGauge, ClusterHistogram, Counter, Gauge, Histogram, Kind,
+    ListenerCounter, ListenerGauge, Metric, Process, SESSIONS_ENDED, Unit, WORKER_ENGINE,
 };
 use super::shard::{self, Shard};
 
@@ -15,11 +16,31 @@ pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 pub struct ProcessFacts {
     version: &'static str,
     values: [u64; Process::TABLE.len()],
+    certificates: CertificateFacts,
+}
+
+/// What the control thread knows of the files of TLS.
+#[derive(Clone, Debug, Default)]
+pub struct CertificateFacts {
+    pub reloads: u64,
+    pub failures: u64,
+    /// Each once.
+    pub ends: Vec<CertificateEnd>,
+}
+
+/// Until when something in use is valid.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub struct CertificateEnd {
+    /// Whose: `listener` or `cluster`.
+    pub kind: &'static str,
+    pub name: String,
+    pub file: String,
+    pub unix_s: i64,
 }
 
 impl ProcessFacts {
-    pub const fn new(version: &'static str) -> Self {
-        Self { version, values: [0; Process::TABLE.len()] }
+    pub fn new(version: &'static str, certificates: CertificateFacts) -> Self {
+        Self { version, values: [0; Process::TABLE.len()], certificates }
     }
 
     pub const fn set(&mut self, fact: Process, value: u64) {
@@ -42,6 +63,7 @@ pub fn text(shards: &[&Shard], workers: &[WorkerFacts], process: &ProcessFacts) 
     let mut page = Page { out: String::with_capacity(16 * 1024), shards };
     page.info(process, workers);
     page.process(process);
+    page.certificates(&process.certificates);
     page.family(&Counter::TABLE, &shard::COUNTER_AT, Scope::Worker);
     page.family(&Gauge::TABLE, &shard::GAUGE_AT, Scope::Worker);
     page.family(&Histogram::TABLE, &shard::HISTOGRAM_AT, Scope::Worker);
@@ -81,6 +103,20 @@ impl<'a> Page<'a> {
         for (metric, value) in Process::TABLE.iter().zip(process.values) {
             self.head(metric);
             self.sample(metric.name, "", &[], &value.to_string());
+        }
+    }
+
+    fn certificates(&mut self, facts: &CertificateFacts) {
+        for (metric, value) in
+            [(CERTIFICATE_RELOADS, facts.reloads), (CERTIFICATE_RELOAD_FAILURES, facts.failures)]
+        {
+            self.head(&metric);
+            self.sample(metric.name, "", &[], &value.to_string());
+        }
+        self.head(&CERTIFICATE_NOT_AFTER);
+        for CertificateEnd { kind, name, file, unix_s } in &facts.ends {
+            let labels = [(*kind, name.as_str()), ("file", file.as_str())];
+            self.sample(CERTIFICATE_NOT_AFTER.name, "", &labels, &unix_s.to_string());
         }
     }
 
@@ -226,7 +262,10 @@ mod tests {
 
     fn render(shards: &[Shard]) -> String {
         let workers = [WorkerFacts { worker: 0, cpu: Some(0), engine: "epoll" }];
-        let mut process = ProcessFacts::new("1.2.3");
+        let end = |kind, file: &str| CertificateEnd { kind, name: "x".into(), file: file.into(), unix_s: 17 };
+        let ends = vec![end("listener", "a.pem"), end("cluster", "b.pem")];
+        let certificates = CertificateFacts { reloads: 3, failures: 2, ends };
+        let mut process = ProcessFacts::new("1.2.3", certificates);
         process.set(Process::Ready, 1);
         text(&shards.iter().collect::<Vec<_>>(), &workers, &process)
     }
@@ -255,6 +294,11 @@ mod tests {
         assert!(page.contains("\nringfort_worker_engine{worker=\"0\",engine=\"epoll\"} 1\n"));
         assert!(page.contains("\nringfort_build_info{version=\"1.2.3\"} 1\n"));
         assert!(page.contains("\nringfort_ready 1\n"));
+        assert!(page.contains("\nringfort_certificate_reloads_total 3\n"));
+        assert!(page.contains("\nringfort_certificate_reload_failures_total 2\n"));
+        let end = "ringfort_certificate_not_after_seconds";
+        assert!(page.contains(&format!("\n{end}{{listener=\"x\",file=\"a.pem\"}} 17\n")));
+        assert!(page.contains(&format!("\n{end}{{cluster=\"x\",file=\"b.pem\"}} 17\n")));
     }
 
     #[test]

@@ -69,7 +69,8 @@ impl Facts {
         if is_server_name && self.server_name_covered {
             return true;
         }
-        let covered = tls.certificate_names.covers(host);
+        // A certificate of a mesh names an identity and no host: there is nothing to judge a host by.
+        let covered = tls.certificate_names.is_empty() || tls.certificate_names.covers(host);
         self.server_name_covered |= is_server_name && covered;
         covered
     }

@@ -11,7 +11,7 @@ use rustls::{Error, HandshakeKind, ProtocolVersion};
 use crate::metrics::{HandshakeFailure, Histogram, ListenerCounter};
 use crate::runtime::{Deadline, RecvBuf, Socket, TimedOut};
 use crate::sys::clock;
-use crate::tls::{Chosen, MtlsMode, PeerIdentity, Server, Session, uri_names};
+use crate::tls::{Chosen, MtlsMode, PeerIdentity, Server, Session};
 
 use super::context::SessionGuard;
 use super::facts::{Facts, TlsFacts};
@@ -19,7 +19,7 @@ use super::outcome::Termination;
 use super::stream::{Failure, Stream, TlsStream};
 
 /// How long a connection whose handshake failed is read on, so that the alert is not overtaken by a RST.
-const LINGER: Duration = Duration::from_secs(2);
+pub(super) const LINGER: Duration = Duration::from_secs(2);
 /// Content type of a handshake record, the first byte of every TLS connection (RFC 8446 §5.1).
 const HANDSHAKE_RECORD: u8 = 22;
 
@@ -47,7 +47,7 @@ pub async fn accept(guard: &SessionGuard, socket: Socket) -> Option<Accepted> {
     }
 }
 
-type Failed = (HandshakeFailure, Termination);
+pub(super) type Failed = (HandshakeFailure, Termination);
 
 async fn shake(
     guard: &SessionGuard,
@@ -110,7 +110,11 @@ const fn timed_out() -> Failed {
 }
 
 /// Waits for the first bytes. A worker that drains does not wait as long.
-async fn first_bytes(guard: &SessionGuard, socket: &Socket, deadline: &Deadline) -> Result<RecvBuf, Failed> {
+pub(super) async fn first_bytes(
+    guard: &SessionGuard,
+    socket: &Socket,
+    deadline: &Deadline,
+) -> Result<RecvBuf, Failed> {
     let context = guard.context();
     let until = context.runtime.now() + guard.timeouts().handshake;
     let received = std::future::poll_fn(|cx| {
@@ -134,7 +138,7 @@ async fn first_bytes(guard: &SessionGuard, socket: &Socket, deadline: &Deadline)
 }
 
 /// Ends our direction and reads until the peer ends its own, for a while.
-async fn linger(socket: &Socket, deadline: &Deadline, until: crate::base::time::Instant) {
+pub(super) async fn linger(socket: &Socket, deadline: &Deadline, until: crate::base::time::Instant) {
     socket.shutdown_write();
     deadline.set(until);
     while matches!(deadline.within(socket.recv()).await, Ok(Ok(buf)) if !buf.is_empty()) {}
@@ -143,14 +147,12 @@ async fn linger(socket: &Socket, deadline: &Deadline, until: crate::base::time::
 /// What the handshake settled. `None` where it settled nothing, which a handshake that is done cannot.
 fn settled(session: &Session, chosen: Chosen) -> Option<TlsFacts> {
     let agreed = session.agreed();
-    let leaf = &chosen.certificate.key.cert;
-    let identity = agreed.peer_certificates().and_then(|chain| chain.first()).map(|peer| {
-        let served_as = leaf.first().map(|der| uri_names(der)).unwrap_or_default();
-        Rc::new(PeerIdentity::of_leaf(peer, served_as.first().map(|uri| &**uri)))
-    });
+    let names = chosen.certificate.names.clone();
+    let peer = agreed.peer_certificates().and_then(|chain| chain.first());
+    let identity = peer.map(|leaf| Rc::new(PeerIdentity::of_leaf(leaf, names.uri())));
     Some(TlsFacts {
         server_name: chosen.server_name,
-        certificate_names: chosen.certificate.names.clone(),
+        certificate_names: names,
         version: match agreed.protocol_version()? {
             ProtocolVersion::TLSv1_3 => "TLSv1.3",
             _ => "TLSv1.2",

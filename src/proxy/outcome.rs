@@ -24,6 +24,7 @@ terminations! {
     FirstByteTimeout: "first_byte_timeout", "The client connected and sent nothing.";
     HandshakeTimeout: "handshake_timeout", "The client did not finish its TLS handshake in time.";
     TlsFailed: "tls_failed", "The TLS handshake failed; the alert said why.";
+    NameUnknown: "name_unknown", "No route has the server name that the client asked for; an alert said so.";
     PlaintextRefused: "plaintext_refused", "The client sent no TLS to a listener that takes nothing else.";
     HeaderTimeout: "header_timeout", "The client did not finish its request head in time.";
     BodyTimeout: "body_timeout", "The client sent its request body too slowly.";

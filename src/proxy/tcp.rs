@@ -12,7 +12,7 @@ use crate::metrics::{ClusterCounter, ListenerCounter};
 use super::context::SessionGuard;
 use super::outcome::Termination;
 use super::stream::Stream;
-use super::upstream::{AcquireError, Tried};
+use super::upstream::{AcquireError, Connection, Tried};
 
 /// Receives in a row after which others get a turn.
 const RECEIVES_A_TURN: u32 = 8;
@@ -25,25 +25,45 @@ enum Broken {
 
 /// Relays until both directions have ended.
 pub async fn relay(guard: SessionGuard, downstream: Stream, cluster: u16) {
-    let termination = run(&guard, downstream, cluster).await;
+    let termination = match connect(&guard, cluster).await {
+        Ok(connection) => join(&guard, downstream, connection, cluster).await,
+        Err(termination) => {
+            downstream.abort();
+            termination
+        }
+    };
     guard.ended(termination);
 }
 
-async fn run(guard: &SessionGuard, downstream: Stream, cluster: u16) -> Termination {
+/// A connection to an endpoint of the cluster; else why the session ends.
+pub(super) async fn connect(guard: &SessionGuard, cluster: u16) -> Result<Connection, Termination> {
+    let upstreams = &guard.context().upstreams;
+    let acquired = upstreams.acquire(cluster, true, &mut Tried::default()).await;
+    let connection = acquired.map_err(|error| match error {
+        AcquireError::TimedOut => Termination::UpstreamTimeout,
+        AcquireError::Untrusted => Termination::UpstreamTls,
+        _ => Termination::UpstreamConnect,
+    })?;
+    upstreams.on_answer(&connection);
+    Ok(connection)
+}
+
+/// Sends what was received from the client before there was a connection to the endpoint.
+pub(super) fn send_first(guard: &SessionGuard, connection: &Connection, cluster: u16, bytes: &[u8]) {
+    let activity = Cell::new(Instant::ZERO);
+    let meter = Meter { guard, cluster: usize::from(cluster), activity: &activity };
+    meter.moved(Direction::Up, bytes.len() as u64);
+    connection.stream.send(bytes, false);
+}
+
+/// Relays between the two until both directions have ended.
+pub(super) async fn join(
+    guard: &SessionGuard,
+    downstream: Stream,
+    connection: Connection,
+    cluster: u16,
+) -> Termination {
     let (context, timeouts) = (guard.context(), guard.timeouts());
-    let acquired = context.upstreams.acquire(cluster, true, &mut Tried::default()).await;
-    let connection = match acquired {
-        Ok(connection) => connection,
-        Err(error) => {
-            downstream.abort();
-            return match error {
-                AcquireError::TimedOut => Termination::UpstreamTimeout,
-                AcquireError::Untrusted => Termination::UpstreamTls,
-                _ => Termination::UpstreamConnect,
-            };
-        }
-    };
-    context.upstreams.on_answer(&connection);
     let activity = Cell::new(context.runtime.now());
     let termination = {
         let upstream = &connection.stream;

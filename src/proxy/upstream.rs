@@ -94,6 +94,9 @@ struct Cluster {
     idle: Cell<u32>,
 }
 
+/// A connection in HTTP/2 that is being made, and how that ends.
+type Making = Rc<Connecting<Result<(), AcquireError>>>;
+
 struct Endpoint {
     address: SocketAddr,
     /// In its cluster; `usize::MAX` once it was taken out.
@@ -102,7 +105,7 @@ struct Endpoint {
     idle: RefCell<Vec<Idle>>,
     multiplexed: RefCell<Vec<Multiplexed>>,
     /// The connection in HTTP/2 that is being made.
-    connecting: RefCell<Option<Rc<Connecting<Result<(), AcquireError>>>>>,
+    connecting: RefCell<Option<Making>>,
     /// It chose HTTP/1.1 by ALPN when it was last asked.
     speaks_http1: Cell<bool>,
 }

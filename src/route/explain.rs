@@ -137,6 +137,9 @@ fn judge(
     if !route.method_matches(request.method) {
         lacks.push(format!("method is not {}", route.methods.join(" or ")));
     }
+    if !route.identity_matches(request.identity) {
+        lacks.push(format!("client identity is not {}", identities(route)));
+    }
     for FieldMatch { name, rule } in &route.fields {
         if !rule.matches(field(name)) {
             lacks.push(format!("field {name} is not {}", field_rule(rule)));
@@ -168,6 +171,10 @@ fn hosts(route: &Route) -> String {
     route.hosts.iter().map(text).collect::<Vec<_>>().join(" or ")
 }
 
+fn identities(route: &Route) -> String {
+    route.identities.iter().map(ToString::to_string).collect::<Vec<_>>().join(" or ")
+}
+
 fn path(route: &Route) -> String {
     match &route.path {
         PathMatch::Any => "any path".to_owned(),
@@ -193,6 +200,9 @@ fn describe(route: &Route) -> String {
     let _ = write!(text, ", {}", path(route));
     if !route.methods.is_empty() {
         let _ = write!(text, ", method {}", route.methods.join(" or "));
+    }
+    if !route.identities.is_empty() {
+        let _ = write!(text, ", client identity {}", identities(route));
     }
     for FieldMatch { name, rule } in &route.fields {
         let _ = write!(text, ", field {name} {}", field_rule(rule));

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use super::action::Action;
 use super::{FieldLookup, FieldMatch, HostPattern, PathMatch, Request, Spec};
 use crate::base::field_edits::FieldEdits;
+use crate::base::identity::IdentityPattern;
 
 /// Routes of one table: they are counted in 16 bits.
 pub const ROUTES_MAX: usize = u16::MAX as usize;
@@ -22,8 +23,10 @@ pub struct Route {
     pub response_edits: FieldEdits,
     pub(super) listeners: Vec<u16>,
     pub(super) hosts: Vec<HostPattern>,
+    alpn: Vec<Box<str>>,
     pub(super) path: PathMatch,
     pub(super) methods: Vec<Box<str>>,
+    pub(super) identities: Vec<IdentityPattern>,
     pub(super) fields: Vec<FieldMatch>,
     prefix_rewrite: Option<Box<str>>,
 }
@@ -41,24 +44,55 @@ impl Route {
         scratch
     }
 
+    /// Those it is for; none named stands for every HTTP listener.
+    pub fn listeners(&self) -> &[u16] {
+        &self.listeners
+    }
+
     /// How many conditions it has beside listener, host and path.
     pub(super) fn conditions(&self) -> usize {
-        usize::from(!self.methods.is_empty()) + self.fields.len()
+        usize::from(!self.methods.is_empty())
+            + usize::from(!self.alpn.is_empty())
+            + usize::from(!self.identities.is_empty())
+            + self.fields.len()
     }
 
     pub(super) fn method_matches(&self, method: &str) -> bool {
         self.methods.is_empty() || self.methods.iter().any(|allowed| **allowed == *method)
     }
 
+    fn alpn_matches(&self, offers: impl Fn(&[u8]) -> bool) -> bool {
+        self.alpn.is_empty() || self.alpn.iter().any(|protocol| offers(protocol.as_bytes()))
+    }
+
+    /// Without an identity, no condition on it matches.
+    pub(super) fn identity_matches(&self, identity: Option<&str>) -> bool {
+        self.identities.is_empty()
+            || identity.is_some_and(|id| self.identities.iter().any(|pattern| pattern.matches(id)))
+    }
+
     fn conditions_match(&self, request: &Request<'_>, field: FieldLookup<'_, '_>) -> bool {
         self.method_matches(request.method)
+            && self.identity_matches(request.identity)
             && self.fields.iter().all(|FieldMatch { name, rule }| rule.matches(field(name)))
     }
 }
 
 impl From<Spec> for Route {
     fn from(spec: Spec) -> Self {
-        let Spec { name, listeners, hosts, path, methods, fields, action, prefix_rewrite, .. } = spec;
+        let Spec {
+            name,
+            listeners,
+            hosts,
+            alpn,
+            path,
+            methods,
+            identities,
+            fields,
+            action,
+            prefix_rewrite,
+            ..
+        } = spec;
         let (request_edits, response_edits) = (spec.request_edits, spec.response_edits);
         Self {
             name,
@@ -67,8 +101,10 @@ impl From<Spec> for Route {
             response_edits,
             listeners,
             hosts,
+            alpn,
             path,
             methods,
+            identities,
             fields,
             prefix_rewrite,
         }
@@ -270,6 +306,23 @@ impl Table {
         Some((index, &self.routes[usize::from(index)]))
     }
 
+    /// The most specific route that names the passthrough listener and matches a client's server name (lower-case,
+    /// empty where it sent none) and offer: whether the client offers a protocol.
+    pub fn find_passthrough(
+        &self,
+        listener: u16,
+        server_name: &str,
+        offers: impl Fn(&[u8]) -> bool,
+    ) -> Option<(u16, &Route)> {
+        // A route that names no listener is for those of HTTP.
+        let accept = |index: &u16| {
+            let route = &self.routes[usize::from(*index)];
+            !route.listeners.is_empty() && route.alpn_matches(&offers)
+        };
+        let index = self.hosts(listener).find(&self.routes, server_name, "", accept)?;
+        Some((index, &self.routes[usize::from(index)]))
+    }
+
     /// Routes that can never be chosen, each with a route that always comes before it.
     pub fn unreachable(&self) -> Vec<(u16, u16)> {
         // By route: the lists it stands in, those where another covers it, and one that does.
@@ -299,9 +352,16 @@ impl Table {
     /// Whether a route earlier in the same list and of the same path takes every request that `later` would.
     fn covers(&self, earlier: u16, later: u16) -> bool {
         let (earlier, later) = (&self.routes[usize::from(earlier)], &self.routes[usize::from(later)]);
-        (earlier.methods.is_empty()
-            || (!later.methods.is_empty()
-                && later.methods.iter().all(|method| earlier.methods.contains(method))))
+        // A route that names no listener serves those of HTTP; whether a named one is of HTTP, the table does not know.
+        (!earlier.listeners.is_empty() || later.listeners.is_empty())
+            && (earlier.methods.is_empty()
+                || (!later.methods.is_empty()
+                    && later.methods.iter().all(|method| earlier.methods.contains(method))))
+            && (earlier.alpn.is_empty()
+                || (!later.alpn.is_empty() && later.alpn.iter().all(|one| earlier.alpn.contains(one))))
+            && (earlier.identities.is_empty()
+                || (!later.identities.is_empty()
+                    && later.identities.iter().all(|id| earlier.identities.iter().any(|all| all.covers(id)))))
             && earlier.fields.iter().all(|field| {
                 later.fields.iter().any(|other| field.name == other.name && field.rule.covers(&other.rule))
             })

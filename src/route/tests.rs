@@ -9,8 +9,10 @@ fn spec(name: &str) -> Spec {
         name: name.into(),
         listeners: Vec::new(),
         hosts: Vec::new(),
+        alpn: Vec::new(),
         path: PathMatch::Any,
         methods: Vec::new(),
+        identities: Vec::new(),
         fields: Vec::new(),
         action: Action::Cluster(0),
         prefix_rewrite: None,
@@ -43,7 +45,7 @@ fn table(specs: Vec<Spec>) -> Table {
 }
 
 fn get<'a>(host: &'a str, path: &'a str) -> Request<'a> {
-    Request { listener: 0, method: "GET", host, path }
+    Request { listener: 0, method: "GET", host, path, identity: None }
 }
 
 fn chosen<'t>(table: &'t Table, request: &Request<'_>, fields: &[(&str, &str)]) -> Option<&'t str> {
@@ -112,6 +114,26 @@ fn further_conditions_decide_and_then_the_order() {
     assert_eq!(chosen(&table, &Request { method: "get", ..get("", "/") }, &[]), Some("first"));
 }
 
+fn identities(texts: &[&str]) -> Vec<IdentityPattern> {
+    texts.iter().map(|text| IdentityPattern::parse(text).expect("a pattern")).collect()
+}
+
+#[test]
+fn identities_match_one_of_theirs_and_never_nobody() {
+    let get_only = Spec { methods: vec!["GET".into()], ..prefix("get", "/") };
+    let table = table(vec![
+        prefix("anybody", "/"),
+        Spec { identities: identities(&["other/*", "spiffe://td/shop"]), ..prefix("shop", "/") },
+        Spec { identities: identities(&["td/*"]), ..get_only },
+    ]);
+    let of = |method, identity| chosen(&table, &Request { method, identity, ..get("", "/") }, &[]);
+    assert_eq!(of("PUT", Some("spiffe://td/shop")), Some("shop"));
+    assert_eq!(of("PUT", Some("spiffe://other/x")), Some("shop"));
+    assert_eq!(of("PUT", Some("spiffe://td/cart")), Some("anybody"));
+    assert_eq!(of("GET", Some("spiffe://td/shop")), Some("get"), "two conditions against one");
+    assert_eq!(of("GET", None), Some("anybody"));
+}
+
 #[test]
 fn fields_match_by_presence_prefix_and_regex() {
     let with = |name: &str, rule| Spec {
@@ -130,6 +152,39 @@ fn fields_match_by_presence_prefix_and_regex() {
     assert!(!of("/absent", &[("a", "")]) && of("/absent", &[("b", "")]));
     assert!(of("/prefix", &[("a", "v12")]) && !of("/prefix", &[("a", "v2")]));
     assert!(of("/regex", &[("a", "v2")]) && !of("/regex", &[("a", "v22")]));
+}
+
+#[test]
+fn a_passthrough_listener_is_served_by_routes_that_name_it_by_name_and_protocol() {
+    let on = |name: &str, hosts: &[&str], alpn: &[&str]| Spec {
+        listeners: vec![1],
+        hosts: hosts.iter().map(|text| host(text)).collect(),
+        alpn: alpn.iter().map(|protocol| (*protocol).into()).collect(),
+        ..spec(name)
+    };
+    let table = table(vec![
+        spec("http alone"),
+        on("rest", &["a.test", "*.a.test"], &[]),
+        on("h2", &["a.test"], &["h2", "h3"]),
+        on("h2 again", &["a.test"], &["h3"]),
+        on("any name", &[], &["acme-tls/1"]),
+        Spec { listeners: vec![2], ..spec("elsewhere") },
+    ]);
+    let found = |listener, name: &str, offered: &[&str]| {
+        let offers = |protocol: &[u8]| offered.iter().any(|one| one.as_bytes() == protocol);
+        table.find_passthrough(listener, name, offers).map(|(_, route)| &*route.name)
+    };
+    assert_eq!(found(1, "a.test", &["http/1.1", "h2"]), Some("h2"));
+    assert_eq!(found(1, "a.test", &["http/1.1"]), Some("rest"));
+    assert_eq!(found(1, "x.a.test", &["h2"]), Some("rest"));
+    assert_eq!(found(1, "a.test", &["h3"]), Some("h2"));
+    assert_eq!(found(1, "b.test", &["acme-tls/1"]), Some("any name"));
+    assert_eq!(found(1, "", &["acme-tls/1"]), Some("any name"));
+    assert_eq!(found(1, "b.test", &["h2"]), None);
+    assert_eq!(found(1, "", &[]), None);
+    assert_eq!(found(0, "a.test", &["h2"]), None);
+    assert_eq!(found(2, "a.test", &[]), Some("elsewhere"));
+    assert_eq!(table.unreachable(), [(3, 2)]);
 }
 
 #[test]
@@ -166,24 +221,32 @@ fn a_route_behind_one_that_takes_all_its_requests_is_unreachable() {
         Spec { methods: vec!["GET".into()], ..prefix("get again", "/a") },
         Spec { hosts: vec![host("x.test"), host("y.test")], ..prefix("both", "/a") },
         Spec { hosts: vec![host("x.test")], ..prefix("one of both", "/a") },
+        Spec { identities: identities(&["td/*"]), ..prefix("domain", "/c") },
+        Spec { identities: identities(&["spiffe://td/a"]), ..prefix("one of the domain", "/c") },
+        prefix("anybody", "/c"),
         Spec { listeners: vec![3], ..prefix("elsewhere first", "/b") },
         prefix("elsewhere too", "/b"),
     ]);
-    assert_eq!(table.unreachable(), [(1, 0), (3, 2), (5, 4)]);
+    assert_eq!(table.unreachable(), [(1, 0), (3, 2), (5, 4), (7, 6)]);
 }
 
 #[test]
 fn an_explanation_names_what_each_candidate_lacked() {
     let table = table(vec![
         Spec { hosts: vec![host("api.test"), host("*.api.test")], ..prefix("api", "/v1/") },
-        Spec { path: PathMatch::Exact("/target".into()), methods: vec!["POST".into()], ..spec("target") },
+        Spec {
+            path: PathMatch::Exact("/target".into()),
+            methods: vec!["POST".into()],
+            identities: identities(&["td/*"]),
+            ..spec("target")
+        },
         spec("site"),
     ]);
     assert_eq!(
         table.explain(&get("API.test", "/v1/x"), &|_| None).to_string(),
         "route \"api\" is chosen: host api.test or *.api.test, path prefix /v1/\n\
          \x20 \"site\" matches too, but any host is less specific than host api.test or *.api.test\n\
-         \x20 \"target\" does not match: path is not /target; method is not POST\n"
+         \x20 \"target\" does not match: path is not /target; method is not POST; client identity is not td/*\n"
     );
 }
 
@@ -192,6 +255,8 @@ const PATTERNS: [&str; 5] = ["a.test", "*.test", "*.a.test", "b.a.test", "*.b.a.
 const PATHS: [&str; 6] = ["/", "/a", "/a/", "/a/b", "/ab", "*"];
 const METHODS: [&str; 3] = ["GET", "POST", "PUT"];
 const NAMES: [&str; 2] = ["x-a", "x-b"];
+const IDENTITIES: [Option<&str>; 4] =
+    [None, Some("spiffe://td/a"), Some("spiffe://td/b"), Some("spiffe://tdx/a")];
 
 fn any_path() -> impl Strategy<Value = PathMatch> {
     let text = || prop::sample::select(&PATHS[..5]);
@@ -221,13 +286,15 @@ fn any_spec() -> impl Strategy<Value = Spec> {
         prop::collection::vec(prop::sample::select(&PATTERNS[..]), 0..3),
         any_path(),
         prop::collection::vec(prop::sample::select(&METHODS[..]), 0..3),
+        prop::collection::vec(prop::sample::select(&["td/*", "spiffe://td/a", "tdx/*"][..]), 0..2),
         prop::collection::vec(any_field(), 0..2),
     )
-        .prop_map(|(listeners, hosts, path, methods, fields)| Spec {
+        .prop_map(|(listeners, hosts, path, methods, ids, fields)| Spec {
             listeners,
             hosts: hosts.into_iter().map(host).collect(),
             path,
             methods: methods.into_iter().map(Into::into).collect(),
+            identities: identities(&ids),
             fields,
             ..spec("any")
         })
@@ -238,14 +305,15 @@ proptest! {
     fn find_agrees_with_judging_every_route(
         specs in prop::collection::vec(any_spec(), 0..20),
         requests in prop::collection::vec(
-            (0..4u16, 0..METHODS.len(), 0..HOSTS.len(), 0..PATHS.len(), prop::collection::vec("[123]{0,2}", 0..3)),
+            (0..4u16, 0..METHODS.len(), 0..HOSTS.len(), 0..PATHS.len(), 0..IDENTITIES.len(), prop::collection::vec("[123]{0,2}", 0..3)),
             1..20,
         ),
     ) {
         let table = table(specs);
         let unreachable: Vec<u16> = table.unreachable().into_iter().map(|(index, _)| index).collect();
-        for (listener, method, host, path, values) in requests {
-            let request = Request { listener, method: METHODS[method], host: HOSTS[host], path: PATHS[path] };
+        for (listener, method, host, path, identity, values) in requests {
+            let (host, path, identity) = (HOSTS[host], PATHS[path], IDENTITIES[identity]);
+            let request = Request { listener, method: METHODS[method], host, path, identity };
             let lookup = |name: &str| {
                 NAMES.iter().zip(&values).find(|(field, _)| **field == name).map(|(_, value)| value.as_bytes())
             };

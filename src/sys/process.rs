@@ -9,6 +9,7 @@ use std::path::Path;
 pub enum Signal {
     Kill,
     Terminate,
+    HangUp,
 }
 
 /// Forbids this process and its children to gain privileges by executing a file.
@@ -29,11 +30,18 @@ pub fn die_with_parent(parent: u32) -> io::Result<()> {
     }
 }
 
+/// Has SIGHUP do nothing until somebody takes it: by default it ends the process.
+pub fn ignore_hang_up() {
+    // SAFETY: SIG_IGN is no handler of ours, and signal takes integers otherwise.
+    unsafe { libc::signal(libc::SIGHUP, libc::SIG_IGN) };
+}
+
 /// Sends `signal` to process `id`. The caller keeps the child unreaped, so that the id is still its own.
 pub fn send_signal(id: u32, signal: Signal) -> io::Result<()> {
     let number = match signal {
         Signal::Kill => libc::SIGKILL,
         Signal::Terminate => libc::SIGTERM,
+        Signal::HangUp => libc::SIGHUP,
     };
     // 0 and negative ids address groups of processes: never those. 1 is the supervisor of a container.
     let id = libc::pid_t::try_from(id).ok().filter(|id| *id > 0).ok_or(io::ErrorKind::InvalidInput)?;

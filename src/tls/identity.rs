@@ -7,7 +7,9 @@ use rustls::crypto::aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use crate::base::identity::{ID_BYTES_MAX, SpiffeId};
-use crate::limits::{PEER_NAMES_BYTES_MAX, PEER_NAMES_MAX};
+use crate::limits::{
+    FORWARDED_CLIENT_CERT_BYTES_MAX, PEER_NAMES_BYTES_MAX, PEER_NAMES_MAX, PEER_SUBJECT_BYTES_MAX,
+};
 
 mod forwarded;
 mod subject;
@@ -67,7 +69,7 @@ impl fmt::Debug for PeerIdentity {
 }
 
 /// The URI names of a certificate, the first `PEER_NAMES_MAX` of them. None of one that cannot be read.
-pub fn uri_names(der: &[u8]) -> Vec<Box<str>> {
+pub(super) fn uri_names(der: &[u8]) -> Vec<Box<str>> {
     X509Certificate::from_der(der).map(|(_, leaf)| names(&leaf).uris).unwrap_or_default()
 }
 
@@ -100,6 +102,14 @@ fn sha256(bytes: &[u8]) -> [u8; 32] {
     // The provider hands its digests out by the suites that use them.
     let suite = TLS13_AES_128_GCM_SHA256.tls13().map(|suite| suite.common.hash_provider.hash(bytes));
     suite.and_then(|digest| digest.as_ref().try_into().ok()).unwrap_or_default()
+}
+
+/// Fuzzing: any bytes are read without a panic, and what is told of them is one field value of bounded length.
+pub fn fuzz_peer_identity(der: &[u8]) {
+    let peer = PeerIdentity::of_leaf(der, None);
+    assert!(peer.forwarded.bytes().all(|byte| (0x20..0x7f).contains(&byte)), "{peer:?}");
+    assert!(peer.forwarded.len() <= 2 * FORWARDED_CLIENT_CERT_BYTES_MAX + PEER_SUBJECT_BYTES_MAX + 256);
+    assert!(peer.spiffe.is_none_or(|id| SpiffeId::parse(&id).is_ok()));
 }
 
 #[cfg(test)]

@@ -1,6 +1,8 @@
 //! One TLS session: records in, plaintext and records out. Owns no socket and no buffer of a connection: what is not
 //! yet a whole message stays with the caller and comes again.
 
+use std::ops::Deref;
+
 use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{
@@ -13,6 +15,8 @@ pub const RECORD_PLAINTEXT_BYTES_MAX: usize = 16_384;
 /// What encryption adds to a record at most: header, TLS 1.2's explicit nonce, TLS 1.3's content type, tag.
 const RECORD_OVERHEAD_BYTES_MAX: usize = 5 + 8 + 1 + 16;
 
+/// The fatal alert decode_error as a plaintext record (RFC 8446 §6.2).
+const DECODE_ERROR: [u8; 7] = [21, 3, 3, 0, 2, 2, 50];
 /// Room for a KeyUpdate that goes before other records.
 const KEY_UPDATE_BYTES_MAX: usize = 64;
 
@@ -72,23 +76,24 @@ impl Session {
         }
     }
 
-    /// Encrypts `plain` into `out`, which has room for `sealed_bytes_max` of it. Returns the bytes written.
+    /// Encrypts `plain` into `out`, which has room for `sealed_bytes_max` of it. Returns the bytes written. `pending` is
+    /// what `process` did not consume: rustls keeps positions in it.
     ///
     /// # Errors
     /// Before the handshake is done, after close_notify, and when the keys are used up and the protocol version has
     /// no way to renew them.
-    pub fn encrypt(&mut self, plain: &[u8], out: &mut [u8]) -> Result<usize, Error> {
+    pub fn encrypt(&mut self, pending: &mut [u8], plain: &[u8], out: &mut [u8]) -> Result<usize, Error> {
         match &mut self.0 {
-            Side::Server(connection) => encrypt(&mut **connection, plain, out),
-            Side::Client(connection) => encrypt(&mut **connection, plain, out),
+            Side::Server(connection) => encrypt(&mut **connection, pending, plain, out),
+            Side::Client(connection) => encrypt(&mut **connection, pending, plain, out),
         }
     }
 
-    /// Appends close_notify, once, where the session is open.
-    pub fn close(&mut self, out: &mut Vec<u8>) {
+    /// Appends close_notify, once, where the session is open. `pending` as for `encrypt`.
+    pub fn close(&mut self, pending: &mut [u8], out: &mut Vec<u8>) {
         match &mut self.0 {
-            Side::Server(connection) => close(&mut **connection, out),
-            Side::Client(connection) => close(&mut **connection, out),
+            Side::Server(connection) => close(&mut **connection, pending, out),
+            Side::Client(connection) => close(&mut **connection, pending, out),
         }
     }
 
@@ -102,7 +107,7 @@ impl Session {
 }
 
 /// The one difference between the sides that matters here.
-trait Records {
+trait Records: Deref<Target = CommonState> {
     type Data;
     fn records<'c, 'i>(&'c mut self, input: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data>;
 }
@@ -128,17 +133,10 @@ fn drive<R: Records>(
     plain: &mut impl FnMut(&[u8]),
 ) -> Processed {
     let mut consumed = 0;
-    let mut failed: Option<Error> = None;
     loop {
-        // After an error only what tells the peer is still fetched.
-        let rest = if failed.is_some() { &mut [][..] } else { &mut input[consumed..] };
-        let UnbufferedStatus { mut discard, state, .. } = connection.records(rest);
+        let UnbufferedStatus { mut discard, state, .. } = connection.records(&mut input[consumed..]);
         let phase = match state {
-            Err(error) if failed.is_some() => Some(Err(failed.take().unwrap_or(error))),
-            Err(error) => {
-                failed = Some(error);
-                None
-            }
+            Err(error) => Some(Err(error)),
             Ok(ConnectionState::ReadTraffic(mut traffic)) => {
                 let mut broken = None;
                 while let Some(record) = traffic.next_record() {
@@ -147,11 +145,10 @@ fn drive<R: Records>(
                             discard += record.discard;
                             plain(record.payload);
                         }
-                        Err(error) => broken = Some(error),
+                        Err(error) => broken = Some(Err(error)),
                     }
                 }
-                failed = broken;
-                None
+                broken
             }
             Ok(ConnectionState::EncodeTlsData(data)) => encode(data, out).err().map(Err),
             Ok(ConnectionState::TransmitTlsData(data)) => {
@@ -166,10 +163,24 @@ fn drive<R: Records>(
             Ok(_) => Some(Err(Error::General("a state that was never asked for".into()))),
         };
         consumed += discard;
-        match phase {
-            None => {}
-            // An error while one was being told: the first one counts.
-            Some(phase) => return Processed { consumed, phase: failed.map_or(phase, Err) },
+        let Some(phase) = phase else { continue };
+        if phase.is_err() {
+            tell(connection, &mut input[consumed..], out);
+            if out.is_empty() && connection.protocol_version().is_none() {
+                // rustls tells nothing of a record that cannot be taken apart. No keys yet: the alert goes in plaintext.
+                out.extend_from_slice(&DECODE_ERROR);
+            }
+        }
+        return Processed { consumed, phase };
+    }
+}
+
+/// After an error: appends what tells the peer. Goes no further, or the same error would come again.
+fn tell<R: Records>(connection: &mut R, input: &mut [u8], out: &mut Vec<u8>) {
+    while connection.wants_write() {
+        let Ok(ConnectionState::EncodeTlsData(data)) = connection.records(input).state else { return };
+        if encode(data, out).is_err() {
+            return;
         }
     }
 }
@@ -183,12 +194,17 @@ fn encode<D>(mut data: EncodeTlsData<'_, D>, out: &mut Vec<u8>) -> Result<(), Er
         .map_err(|_| Error::General("a record outgrew the room it asked for".into()))
 }
 
-fn encrypt<R: Records>(connection: &mut R, plain: &[u8], out: &mut [u8]) -> Result<usize, Error> {
+fn encrypt<R: Records>(
+    connection: &mut R,
+    pending: &mut [u8],
+    plain: &[u8],
+    out: &mut [u8],
+) -> Result<usize, Error> {
     let no_room = || Error::General("no room for a record".into());
     let mut written = 0;
     loop {
         let out = &mut out[written..];
-        match connection.records(&mut []).state? {
+        match connection.records(pending).state? {
             ConnectionState::WriteTraffic(mut traffic) => {
                 return match traffic.encrypt(plain, out) {
                     Ok(bytes) => Ok(written + bytes),
@@ -205,9 +221,9 @@ fn encrypt<R: Records>(connection: &mut R, plain: &[u8], out: &mut [u8]) -> Resu
     }
 }
 
-fn close<R: Records>(connection: &mut R, out: &mut Vec<u8>) {
+fn close<R: Records>(connection: &mut R, pending: &mut [u8], out: &mut Vec<u8>) {
     loop {
-        let Ok(state) = connection.records(&mut []).state else { return };
+        let Ok(state) = connection.records(pending).state else { return };
         let passed = match state {
             ConnectionState::WriteTraffic(mut traffic) => {
                 let mut alert = [0; 64];
@@ -237,3 +253,6 @@ fn pass<D>(state: ConnectionState<'_, '_, D>) -> Result<(), Error> {
         _ => Err(Error::General("nothing can be sent any more".into())),
     }
 }
+
+#[cfg(test)]
+mod tests;

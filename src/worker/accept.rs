@@ -15,6 +15,7 @@ use crate::proxy::handshake::{self, Accepted};
 use crate::proxy::http1::Http1;
 use crate::proxy::http2::Http2;
 use crate::proxy::outcome::Termination;
+use crate::proxy::passthrough;
 use crate::proxy::snapshot::Protocol;
 use crate::proxy::stream::Stream;
 use crate::proxy::tcp;
@@ -95,12 +96,11 @@ fn start(context: &Rc<Context>, index: u16, socket: Socket) {
         runtime.spawn(over_tls(guard, socket, protocol));
         return;
     }
-    let stream = Stream::Socket(socket);
+    let stream = Stream::Socket;
     match protocol {
-        Protocol::Http => runtime.spawn(Http1::new(guard, stream, Facts::default()).serve()),
-        Protocol::Tcp { cluster } => runtime.spawn(tcp::relay(guard, stream, cluster)),
-        // Refused by the configuration until sessions can do it.
-        Protocol::TlsPassthrough => {}
+        Protocol::Http => runtime.spawn(Http1::new(guard, stream(socket), Facts::default()).serve()),
+        Protocol::Tcp { cluster } => runtime.spawn(tcp::relay(guard, stream(socket), cluster)),
+        Protocol::TlsPassthrough => runtime.spawn(passthrough::relay(guard, socket)),
     }
 }
 

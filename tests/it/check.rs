@@ -97,11 +97,10 @@ fn listeners_that_would_share_connections_are_told() {
 #[test]
 fn what_comes_later_is_refused_with_a_plain_word() {
     let (code, text) = check(
-        "[[listener]]\nname = \"s\"\nlisten = \"127.0.0.1:1\"\nprotocol = \"http\"\n[listener.tls]\ncertificates = []\n\
-         [[route]]\nrespond = { status = 200 }\n",
+        "[[listener]]\nname = \"s\"\nlisten = \"127.0.0.1:1\"\n[[route]]\nrespond = { status = 200 }\n[steal]\nmode = \"act\"\n",
     );
     assert_eq!(code, Some(1), "{text}");
-    assert!(text.contains(":5:") && text.contains("tls"), "{text}");
+    assert!(text.contains(":6:") && text.contains("steal"), "{text}");
 }
 
 #[test]

@@ -9,6 +9,7 @@ pub mod message;
 pub mod origin;
 pub mod process;
 pub mod setup;
+pub mod tls;
 
 use std::time::{Duration, Instant};
 

@@ -137,6 +137,7 @@ fn measure_one(
         reuse: Reuse::KeepAlive,
         pace: Pace::Closed,
         verify_all: true,
+        tls: None,
     };
     let timing = Timing {
         warm_up: Duration::from_millis(500),

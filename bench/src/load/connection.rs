@@ -7,6 +7,8 @@ use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
 
 use super::Shape;
+use super::secure::Secure;
+use crate::tls::Handshake;
 use crate::wire;
 
 /// A body up to this long is compared octet by octet on every response.
@@ -14,12 +16,23 @@ const VERIFY_BYTES_MAX: usize = 4096;
 
 pub(super) struct Connection {
     stream: Option<TcpStream>,
+    secure: Option<Box<Secure>>,
     phase: Phase,
     due: Instant,
     /// Octets of a response head that came in pieces.
     head: Vec<u8>,
     /// Responses completed on this connection.
     responses: u64,
+    /// Connections opened on this slot.
+    opened: u64,
+    news: News,
+}
+
+/// What TLS came to since it was last asked for.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct News {
+    pub(super) handshake: Option<Handshake>,
+    pub(super) tickets: u64,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -43,7 +56,16 @@ pub(super) enum Progress {
 
 impl Default for Connection {
     fn default() -> Self {
-        Self { stream: None, phase: Phase::Idle, due: Instant::now(), head: Vec::new(), responses: 0 }
+        Self {
+            stream: None,
+            secure: None,
+            phase: Phase::Idle,
+            due: Instant::now(),
+            head: Vec::new(),
+            responses: 0,
+            opened: 0,
+            news: News::default(),
+        }
     }
 }
 
@@ -67,11 +89,10 @@ impl Connection {
     ) -> Progress {
         self.due = due;
         self.phase = Phase::Sending(0);
-        if self.stream.is_none() {
-            match connect(shape, slot, registry) {
-                Ok(stream) => self.stream = Some(stream),
-                Err(error) => return Progress::Failed(format!("connect to {}: {error}", shape.address)),
-            }
+        if self.stream.is_none()
+            && let Err(error) = self.connect(shape, slot, registry)
+        {
+            return Progress::Failed(format!("connect to {}: {error}", shape.address));
         }
         match self.send(shape) {
             Ok(()) => Progress::Waiting,
@@ -81,9 +102,7 @@ impl Connection {
 
     /// Takes what the socket has. `read_closed`: the peer has sent its end.
     pub(super) fn proceed(&mut self, shape: &Shape, buffer: &mut [u8], read_closed: bool) -> Progress {
-        if let Phase::Sending(_) = self.phase
-            && let Err(error) = self.send(shape)
-        {
+        if let Err(error) = self.send(shape) {
             return Progress::Failed(format!("connect or send: {error}"));
         }
         loop {
@@ -95,7 +114,7 @@ impl Connection {
                 Err(error) if would_wait(&error) => return Progress::Waiting,
                 Err(error) => return Progress::Failed(format!("receive while {:?}: {error}", self.phase)),
             };
-            match self.receive(&buffer[..count], shape) {
+            match self.decrypt(&buffer[..count], shape) {
                 Ok(true) => return Progress::Complete,
                 Ok(false) => {}
                 Err(why) => return Progress::Failed(why),
@@ -109,11 +128,31 @@ impl Connection {
 
     /// Drops the connection after an error.
     pub(super) fn discard(&mut self) {
-        *self = Self { due: self.due, ..Self::default() };
+        *self = Self { due: self.due, opened: self.opened, news: self.news, ..Self::default() };
+    }
+
+    /// What TLS came to since the last call.
+    pub(super) fn take_news(&mut self) -> News {
+        std::mem::take(&mut self.news)
+    }
+
+    fn connect(&mut self, shape: &Shape, slot: usize, registry: &Registry) -> io::Result<()> {
+        let mut stream = TcpStream::connect(shape.address)?;
+        stream.set_nodelay(true)?;
+        registry.register(&mut stream, Token(slot), Interest::READABLE | Interest::WRITABLE)?;
+        self.stream = Some(stream);
+        if let Some(terms) = &shape.secure {
+            self.secure = Some(Box::new(terms.start(slot, self.opened)?));
+        }
+        self.opened += 1;
+        Ok(())
     }
 
     fn ended(&mut self) -> Progress {
         if self.phase == Phase::Ending {
+            if self.secure.as_ref().is_some_and(|secure| !secure.peer_closed()) {
+                return Progress::Failed("connection closed without close_notify".to_owned());
+            }
             self.discard();
             return Progress::Complete;
         }
@@ -124,7 +163,15 @@ impl Connection {
     }
 
     fn send(&mut self, shape: &Shape) -> io::Result<()> {
-        let (Some(stream), Phase::Sending(mut sent)) = (&mut self.stream, self.phase) else { return Ok(()) };
+        let Some(stream) = &mut self.stream else { return Ok(()) };
+        if let Some(secure) = &mut self.secure {
+            if let Phase::Sending(_) = self.phase {
+                secure.write(&shape.request)?;
+                self.phase = Phase::Head;
+            }
+            return secure.flush(stream);
+        }
+        let Phase::Sending(mut sent) = self.phase else { return Ok(()) };
         while sent < shape.request.len() {
             match stream.write(&shape.request[sent..]) {
                 Ok(count) => sent += count,
@@ -140,7 +187,24 @@ impl Connection {
         Ok(())
     }
 
-    /// Whether the exchange is over.
+    /// Takes what came from the socket, through TLS where there is TLS; whether the exchange is over.
+    fn decrypt(&mut self, bytes: &[u8], shape: &Shape) -> Result<bool, String> {
+        let (Some(mut secure), Some(terms)) = (self.secure.take(), &shape.secure) else {
+            return self.receive(bytes, shape);
+        };
+        let (shaken, tickets) = (secure.handshake().is_some(), secure.tickets());
+        let outcome = secure.receive(bytes, terms, |plain| self.receive(plain, shape));
+        self.news.tickets += secure.tickets() - tickets;
+        if !shaken {
+            self.news.handshake = secure.handshake();
+        }
+        self.secure = Some(secure);
+        // Behind an error there is still an alert to be sent, which the proxy's log may tell of.
+        let sent = self.send(shape).map_err(|error| format!("send: {error}"));
+        outcome.and_then(|complete| sent.map(|()| complete))
+    }
+
+    /// Takes plaintext; whether the exchange is over.
     fn receive(&mut self, bytes: &[u8], shape: &Shape) -> Result<bool, String> {
         match self.phase {
             Phase::Head if self.head.is_empty() => match self.read_head(bytes, shape)? {
@@ -200,13 +264,6 @@ impl Connection {
     }
 }
 
-fn connect(shape: &Shape, slot: usize, registry: &Registry) -> io::Result<TcpStream> {
-    let mut stream = TcpStream::connect(shape.address)?;
-    stream.set_nodelay(true)?;
-    registry.register(&mut stream, Token(slot), Interest::READABLE | Interest::WRITABLE)?;
-    Ok(stream)
-}
-
-fn would_wait(error: &io::Error) -> bool {
+pub(super) fn would_wait(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::NotConnected)
 }

@@ -1,6 +1,6 @@
 //! `[[cluster]]`.
 
-use super::{Names, millis, millis_or, number, number_u32, tell};
+use super::{Files, Names, millis, millis_or, number, number_u32, tell, tls};
 use crate::config::node::{Node, shorten};
 use crate::config::problem::{Finding, Findings};
 use crate::config::values;
@@ -12,7 +12,11 @@ const CLUSTERS_MAX: usize = u16::MAX as usize;
 /// Endpoints of one cluster.
 const ENDPOINTS_MAX: usize = 4_096;
 
-pub(super) fn build<'t>(root: &Node<'t>, findings: &mut Findings) -> (Vec<Cluster>, Names<'t>) {
+pub(super) fn build<'t>(
+    root: &Node<'t>,
+    files: &mut Files<'_>,
+    findings: &mut Findings,
+) -> (Vec<Cluster>, Names<'t>) {
     let all = root.table("timeouts");
     let mut names = Names::new("cluster");
     let nodes = root.tables("cluster");
@@ -23,9 +27,11 @@ pub(super) fn build<'t>(root: &Node<'t>, findings: &mut Findings) -> (Vec<Cluste
     let mut clusters = Vec::new();
     for node in nodes.iter().take(CLUSTERS_MAX) {
         let name = names.add(node, findings);
+        let endpoints = endpoints(node, findings);
         clusters.push(Cluster {
             name: name.into(),
-            endpoints: endpoints(node, findings),
+            tls: tls::client(node, &endpoints, files, findings),
+            endpoints,
             connect_timeout: millis_or(node, &all, "connect_timeout_ms"),
             request_timeout: millis_or(node, &all, "request_timeout_ms"),
             idle_timeout: millis_or(node, &all, "pool_idle_timeout_ms"),
@@ -33,7 +39,6 @@ pub(super) fn build<'t>(root: &Node<'t>, findings: &mut Findings) -> (Vec<Cluste
             connections_max: number_u32(node, "connections_max"),
             retries_max: number_u32(node, "retries_max"),
             resolve_interval: millis(node, "resolve_interval_ms"),
-            tls: None,
             ejection: ejection(&node.table("ejection"), findings),
             protocol: match node.text("protocol").map(|text| text.text) {
                 Some("h2") => ClusterProtocol::H2,

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use super::{Names, millis_or, tell};
+use super::{Files, Names, millis_or, tell, tls};
 use crate::config::node::{Node, Text, shorten};
 use crate::config::problem::{Finding, Findings};
 use crate::config::values;
@@ -22,14 +22,27 @@ pub(super) struct Listeners<'t> {
 pub(super) enum Kind {
     Http,
     Tcp,
-    /// Of a later release, or wrong: told already, so that routes to it are not.
+    Passthrough,
+    /// Wrong: told already, so that routes to it are not.
     Unknown,
+}
+
+impl Kind {
+    /// The protocol's word where bytes are passed on that are not looked into.
+    const fn relayed(self) -> Option<&'static str> {
+        match self {
+            Self::Tcp => Some("tcp"),
+            Self::Passthrough => Some("tls-passthrough"),
+            Self::Http | Self::Unknown => None,
+        }
+    }
 }
 
 pub(super) fn build<'t>(
     root: &Node<'t>,
     admin: Option<SocketAddr>,
     clusters: &mut Names<'_>,
+    files: &mut Files<'_>,
     findings: &mut Findings,
 ) -> Listeners<'t> {
     let mut listeners = Listeners { list: Vec::new(), names: Names::new("listener"), kinds: Vec::new() };
@@ -49,6 +62,7 @@ pub(super) fn build<'t>(
         let kind = match node.text("protocol").map(|text| text.text) {
             Some("http") => Kind::Http,
             Some("tcp") => Kind::Tcp,
+            Some("tls-passthrough") => Kind::Passthrough,
             _ => Kind::Unknown,
         };
         let cluster = cluster(node, kind, name, clusters, findings);
@@ -57,8 +71,12 @@ pub(super) fn build<'t>(
         listeners.list.push(Listener {
             name: name.into(),
             address: address.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0))),
-            protocol: cluster.map_or(Protocol::Http, |cluster| Protocol::Tcp { cluster }),
-            tls: None,
+            protocol: match (kind, cluster) {
+                (Kind::Passthrough, _) => Protocol::TlsPassthrough,
+                (_, Some(cluster)) => Protocol::Tcp { cluster },
+                (_, None) => Protocol::Http,
+            },
+            tls: tls::server(node, files, findings),
             backlog: super::number_u32(node, "backlog"),
             connections_max: node
                 .integer("connections_max")
@@ -126,7 +144,7 @@ fn cluster(
             }
             None
         }
-        (Kind::Http, Some(cluster)) => {
+        (Kind::Http | Kind::Passthrough, Some(cluster)) => {
             let what = "\"cluster\" is for listeners of protocol \"tcp\"";
             let cure = format!(
                 "move it to a [[route]] with listener = \"{}\", or set protocol = \"tcp\"",
@@ -159,10 +177,10 @@ fn forwarded(node: &Node<'_>, kind: Kind, findings: &mut Findings) -> (Forwarded
             .ok()
     };
     let trusted: Vec<Cidr> = node.texts("trusted_proxies").iter().filter_map(cidr).collect();
-    if kind == Kind::Tcp {
+    if let Some(protocol) = kind.relayed() {
         for key in ["forwarded", "trusted_proxies"] {
             if let Some(span) = node.key_span(key) {
-                let what = format!("\"{key}\" has no effect on a listener of protocol \"tcp\"");
+                let what = format!("\"{key}\" has no effect on a listener of protocol \"{protocol}\"");
                 findings.push(Finding::warning(&span, what).cure("remove it"));
             }
         }

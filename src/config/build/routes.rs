@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use super::edits::edits;
 use super::listeners::{Kind, Listeners};
 use super::{Names, tell};
+use crate::base::identity::IdentityPattern;
 use crate::config::nearest::nearest;
 use crate::config::node::{Node, Text, shorten};
 use crate::config::problem::{Finding, Findings, Span};
@@ -12,6 +13,7 @@ use crate::config::values;
 use crate::route::{
     Action, FieldMatch, FieldRule, HostPattern, PathMatch, Pattern, PatternError, ROUTES_MAX, Spec, Table,
 };
+use crate::tls::MtlsMode;
 
 const PATHS: [&str; 3] = ["path", "path_prefix", "path_regex"];
 const FIELD_RULES: [&str; 4] = ["exact", "prefix", "regex", "present"];
@@ -57,18 +59,23 @@ pub(super) fn build<'t>(
     Some(table)
 }
 
-/// An HTTP listener that no route names answers 404 to everything.
+/// An HTTP listener that no route names answers 404 to everything; one for passthrough refuses all.
 fn warn_unserved(listeners: &Listeners<'_>, specs: &[Option<Spec>], findings: &mut Findings) {
     for (index, kind) in (0u16..).zip(&listeners.kinds) {
         // A route that could not be read may have been for this listener.
         let served =
             specs.iter().any(|spec| spec.as_ref().is_none_or(|spec| spec.listeners.contains(&index)));
-        if *kind == Kind::Http && !served {
-            let (name, span) = listeners.names.at(index);
-            let what =
-                format!("no route serves listener \"{}\": it answers 404 to everything", shorten(name));
-            findings.push(Finding::warning(&span, what).cure("add a [[route]]").absence());
-        }
+        let (name, span) = listeners.names.at(index);
+        let (what, cure) = match kind {
+            Kind::Http if !served => ("it answers 404 to everything", "add a [[route]]".to_owned()),
+            Kind::Passthrough if !served => {
+                let cure = format!("add a [[route]] with listener = \"{}\"", shorten(name));
+                ("it refuses every client", cure)
+            }
+            _ => continue,
+        };
+        let what = format!("no route serves listener \"{}\": {what}", shorten(name));
+        findings.push(Finding::warning(&span, what).cure(cure).absence());
     }
 }
 
@@ -76,7 +83,7 @@ fn warn_unserved(listeners: &Listeners<'_>, specs: &[Option<Spec>], findings: &m
 pub(super) struct Reader<'r, 't> {
     pub(super) node: &'r Node<'t>,
     pub(super) findings: &'r mut Findings,
-    listeners: &'r mut Listeners<'t>,
+    pub(super) listeners: &'r mut Listeners<'t>,
 }
 
 impl<'t> Reader<'_, 't> {
@@ -88,8 +95,13 @@ impl<'t> Reader<'_, 't> {
         };
         let listeners = self.listeners();
         let hosts = self.hosts();
+        let alpn = self.alpn();
+        let suits = listeners
+            .as_deref()
+            .is_none_or(|listeners| self.suits(listeners, hosts.as_deref().unwrap_or_default()));
         let path = self.path();
         let methods = self.methods();
+        let identities = self.identities(listeners.as_deref());
         let headers = self.node.tables("headers");
         let count = headers.len();
         let fields: Vec<FieldMatch> = headers.iter().filter_map(|header| self.field(header)).collect();
@@ -108,8 +120,10 @@ impl<'t> Reader<'_, 't> {
             name: name.into(),
             listeners: listeners?,
             hosts: hosts?,
+            alpn: alpn.filter(|_| suits)?,
             path: path?,
             methods: methods?,
+            identities: identities?,
             fields: complete.then_some(fields)?,
             action: action?,
             prefix_rewrite: prefix_rewrite?,
@@ -128,7 +142,7 @@ impl<'t> Reader<'_, 't> {
             let kinds = (0u16..).zip(&self.listeners.kinds);
             let http: Vec<u16> =
                 kinds.filter(|(_, kind)| **kind == Kind::Http).map(|(index, _)| index).collect();
-            if http.is_empty() && self.listeners.kinds.iter().all(|kind| *kind == Kind::Tcp) {
+            if http.is_empty() && self.listeners.kinds.iter().all(|kind| *kind != Kind::Unknown) {
                 let finding =
                     Finding::warning(&self.node.span(), "the route serves nothing: no listener is \"http\"");
                 self.findings.push(finding.cure("remove it, or add a listener").absence());
@@ -254,9 +268,60 @@ impl<'t> Reader<'_, 't> {
         complete.then(|| texts.iter().map(|text| text.text.into()).collect())
     }
 
+    /// `listeners`: those that the route serves.
+    fn identities(&mut self, listeners: Option<&[u16]>) -> Option<Vec<IdentityPattern>> {
+        const KEY: &str = "client_identities";
+        let texts = self.node.texts(KEY);
+        let Some(span) = self.node.key_span(KEY) else { return Some(Vec::new()) };
+        if texts.is_empty() {
+            let span = self.node.value_span(KEY);
+            self.error(
+                &span,
+                "an empty list of identities",
+                "leave \"client_identities\" out to take any client",
+            );
+            return None;
+        }
+        let mut identities: Vec<IdentityPattern> = Vec::new();
+        let mut complete = true;
+        for text in &texts {
+            match tell(values::identity(text.text), &text.span, self.findings) {
+                None => complete = false,
+                Some(pattern) if identities.contains(&pattern) => {
+                    let what = format!("identity \"{}\" is there twice", shorten(text.text));
+                    self.findings.push(Finding::warning(&text.span, what).cure("remove one"));
+                }
+                Some(pattern) => identities.push(pattern),
+            }
+        }
+        self.warn_anonymous(&span, listeners.unwrap_or_default());
+        complete.then_some(identities)
+    }
+
+    /// Only a listener that asks clients for a certificate knows whom it talks to.
+    fn warn_anonymous(&mut self, span: &Span, listeners: &[u16]) {
+        for index in listeners {
+            let Some(listener) = self.listeners.list.get(usize::from(*index)) else { continue };
+            if listener.tls.as_ref().is_none_or(|tls| tls.mtls == MtlsMode::Disable) {
+                let what = format!(
+                    "listener \"{}\" asks no client for a certificate, so \"client_identities\" matches nobody there",
+                    shorten(&listener.name)
+                );
+                let cure =
+                    "set mtls = \"permissive\" or \"strict\" in its [listener.tls], or name other listeners";
+                self.findings.push(Finding::warning(span, what).cure(cure));
+            }
+        }
+    }
+
     fn field(&mut self, header: &Node<'t>) -> Option<FieldMatch> {
         let name = header.text("name")?;
+        let span = name.span.clone();
         let name = tell(values::field_name(name.text), &name.span, self.findings);
+        if name.as_deref() == Some("x-forwarded-client-cert") {
+            let what = "any client can send \"x-forwarded-client-cert\": a condition on it proves nothing";
+            self.findings.push(Finding::warning(&span, what).cure("use client_identities"));
+        }
         let there: Vec<&str> = FIELD_RULES.into_iter().filter(|key| header.has(key)).collect();
         let [key] = there.as_slice() else {
             let what = match there.as_slice() {

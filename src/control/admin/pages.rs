@@ -17,7 +17,11 @@ pub fn healthz(_: &State) -> Response {
 
 pub fn readyz(state: &State) -> Response {
     match state.phase() {
-        Phase::Serving => json_answer(StatusCode::OK, &json!({ "ready": true })),
+        // The last good certificates serve: that is ready, and somebody should know all the same.
+        Phase::Serving => match state.certificate_problems() {
+            problems if problems.is_empty() => json_answer(StatusCode::OK, &json!({ "ready": true })),
+            problems => json_answer(StatusCode::OK, &json!({ "ready": true, "certificates": problems })),
+        },
         phase => {
             let body = json!({ "ready": false, "reason": phase.word() });
             json_answer(StatusCode::SERVICE_UNAVAILABLE, &body)

@@ -1,12 +1,12 @@
 //! What the admin endpoints show: the phase of the process, its workers, and where their numbers are.
 
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use tokio::sync::Notify;
 
 use crate::control::log::Log;
-use crate::metrics::{Process, ProcessFacts, Shard, WorkerFacts};
+use crate::metrics::{CertificateFacts, Process, ProcessFacts, Shard, WorkerFacts};
 use crate::sys::{clock, process};
 
 /// Where the data process is in its life.
@@ -38,6 +38,8 @@ pub struct State {
     restarts: u32,
     descriptors_max: u64,
     drain: Notify,
+    /// What to count of certificates, and what is wrong with their files.
+    certificates: Mutex<(CertificateFacts, Vec<String>)>,
 }
 
 impl State {
@@ -59,6 +61,7 @@ impl State {
             restarts,
             descriptors_max,
             drain: Notify::new(),
+            certificates: Mutex::default(),
         }
     }
 
@@ -93,6 +96,15 @@ impl State {
         &self.config
     }
 
+    /// `problems`: what is wrong with the files of certificates as they are now.
+    pub fn set_certificates(&self, facts: CertificateFacts, problems: Vec<String>) {
+        *self.certificates.lock().unwrap_or_else(PoisonError::into_inner) = (facts, problems);
+    }
+
+    pub fn certificate_problems(&self) -> Vec<String> {
+        self.certificates.lock().unwrap_or_else(PoisonError::into_inner).1.clone()
+    }
+
     /// Asks the control thread to drain. Asking again changes nothing.
     pub fn ask_to_drain(&self) {
         self.drain.notify_one();
@@ -105,7 +117,8 @@ impl State {
 
     /// Facts of the process as they are now.
     pub fn process_facts(&self) -> ProcessFacts {
-        let mut facts = ProcessFacts::new(env!("CARGO_PKG_VERSION"));
+        let certificates = self.certificates.lock().unwrap_or_else(PoisonError::into_inner).0.clone();
+        let mut facts = ProcessFacts::new(env!("CARGO_PKG_VERSION"), certificates);
         facts.set(Process::Ready, u64::from(self.phase() == Phase::Serving));
         facts.set(Process::StartTime, self.start_unix_s);
         facts.set(Process::Restarts, u64::from(self.restarts));

@@ -119,7 +119,8 @@ fn answer(
         return Ok(if head.method == "OPTIONS" { own(200) } else { own(405) });
     }
     let listener = asker.listener;
-    let asked = route::Request { listener, method: head.method, host: head.host, path };
+    let identity = asker.facts.spiffe();
+    let asked = route::Request { listener, method: head.method, host: head.host, path, identity };
     let lookup = |name: &str| head.field(name);
     let Some((index, route)) = serving.snapshot.routes.find(&asked, &lookup) else {
         return Ok(if path == "*" { own(200) } else { own(404) });

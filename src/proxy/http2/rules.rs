@@ -124,7 +124,7 @@ const fn is_misfit(frame: Frame) -> bool {
     match frame.kind {
         kind::PRIORITY => frame.len != 5,
         kind::RST_STREAM | kind::WINDOW_UPDATE => frame.len != 4,
-        kind::SETTINGS => frame.len % 6 != 0 || (frame.flags & ACK != 0 && frame.len > 0),
+        kind::SETTINGS => !frame.len.is_multiple_of(6) || (frame.flags & ACK != 0 && frame.len > 0),
         kind::PING => frame.len != 8,
         kind::GOAWAY => frame.len < 8,
         _ => false,

@@ -189,7 +189,7 @@ impl Tap {
             *glitches_total += 1;
         };
         let on_frame = |frame: Frame| {
-            violation.set(violation.get().or(rules.judge(frame)));
+            violation.set(violation.get().or_else(|| rules.judge(frame)));
             match frame.kind {
                 kind::DATA => {
                     let empty = if frame.flags & PADDED != 0 { frame.len <= 1 } else { frame.len == 0 };
@@ -221,7 +221,7 @@ impl Tap {
         };
         input.scan(bytes, on_frame, |frame, payload| match frame.kind {
             kind::GOAWAY => *goaway = Some(word_of(payload) & (u32::MAX >> 1)),
-            kind::SETTINGS => violation.set(violation.get().or(judge_setting(payload))),
+            kind::SETTINGS => violation.set(violation.get().or_else(|| judge_setting(payload))),
             _ => {}
         });
     }

@@ -208,8 +208,12 @@ impl TlsStream {
 
     /// `None`: nothing can be sent any more, and the peer, if it is still there, is to see a broken stream.
     fn seal(&self, plain: &[u8], mut out: RecvBuf) -> Option<RecvBuf> {
-        let mut session = self.session.borrow_mut();
-        let sealed = out.write_with(sealed_bytes_max(plain.len()), |room| session.encrypt(plain, room));
+        if self.end.get() == End::Broken {
+            return None;
+        }
+        let (mut session, mut partial) = (self.session.borrow_mut(), self.partial.borrow_mut());
+        let room = sealed_bytes_max(plain.len());
+        let sealed = out.write_with(room, |room| session.encrypt(&mut partial.bytes, plain, room));
         if sealed.is_err() {
             self.end.set(End::Broken);
             self.socket.shutdown_write();
@@ -249,8 +253,11 @@ impl TlsStream {
 
     /// Tells the peer that our stream is whole.
     pub fn close_notify(&self) {
+        if self.end.get() == End::Broken {
+            return;
+        }
         let mut out = self.memory.runtime.take_block();
-        self.session.borrow_mut().close(&mut out);
+        self.session.borrow_mut().close(&mut self.partial.borrow_mut().bytes, &mut out);
         if !out.is_empty() {
             self.socket.send(&out, true);
         }

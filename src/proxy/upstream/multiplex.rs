@@ -9,7 +9,7 @@ use crate::metrics::{ClusterCounter, ClusterGauge, Shard};
 use super::super::http2::{Connecting, Multiplexed, Slot};
 use super::super::snapshot::ClusterProtocol;
 use super::super::stream::Stream;
-use super::{AcquireError, Cluster, Connection, Counted, Endpoint, Tried, Upstreams};
+use super::{AcquireError, Cluster, Connection, Counted, Endpoint, Making, Tried, Upstreams};
 
 /// What a request goes up on.
 pub enum Acquired {
@@ -38,7 +38,7 @@ impl Drop for StreamLease {
 /// Who makes a connection; the others learn when it gives up.
 struct Maker<'a> {
     endpoint: &'a Endpoint,
-    connecting: Rc<Connecting<Result<(), AcquireError>>>,
+    connecting: Making,
 }
 
 impl Drop for Maker<'_> {
@@ -156,11 +156,9 @@ impl Upstreams {
         }
         let maker = Maker { endpoint, connecting };
         let made = self.make_multiplexed(cluster, endpoint).await;
-        if let Err(error) = &made {
-            if *error != AcquireError::Local {
-                self.shard.cluster(cluster.position).add(ClusterCounter::ConnectFailures, 1);
-                self.failed(cluster, endpoint);
-            }
+        if made.as_ref().is_err_and(|error| *error != AcquireError::Local) {
+            self.shard.cluster(cluster.position).add(ClusterCounter::ConnectFailures, 1);
+            self.failed(cluster, endpoint);
         }
         maker.connecting.finish(Some(made.as_ref().map(|_| ()).map_err(|error| *error)));
         made

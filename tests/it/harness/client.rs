@@ -36,8 +36,9 @@ impl Response {
     }
 }
 
-pub struct Client {
-    pub reader: Reader<TcpStream>,
+/// Over TCP, or over TLS on it.
+pub struct Client<S = TcpStream> {
+    pub reader: Reader<S>,
 }
 
 impl Client {
@@ -69,12 +70,34 @@ impl Client {
         Self { reader: Reader::new(stream) }
     }
 
-    pub fn stream(&mut self) -> &mut TcpStream {
-        &mut self.reader.stream
-    }
-
     pub fn read_timeout(&mut self, timeout: Duration) {
         self.stream().set_read_timeout(Some(timeout)).unwrap();
+    }
+
+    /// Whether nothing (no byte, no end) comes for `time`.
+    pub fn stays_open_and_silent(&mut self, time: Duration) -> bool {
+        self.read_timeout(time);
+        let silent = match self.reader.fill() {
+            Ok(_) => false,
+            Err(error) => matches!(error.kind(), std::io::ErrorKind::WouldBlock),
+        };
+        self.read_timeout(SOON);
+        silent
+    }
+
+    pub fn shutdown_write(&mut self) {
+        self.stream().shutdown(Shutdown::Write).unwrap();
+    }
+
+    /// Ends the connection by a reset.
+    pub fn reset(self) {
+        reset(self.reader.stream);
+    }
+}
+
+impl<S: Read + Write> Client<S> {
+    pub fn stream(&mut self) -> &mut S {
+        &mut self.reader.stream
     }
 
     #[track_caller]
@@ -162,31 +185,11 @@ impl Client {
         }
     }
 
-    /// Whether nothing (no byte, no end) comes for `time`.
-    pub fn stays_open_and_silent(&mut self, time: Duration) -> bool {
-        self.read_timeout(time);
-        let silent = match self.reader.fill() {
-            Ok(_) => false,
-            Err(error) => matches!(error.kind(), std::io::ErrorKind::WouldBlock),
-        };
-        self.read_timeout(SOON);
-        silent
-    }
-
     /// How long until the gateway ends the connection, reading and dropping what comes.
     pub fn time_to_end(&mut self) -> Duration {
         let start = Instant::now();
         let _ = self.read_to_end();
         start.elapsed()
-    }
-
-    pub fn shutdown_write(&mut self) {
-        self.stream().shutdown(Shutdown::Write).unwrap();
-    }
-
-    /// Ends the connection by a reset.
-    pub fn reset(self) {
-        reset(self.reader.stream);
     }
 }
 

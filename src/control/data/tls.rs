@@ -1,0 +1,77 @@
+//! TLS while workers serve: what they begin with, and what they are told when a file has changed or the secrets of
+//! tickets are due. Never touches a connection.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::base::time::Instant;
+use crate::control::admin::State;
+use crate::control::certificates::{Certificates, TlsChange};
+use crate::proxy::snapshot::Snapshot;
+use crate::sys::{clock, cpu};
+use crate::tls::{ROTATION_S, TicketKeys};
+use crate::worker::{Handle, Message, TlsMaterials};
+
+/// Who watches the files and the age of the secrets.
+pub(super) struct LiveTls {
+    certificates: Certificates,
+    ticket_keys: Arc<TicketKeys>,
+    /// When the secrets were last replaced.
+    rotated: Instant,
+}
+
+impl LiveTls {
+    /// With what every worker begins with.
+    ///
+    /// # Errors
+    /// Every file that cannot be used, a line each, with the cure.
+    pub(super) fn open(snapshot: &Snapshot, state: &State) -> Result<(Self, TlsMaterials), String> {
+        let mut materials =
+            TlsMaterials::plaintext(snapshot).map_err(|_| "the system gives no randomness".to_owned())?;
+        materials.aes_is_fast = cpu::has_aes();
+        let (certificates, changes) = Certificates::open(snapshot, unix_s())
+            .map_err(|failures| failures.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))?;
+        for change in changes {
+            match change {
+                TlsChange::Listener(listener, material) => {
+                    materials.listeners[usize::from(listener)] = Some(material);
+                }
+                TlsChange::Cluster(cluster, material) => {
+                    materials.clusters[usize::from(cluster)] = Some(material);
+                }
+            }
+        }
+        state.set_certificates(certificates.facts(), certificates.problems());
+        let ticket_keys = materials.ticket_keys.clone();
+        Ok((Self { certificates, ticket_keys, rotated: clock::now() }, materials))
+    }
+
+    /// Tells the workers of changed files, and of new secrets when they are due. `always`: reads unchanged files too.
+    pub(super) fn look(&mut self, state: &State, handles: &[Handle], always: bool) {
+        for change in self.certificates.look(unix_s(), always) {
+            for handle in handles {
+                handle.send(match change.clone() {
+                    TlsChange::Listener(listener, material) => Message::ServerTls { listener, material },
+                    TlsChange::Cluster(cluster, material) => Message::ClientTls { cluster, material },
+                });
+            }
+        }
+        state.set_certificates(self.certificates.facts(), self.certificates.problems());
+        let now = clock::now();
+        if now.since(self.rotated) < Duration::from_secs(ROTATION_S.into()) {
+            return;
+        }
+        self.rotated = now;
+        // Without randomness the present ones stay good, and the next period brings another try.
+        if let Ok(keys) = self.ticket_keys.rotated() {
+            self.ticket_keys = Arc::new(keys);
+            for handle in handles {
+                handle.send(Message::TicketKeys(self.ticket_keys.clone()));
+            }
+        }
+    }
+}
+
+fn unix_s() -> i64 {
+    clock::unix_seconds().cast_signed()
+}

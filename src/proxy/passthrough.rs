@@ -1,0 +1,178 @@
+//! A TLS connection passed on undecrypted: routed by the server name and the protocols of its ClientHello, which the
+//! endpoint gets as it came. Never answers a hello; one that cannot be passed on is refused with the alert that says
+//! why, in the clear, as nothing else can be sent before keys are agreed.
+
+use rustls::AlertDescription;
+
+use crate::metrics::{HandshakeFailure, ListenerCounter};
+use crate::runtime::{Deadline, RecvBuf, Runtime, Socket, TimedOut};
+use crate::tls::client_hello::{ClientHello, Hello, Reader, fatal_alert};
+
+use super::context::SessionGuard;
+use super::handshake::{LINGER, first_bytes, linger};
+use super::outcome::Termination;
+use super::stream::Stream;
+use super::tcp;
+use super::upstream::Connection;
+
+/// Reads the hello, finds its endpoint, and relays until both directions have ended.
+pub async fn relay(guard: SessionGuard, socket: Socket) {
+    // What is needed until the endpoint has the hello lives in recycled memory: a relay may last for days.
+    let context = guard.context().clone();
+    match context.exchanges.place(begin(&guard, &socket)).await {
+        Ok((connection, cluster)) => {
+            let termination = tcp::join(&guard, Stream::Socket(socket), connection, cluster).await;
+            guard.ended(termination);
+        }
+        Err(refusal) => refuse(&guard, socket, refusal).await,
+    }
+}
+
+/// How a connection ends that is not passed on.
+struct Refusal {
+    /// `None` where the client's hello was good, but no endpoint could be had.
+    failure: Option<HandshakeFailure>,
+    termination: Termination,
+    leave: Leave,
+}
+
+enum Leave {
+    /// The client is gone, or said too little to be answered.
+    Silently,
+    /// It speaks something else: an alert would be noise to it.
+    Reset,
+    Alert(AlertDescription),
+}
+
+impl Refusal {
+    const fn silent(failure: HandshakeFailure, termination: Termination) -> Self {
+        Self { failure: Some(failure), termination, leave: Leave::Silently }
+    }
+
+    const fn alert(failure: HandshakeFailure, termination: Termination, alert: AlertDescription) -> Self {
+        Self { failure: Some(failure), termination, leave: Leave::Alert(alert) }
+    }
+
+    const fn unknown_name() -> Self {
+        let (failure, termination) = (HandshakeFailure::UnknownName, Termination::NameUnknown);
+        Self::alert(failure, termination, AlertDescription::UnrecognisedName)
+    }
+}
+
+/// Up to the connection that has been sent the hello.
+async fn begin(guard: &SessionGuard, socket: &Socket) -> Result<(Connection, u16), Refusal> {
+    let (hello, kept) = read_hello(guard, socket).await?;
+    let cluster = route(guard, &hello)?;
+    let connection = tcp::connect(guard, cluster).await.map_err(|termination| Refusal {
+        failure: None,
+        termination,
+        leave: Leave::Alert(AlertDescription::InternalError),
+    })?;
+    guard.context().shard.listener(usize::from(guard.listener())).add(ListenerCounter::TlsPassedOn, 1);
+    tcp::send_first(guard, &connection, cluster, kept.bytes());
+    Ok((connection, cluster))
+}
+
+async fn read_hello<'g>(
+    guard: &'g SessionGuard,
+    socket: &Socket,
+) -> Result<(ClientHello, Kept<'g>), Refusal> {
+    let runtime = &guard.context().runtime;
+    let deadline = runtime.deadline();
+    deadline.set(runtime.now() + guard.timeouts().handshake);
+    let first = first_bytes(guard, socket, &deadline)
+        .await
+        .map_err(|(failure, termination)| Refusal::silent(failure, termination))?;
+    let mut kept = Kept { runtime, only: Some(first), assembled: Vec::new() };
+    let mut reader = Reader::default();
+    loop {
+        match reader.read(kept.bytes()) {
+            Hello::Complete(hello) => return Ok((hello, kept)),
+            Hello::Partial => kept.receive(socket, &deadline).await?,
+            Hello::NotTls => {
+                let (failure, termination) = (HandshakeFailure::Plaintext, Termination::PlaintextRefused);
+                return Err(Refusal { failure: Some(failure), termination, leave: Leave::Reset });
+            }
+            Hello::Malformed(AlertDescription::UnrecognisedName) => return Err(Refusal::unknown_name()),
+            Hello::Malformed(alert) => {
+                return Err(Refusal::alert(HandshakeFailure::Malformed, Termination::TlsFailed, alert));
+            }
+        }
+    }
+}
+
+/// The bytes of a hello as they arrive. Usually all of them are in the first buffer, and nothing is copied. While
+/// more is waited for, the buffer is back in the pool and what came is kept in the room it needs, which the worker's
+/// budget knows of. `limits::HELLO_BYTES_MAX` and `HELLO_RECORDS_MAX` bound it.
+struct Kept<'g> {
+    runtime: &'g Runtime,
+    only: Option<RecvBuf>,
+    assembled: Vec<u8>,
+}
+
+impl Kept<'_> {
+    fn bytes(&self) -> &[u8] {
+        self.only.as_deref().unwrap_or(&self.assembled)
+    }
+
+    async fn receive(&mut self, socket: &Socket, deadline: &Deadline) -> Result<(), Refusal> {
+        if let Some(only) = self.only.take() {
+            self.append(&only);
+        }
+        match deadline.within(socket.recv()).await {
+            Ok(Ok(buf)) if !buf.is_empty() => {
+                self.append(&buf);
+                Ok(())
+            }
+            Ok(_) => Err(Refusal::silent(HandshakeFailure::Closed, Termination::ClientAborted)),
+            Err(TimedOut) => Err(Refusal::silent(HandshakeFailure::TimedOut, Termination::HandshakeTimeout)),
+        }
+    }
+
+    fn append(&mut self, bytes: &[u8]) {
+        let before = self.assembled.capacity();
+        self.assembled.extend_from_slice(bytes);
+        self.runtime.charge(self.assembled.capacity() - before);
+    }
+}
+
+impl Drop for Kept<'_> {
+    fn drop(&mut self) {
+        self.runtime.discharge(self.assembled.capacity());
+    }
+}
+
+/// The cluster for a hello.
+fn route(guard: &SessionGuard, hello: &ClientHello) -> Result<u16, Refusal> {
+    let context = guard.context();
+    let routes = &context.serving().snapshot.routes;
+    let name = hello.server_name.as_deref().unwrap_or_default();
+    let find = |offers: &dyn Fn(&[u8]) -> bool| routes.find_passthrough(guard.listener(), name, offers);
+    if let Some((_, route)) = find(&|protocol| hello.alpn.contains(protocol)) {
+        // Every route of such a listener names a cluster.
+        return route.action.cluster(context.random_u32()).ok_or_else(Refusal::unknown_name);
+    }
+    if find(&|_| true).is_none() {
+        return Err(Refusal::unknown_name());
+    }
+    // RFC 7301 §3.2: the name is served, but in none of the protocols that the client offers.
+    let (failure, termination) = (HandshakeFailure::NothingShared, Termination::TlsFailed);
+    Err(Refusal::alert(failure, termination, AlertDescription::NoApplicationProtocol))
+}
+
+async fn refuse(guard: &SessionGuard, socket: Socket, refusal: Refusal) {
+    let Refusal { failure, termination, leave } = refusal;
+    let context = guard.context();
+    if let Some(failure) = failure {
+        context.shard.listener(usize::from(guard.listener())).handshake_failed(failure);
+    }
+    guard.ended(termination);
+    match leave {
+        Leave::Silently => {}
+        Leave::Reset => socket.abort(),
+        Leave::Alert(alert) => {
+            socket.send(&fatal_alert(alert), false);
+            linger(&socket, &context.runtime.deadline(), context.runtime.now() + LINGER).await;
+        }
+    }
+}
