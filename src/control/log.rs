@@ -13,6 +13,7 @@ use serde::{Serialize, Serializer};
 use serde_json::Value;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::registry::Registry;
 
@@ -97,7 +98,12 @@ struct JsonLines(Log);
 
 impl<S: Subscriber> Layer<S> for JsonLines {
     fn enabled(&self, metadata: &tracing::Metadata<'_>, _: Context<'_, S>) -> bool {
-        *metadata.level() <= Level::INFO
+        // The HTTP/2 crate warns of what peers do; it is counted, and nobody may write the log from outside.
+        *metadata.level() <= Level::INFO && !metadata.target().starts_with("h2::")
+    }
+
+    fn max_level_hint(&self) -> Option<LevelFilter> {
+        Some(LevelFilter::INFO)
     }
 
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {

@@ -48,6 +48,8 @@ delegate! {
     fn unsent(&self) -> usize;
     /// Receive in large buffers from now on, or in usual ones again.
     fn set_bulk(&self, bulk: bool);
+    /// Leave what nobody waits for with the kernel, or receive ahead again.
+    fn set_on_demand(&self, on_demand: bool);
     /// Has what arrives unasked noticed, for `is_quiet`.
     fn watch(&self);
     /// Whether nothing came that nobody asked for.

@@ -18,12 +18,13 @@ use crate::metrics::{ClusterCounter, ClusterGauge, ClusterHistogram, Shard};
 use crate::runtime::{Deadline, Runtime, Socket, TimedOut};
 use crate::tls::{self, Client};
 
-use super::http2::{Connecting, Multiplexed};
+use super::http2::Multiplexed;
 use super::snapshot::{self, EndpointAddress, Snapshot};
 use super::stream::{Failure, Stream, TlsStream};
 
 mod multiplex;
 
+use multiplex::Making;
 pub use multiplex::{Acquired, Exchange};
 
 /// Why no connection could be had.
@@ -94,9 +95,6 @@ struct Cluster {
     idle: Cell<u32>,
 }
 
-/// A connection in HTTP/2 that is being made, and how that ends.
-type Making = Rc<Connecting<Result<(), AcquireError>>>;
-
 struct Endpoint {
     address: SocketAddr,
     /// In its cluster; `usize::MAX` once it was taken out.
@@ -105,7 +103,7 @@ struct Endpoint {
     idle: RefCell<Vec<Idle>>,
     multiplexed: RefCell<Vec<Multiplexed>>,
     /// The connection in HTTP/2 that is being made.
-    connecting: RefCell<Option<Making>>,
+    connecting: RefCell<Option<Rc<Making>>>,
     /// It chose HTTP/1.1 by ALPN when it was last asked.
     speaks_http1: Cell<bool>,
 }

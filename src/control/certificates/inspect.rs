@@ -6,7 +6,7 @@ use super::files;
 use super::source::{Content, Source};
 use super::{Certificates, Failure, Sources};
 use crate::config::{Config, Problem, Severity};
-use crate::tls::{Certificate, date};
+use crate::tls::{Certificate, Remark, date};
 
 /// The step at which a certificate is called due.
 const SOON_S: i64 = 30 * 86_400;
@@ -68,7 +68,10 @@ impl Report<'_> {
 
     fn certificate(&mut self, pair: &Source<Certificate>, certificate: &Certificate) {
         let Some(path) = pair.path() else { return };
-        for remark in certificate.remarks() {
+        // What is only presented to endpoints need not fit a host.
+        let served = self.config.snapshot.listeners.iter().filter_map(|listener| listener.tls.as_ref());
+        let is_served = served.flat_map(|tls| &tls.certificates).any(|files| files.cert == path);
+        for remark in certificate.remarks().iter().filter(|remark| is_served || **remark != Remark::NoNames) {
             let text = remark.to_string();
             let (what, cure) = text.split_once("; ").unwrap_or((&text, ""));
             self.warn(path, what.to_owned(), cure);

@@ -234,6 +234,10 @@ impl TlsStream {
         self.socket.set_bulk(bulk);
     }
 
+    pub fn set_on_demand(&self, on_demand: bool) {
+        self.socket.set_on_demand(on_demand);
+    }
+
     pub fn watch(&self) {
         self.socket.watch();
     }

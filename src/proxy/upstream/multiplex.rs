@@ -9,7 +9,7 @@ use crate::metrics::{ClusterCounter, ClusterGauge, Shard};
 use super::super::http2::{Connecting, Multiplexed, Slot};
 use super::super::snapshot::ClusterProtocol;
 use super::super::stream::Stream;
-use super::{AcquireError, Cluster, Connection, Counted, Endpoint, Making, Tried, Upstreams};
+use super::{AcquireError, Cluster, Connection, Counted, Endpoint, Tried, Upstreams};
 
 /// What a request goes up on.
 pub enum Acquired {
@@ -35,10 +35,13 @@ impl Drop for StreamLease {
     }
 }
 
+/// A connection that is being made, for those who wait for it.
+pub(super) type Making = Connecting<Result<(), AcquireError>>;
+
 /// Who makes a connection; the others learn when it gives up.
 struct Maker<'a> {
     endpoint: &'a Endpoint,
-    connecting: Making,
+    connecting: Rc<Making>,
 }
 
 impl Drop for Maker<'_> {
