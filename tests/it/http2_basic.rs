@@ -300,8 +300,15 @@ fn http1_clients_reach_http2_endpoints(engine: Engine) {
     client.send("POST /up HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nX-Up: 1\r\n\r\n");
     assert_eq!(client.read_response().status, 200);
     assert_eq!(client.get("/status/204").status, 204);
+    client.send("OPTIONS * HTTP/1.1\r\nHost: a.test\r\n\r\n");
+    assert_eq!(client.read_response().status, 200);
+    client.send("GET /old HTTP/1.0\r\n\r\n");
+    let old = client.read_response();
+    assert!(old.status == 200 && old.closes() && old.text().starts_with("GET /old"), "{old:?}");
     assert_eq!(origin.accepted(), 1);
     let seen = origin.seen();
     assert_eq!(seen[3].trailers.as_ref().unwrap()["x-up"], "1");
     assert_eq!(seen[2].uri, "http://a.test/up");
+    assert_eq!((seen[5].method.as_str(), seen[5].uri.as_str()), ("OPTIONS", "http://a.test*"));
+    assert_eq!(seen[6].uri, format!("http://{}/old", origin.address()));
 }

@@ -319,9 +319,11 @@ impl Driver<'_> {
     ) {
         let context = self.session.context();
         let memory_bytes_max = context.serving().snapshot.limits.memory_bytes_max;
-        if self.session.live.get() >= self.streams_max || context.runtime.charged() >= memory_bytes_max {
+        let memory_bytes = context.runtime.charged() + context.runtime.buffer_stats().bytes_in_use;
+        if self.session.live.get() >= self.streams_max || memory_bytes >= memory_bytes_max {
             return respond.send_reset(Reason::REFUSED_STREAM);
         }
+        context.shard.listener(self.session.listener()).add(ListenerCounter::Http2Streams, 1);
         self.requests = self.requests.saturating_add(1);
         let live = Live::new(self.session);
         context.runtime.spawn(async move {

@@ -2,6 +2,8 @@
 //! and HTTP/1.1 has no word for; all else is left to the one parser of heads. Never decides where a body ends: it
 //! writes down what the frames said, and the parser decides.
 
+use std::net::SocketAddr;
+
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Uri, Version};
 
@@ -219,6 +221,15 @@ pub(super) fn request(head: &RequestHead<'_, '_>, scheme: &str, te_trailers: boo
     Some(request)
 }
 
+/// A head that was written for HTTP/1.1 to no host, as HTTP/1.0 may ask, made one to `endpoint`. `None` where it has one.
+pub(super) fn with_host(head: &[u8], endpoint: SocketAddr) -> Option<Vec<u8>> {
+    const NO_HOST: &[u8] = b"Host: \r\n";
+    let line_len = memchr::memchr(b'\n', head)? + 1;
+    let rest = head[line_len..].strip_prefix(NO_HOST)?;
+    let host = endpoint.to_string();
+    Some([&head[..line_len], b"Host: ", host.as_bytes(), b"\r\n", rest].concat())
+}
+
 /// The response that goes to a client in HTTP/2. `None` where a part of it has no place there.
 pub(super) fn response(
     head: &ResponseHead<'_, '_>,
@@ -356,6 +367,14 @@ mod tests {
         let mut request = get().body(()).unwrap();
         *request.uri_mut() = Uri::from_static("*");
         assert_eq!(neutral(request, true), Err(Malformed));
+    }
+
+    #[test]
+    fn a_head_without_host_gets_one() {
+        let named =
+            with_host(b"GET / HTTP/1.1\r\nHost: \r\nX: y\r\n\r\n", "[::1]:80".parse().unwrap()).unwrap();
+        assert_eq!(named, b"GET / HTTP/1.1\r\nHost: [::1]:80\r\nX: y\r\n\r\n");
+        assert_eq!(with_host(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", "1.2.3.4:5".parse().unwrap()), None);
     }
 
     fn parsed_response(text: &str, check: impl Fn(&ResponseHead<'_, '_>)) {

@@ -1,6 +1,7 @@
 //! Endpoints that are spoken to in HTTP/2: which connection has room for a request, when another one is made, when one
 //! is given up. Requests that find a connection being made wait for it: a burst makes one, not as many.
 
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -21,6 +22,12 @@ pub enum Acquired {
 pub struct Exchange {
     pub slot: Slot,
     lease: StreamLease,
+}
+
+impl Exchange {
+    pub fn endpoint(&self) -> SocketAddr {
+        self.lease.endpoint.address
+    }
 }
 
 /// Counts a request at its endpoint until it is dropped.
