@@ -243,6 +243,7 @@ impl Exchange<'_> {
         let sending = std::future::poll_fn(|cx| sender.poll_send(cx, &mut body, true));
         self.deadline.set(self.context.runtime.now() + self.timeouts.write_stall);
         if self.deadline.within(sending).await.is_err() {
+            self.session.note_stall();
             sender.reset(Reason::CANCEL.into());
         }
     }
@@ -482,6 +483,7 @@ impl Exchange<'_> {
             Ok(()) => Responded::Complete { reusable: plan.reusable && source.into_rest().is_none() },
             Err(BodyError::SinkBroken) => Responded::Broken { by_endpoint: false },
             Err(BodyError::SinkStalled) => {
+                self.session.note_stall();
                 sender.reset(Reason::CANCEL.into());
                 Responded::Broken { by_endpoint: false }
             }

@@ -51,9 +51,16 @@ pub(super) struct Session {
     pub(super) facts: RefCell<Facts>,
     /// Streams whose task has not ended: until then they count, whatever their peer did to them (CVE-2023-44487).
     live: Cell<u32>,
+    /// Streams that were given up since the driver looked because the client opened no window for them.
+    stalls: Cell<u32>,
 }
 
 impl Session {
+    /// A response was not taken in time.
+    pub(super) fn note_stall(&self) {
+        self.stalls.set(self.stalls.get() + 1);
+    }
+
     pub(super) fn listener(&self) -> usize {
         usize::from(self.guard.listener())
     }
@@ -102,7 +109,7 @@ impl Http2 {
         let tap = Tap::new(PREFACE.len(), 0, glitches_max, context.runtime.now());
         let link = Link::new(&context.runtime, stream, tap);
         let deadline = context.runtime.deadline();
-        let session = Session { guard, facts: RefCell::new(facts), live: Cell::new(0) };
+        let session = Session { guard, facts: RefCell::new(facts), live: Cell::new(0), stalls: Cell::new(0) };
         Self { session: Rc::new(session), link, deadline }
     }
 
@@ -254,6 +261,7 @@ impl Driver<'_> {
         if let (None, Some(violation)) = (ended, violation) {
             ended = self.leave(cx, Termination::ProtocolError, violation.reason());
         }
+        self.link.tap.borrow_mut().stalled(self.session.stalls.take());
         if ended.is_none() && self.link.tap.borrow_mut().is_excessive(now) {
             ended = self.leave(cx, Termination::Flooded, Reason::ENHANCE_YOUR_CALM);
         }

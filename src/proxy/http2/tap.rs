@@ -17,6 +17,9 @@ const SETTING_BYTES: usize = 6;
 const WINDOW_UPDATES_PER_DATA: u32 = 10;
 /// Unpaid WINDOW_UPDATE and PING frames before they count: what a connection begins with, and its pauses.
 const ALLOWANCE_MAX: u32 = 1_000;
+/// Responses that a peer may leave untaken in a row: windows held at zero, on one stream by a reader that rests, on all
+/// of them by one that holds our memory.
+const STALLS_MAX: u32 = 16;
 /// One glitch is forgiven in this time: keep-alive frames of a connection that lasts for days.
 const FORGIVEN_EVERY: Duration = Duration::from_millis(100);
 
@@ -256,9 +259,21 @@ impl Tap {
         *glitches_total += u64::from(provoked);
     }
 
+    /// Responses were given up because the peer did not take them. Each held a stream and its buffers for long.
+    pub(super) fn stalled(&mut self, streams: u32) {
+        let cost = streams.saturating_mul(self.glitches_max / STALLS_MAX);
+        self.glitches = self.glitches.saturating_add(cost);
+        self.glitches_total += u64::from(cost);
+    }
+
+    /// Whether the peer has had all its glitches: what else it sent is not looked at.
+    pub(super) const fn is_spent(&self) -> bool {
+        self.glitches > self.glitches_max
+    }
+
     /// Whether the peer costs more than it may. Forgives what time forgives.
     pub(super) fn is_excessive(&mut self, now: Instant) -> bool {
-        if self.glitches > self.glitches_max {
+        if self.is_spent() {
             return true;
         }
         let elapsed = now.since(self.forgiven_at);
@@ -293,6 +308,11 @@ impl Tap {
     /// Whether the peer has not acknowledged our SETTINGS.
     pub(super) const fn owes_settings_ack(&self) -> bool {
         self.settings_owed > 0
+    }
+
+    /// Field blocks begun so far.
+    pub(super) const fn blocks(&self) -> u64 {
+        self.blocks
     }
 
     /// The number of the field block whose rest the peer owes, if it does.
@@ -446,6 +466,15 @@ mod tests {
         assert!(tap.owes_settings_ack());
         tap.received(&frame(0, kind::SETTINGS, ACK));
         assert!(!tap.owes_settings_ack());
+    }
+
+    #[test]
+    fn responses_that_are_not_taken_cost_more_than_frames() {
+        let mut tap = Tap::new(0, 0, 160, Instant::ZERO);
+        tap.stalled(16);
+        assert!(!tap.is_excessive(Instant::ZERO));
+        tap.stalled(1);
+        assert!(tap.is_excessive(Instant::ZERO));
     }
 
     #[test]
