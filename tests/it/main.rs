@@ -27,4 +27,5 @@ mod supervisor;
 mod tcp;
 mod tidy;
 mod tls;
+mod tls_peers;
 mod upstream_tls;

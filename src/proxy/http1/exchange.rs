@@ -486,6 +486,8 @@ impl Exchange<'_> {
     fn settle(&self, connection: Connection, reusable: bool) {
         if reusable && !self.context.is_draining() {
             self.context.upstreams.release(connection);
+        } else {
+            connection.stream.close();
         }
     }
 

@@ -426,4 +426,43 @@ mod tests {
         write_trailers(&mut out, &fields).unwrap();
         assert_eq!(out, b"grpc-status: 0\r\nx-sum: abc\r\n");
     }
+
+    proptest::proptest! {
+        /// No field, method or target makes another field or another line of it.
+        #[test]
+        fn what_is_written_is_read_back_field_by_field(
+            method in "[A-Z]{1,8}",
+            path in "/[ -~]{0,12}",
+            fields in proptest::collection::vec(("[a-z][a-z0-9-]{0,6}", "[\\t -~\u{80}-\u{ff}]{0,8}"), 0..6),
+            ended: bool,
+        ) {
+            let mut request = Request::builder().method(method.as_str()).uri("http://a.test/");
+            if let Ok(uri) = Uri::builder().scheme("http").authority("a.test").path_and_query(path.as_str()).build() {
+                request = request.uri(uri);
+            }
+            for (name, value) in &fields {
+                request = request.header(name, value);
+            }
+            let Ok(request) = request.body(()) else { return Ok(()) };
+            let (head, ()) = request.into_parts();
+            let mut out = Vec::new();
+            if write_request(&mut out, &head, ended).is_err() {
+                return Ok(());
+            }
+            let mut slots = FieldSlots::new();
+            if let Ok(parsed) = parse_request(&out, &mut slots, &HeadLimits::default()) {
+                let Parsed::Complete(parsed) = parsed else { panic!("a head that does not end: {out:?}") };
+                proptest::prop_assert_eq!(parsed.head_len, out.len());
+                proptest::prop_assert_eq!(parsed.method, head.method.as_str());
+                for (name, value) in head.headers.iter().filter(|(name, _)| *name != header::COOKIE) {
+                    let found = parsed.fields().iter().any(|field| {
+                        field.name == name.as_str() && field.value == value.as_bytes()
+                    });
+                    proptest::prop_assert!(found, "{} {:?}", name, value);
+                }
+                // Beside them only those that we write: the host, and one that frames.
+                proptest::prop_assert!(parsed.fields().len() <= head.headers.len() + 2);
+            }
+        }
+    }
 }
