@@ -26,6 +26,16 @@ TURN_S = 0.4
 # What disturbs this machine only makes it worse: one good measurement of these shows what the gateway does.
 ATTEMPTS = 4
 
+SILENT = """[timeouts]
+write_stall_timeout_ms = 3000
+[[route]]
+path_prefix = "/silent"
+cluster = "silent"
+[[cluster]]
+name = "silent"
+endpoints = ["127.0.0.1:{port}"]
+"""
+
 DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = 0, 1, 2, 3, 4, 6, 7, 8, 9
 END_STREAM, END_HEADERS, PADDED = 1, 4, 8
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -87,13 +97,13 @@ OPEN = frame(HEADERS, END_HEADERS, 1, POST)
 FLOODS = {
     "rapid reset": lambda: a_stream_each(lambda n: frame(HEADERS, END_STREAM | END_HEADERS, n, GET) + frame(RST_STREAM, 0, n, struct.pack(">I", 8))),
     "made you reset, a body longer than its length": lambda: a_stream_each(
-        lambda n: frame(HEADERS, END_HEADERS, n, head(b"POST", b"/echo", (b"content-length", b"1"))) + frame(DATA, 0, n, b"xy")
+        lambda n: frame(HEADERS, END_HEADERS, n, head(b"POST", b"/silent", (b"content-length", b"1"))) + frame(DATA, 0, n, b"xy")
     ),
     "made you reset, window overflow": lambda: a_stream_each(
         lambda n: frame(HEADERS, END_HEADERS, n, POST) + frame(WINDOW_UPDATE, 0, n, struct.pack(">I", 0x7FFFFFFF))
     ),
     "malformed requests": lambda: a_stream_each(lambda n: frame(HEADERS, END_STREAM | END_HEADERS, n, head(b"GET", b"/", (b"connection", b"x")))),
-    "streams beyond the limit": lambda: a_stream_each(lambda n: frame(HEADERS, END_HEADERS, n, head(b"POST", b"/echo"))),
+    "streams beyond the limit": lambda: a_stream_each(lambda n: frame(HEADERS, END_HEADERS, n, head(b"POST", b"/silent"))),
     "CONTINUATION": lambda: frame(HEADERS, 0, 1, GET) + frame(CONTINUATION, 0, 1, literal(b"x", b"y")) * 100_000,
     "empty CONTINUATION": lambda: frame(HEADERS, 0, 1, GET) + frame(CONTINUATION, 0, 1) * 100_000,
     "empty DATA": lambda: OPEN + frame(DATA, 0, 1) * 100_000,
@@ -251,7 +261,7 @@ def p99(port, seconds):
             assert sock.recv(4096).startswith(b"HTTP/1.1 200")
             took.append(time.monotonic() - started)
             time.sleep(0.0005)
-    return statistics.quantiles(took, n=100)[98]
+    return sorted(took)[len(took) * 99 // 100]
 
 
 def in_turns(port, go):
@@ -296,9 +306,10 @@ def beside_a_good_client(tally, name, gateway):
 def main():
     tally = Tally()
     for engine in ENGINES:
-        origin = Origin()
+        # What floods send up goes to one that the kernel accepts for, and nobody answers: it takes no CPU from anybody.
+        origin, silent = Origin(), socket.create_server(("127.0.0.1", 0), backlog=4096)
         name = f"flood {engine:8}"
-        with Gateway(engine, origin.port, "[timeouts]\nwrite_stall_timeout_ms = 3000\n") as gateway:
+        with Gateway(engine, origin.port, SILENT.format(port=silent.getsockname()[1])) as gateway:
             if gateway.ready_after is None:
                 tally.check(name, False, "the gateway did not start: " + gateway.log())
                 continue

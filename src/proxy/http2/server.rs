@@ -53,14 +53,15 @@ pub(super) struct Session {
     live: Cell<u32>,
     /// Those of them whose request has a body, so that its peer may fill their window.
     with_body: Cell<u32>,
-    /// Streams that were given up since the driver looked because the client opened no window for them.
-    stalls: Cell<u32>,
+    /// Streams since the driver looked last that cost more than their frames: responses that were not taken in time,
+    /// heads of too many fields.
+    offences: Cell<u32>,
 }
 
 impl Session {
-    /// A response was not taken in time.
-    pub(super) fn note_stall(&self) {
-        self.stalls.set(self.stalls.get() + 1);
+    /// A stream cost more than its frames.
+    pub(super) fn note_offence(&self) {
+        self.offences.set(self.offences.get() + 1);
     }
 
     /// What all windows together can hold, which the crate keeps until somebody takes it.
@@ -133,8 +134,8 @@ impl Http2 {
         let tap = Tap::new(PREFACE.len(), 0, glitches_max, context.runtime.now());
         let link = Link::new(&context.runtime, stream, tap);
         let deadline = context.runtime.deadline();
-        let (live, with_body, stalls) = (Cell::new(0), Cell::new(0), Cell::new(0));
-        let session = Session { guard, facts: RefCell::new(facts), live, with_body, stalls };
+        let (live, with_body, offences) = (Cell::new(0), Cell::new(0), Cell::new(0));
+        let session = Session { guard, facts: RefCell::new(facts), live, with_body, offences };
         Self { session: Rc::new(session), link, deadline }
     }
 
@@ -286,7 +287,7 @@ impl Driver<'_> {
         if let (None, Some(violation)) = (ended, violation) {
             ended = self.leave(cx, Termination::ProtocolError, violation.reason());
         }
-        self.link.tap.borrow_mut().stalled(self.session.stalls.take());
+        self.link.tap.borrow_mut().offended(self.session.offences.take());
         if ended.is_none() && self.link.tap.borrow_mut().is_excessive(now) {
             ended = self.leave(cx, Termination::Flooded, Reason::ENHANCE_YOUR_CALM);
         }

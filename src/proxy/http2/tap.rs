@@ -17,9 +17,9 @@ const SETTING_BYTES: usize = 6;
 const WINDOW_UPDATES_PER_DATA: u32 = 10;
 /// Unpaid WINDOW_UPDATE and PING frames before they count: what a connection begins with, and its pauses.
 const ALLOWANCE_MAX: u32 = 1_000;
-/// Responses that a peer may leave untaken in a row: windows held at zero, on one stream by a reader that rests, on all
-/// of them by one that holds our memory.
-const STALLS_MAX: u32 = 16;
+/// Streams in a row that may cost more than their frames: a reader that rests leaves one response untaken, one that
+/// holds our memory all of them; a client with too many cookies asks a few times, a bomb comes in thousands.
+const OFFENCES_MAX: u32 = 16;
 /// One glitch is forgiven in this time: keep-alive frames of a connection that lasts for days.
 const FORGIVEN_EVERY: Duration = Duration::from_millis(100);
 
@@ -259,9 +259,9 @@ impl Tap {
         *glitches_total += u64::from(provoked);
     }
 
-    /// Responses were given up because the peer did not take them. Each held a stream and its buffers for long.
-    pub(super) fn stalled(&mut self, streams: u32) {
-        let cost = streams.saturating_mul(self.glitches_max / STALLS_MAX);
+    /// So many streams cost more than their frames.
+    pub(super) fn offended(&mut self, streams: u32) {
+        let cost = streams.saturating_mul(self.glitches_max / OFFENCES_MAX);
         self.glitches = self.glitches.saturating_add(cost);
         self.glitches_total += u64::from(cost);
     }
@@ -469,11 +469,11 @@ mod tests {
     }
 
     #[test]
-    fn responses_that_are_not_taken_cost_more_than_frames() {
+    fn offences_cost_more_than_frames() {
         let mut tap = Tap::new(0, 0, 160, Instant::ZERO);
-        tap.stalled(16);
+        tap.offended(16);
         assert!(!tap.is_excessive(Instant::ZERO));
-        tap.stalled(1);
+        tap.offended(1);
         assert!(tap.is_excessive(Instant::ZERO));
     }
 
