@@ -146,6 +146,8 @@ pub(super) struct Tap {
     block_open: bool,
     /// Field blocks begun.
     blocks: u64,
+    /// Frames that the peer began.
+    frames: u64,
     goaway: Option<u32>,
     goaways_sent: u64,
     /// SETTINGS of ours that the peer has not acknowledged.
@@ -173,6 +175,7 @@ impl Tap {
             pings_free: ALLOWANCE_MAX,
             block_open: false,
             blocks: 0,
+            frames: 0,
             goaway: None,
             goaways_sent: 0,
             settings_owed: 0,
@@ -184,7 +187,7 @@ impl Tap {
     /// What the peer sent.
     pub(super) fn received(&mut self, bytes: &[u8]) {
         let Self { input, glitches, glitches_total, window_updates_free, pings_free, goaway, .. } = self;
-        let (block_open, blocks) = (&mut self.block_open, &mut self.blocks);
+        let (block_open, blocks, frames) = (&mut self.block_open, &mut self.blocks, &mut self.frames);
         let settings_owed = &mut self.settings_owed;
         let (rules, violation) = (&mut self.rules, Cell::from_mut(&mut self.violation));
         let mut glitch = || {
@@ -192,6 +195,7 @@ impl Tap {
             *glitches_total += 1;
         };
         let on_frame = |frame: Frame| {
+            *frames += 1;
             violation.set(violation.get().or_else(|| rules.judge(frame)));
             match frame.kind {
                 kind::DATA => {
