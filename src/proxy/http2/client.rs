@@ -18,7 +18,7 @@ use crate::runtime::Runtime;
 
 use super::super::snapshot::{Cluster, HttpSpec};
 use super::super::stream::Stream;
-use super::io::{Io, Link};
+use super::io::{Io, Link, Stall};
 use super::piece::Piece;
 use super::server::PREFACE;
 use super::stream::{Receiver, Sender, StreamFault};
@@ -150,7 +150,7 @@ async fn drive(
 ) {
     let link = &state.link;
     let deadline = runtime.deadline();
-    let mut unsent = (0, runtime.now());
+    let mut unsent = Stall::new(runtime.now());
     {
         let mut connection = pin!(connection);
         std::future::poll_fn(|cx| {
@@ -162,12 +162,10 @@ async fn drive(
             if ended || link.tap.borrow().violation().is_some() || link.tap.borrow_mut().is_excessive(now) {
                 return Poll::Ready(());
             }
-            let waiting = link.unsent();
-            if waiting > 0 && (unsent.0 == 0 || waiting < unsent.0) {
-                unsent.1 = now;
+            if state.streams.get() == 0 {
+                link.rest();
             }
-            unsent.0 = waiting;
-            deadline.set(if waiting > 0 { unsent.1 + stall } else { Instant::FAR });
+            deadline.set(unsent.since(link, now).map_or(Instant::FAR, |since| since + stall));
             deadline.poll_past(cx)
         })
         .await;
@@ -191,6 +189,9 @@ impl Drop for Slot {
         self.state.streams.set(self.state.streams.get() - 1);
         let now = self.runtime.now();
         self.state.idle_since.set(now);
+        if self.state.streams.get() == 0 {
+            self.state.link.rest();
+        }
         // A peer that vanished without a word would swallow one request after another until the kernel gives up.
         let heard_nothing = self.state.link.received_bytes.get() == self.heard_before;
         if heard_nothing && now.since(self.began) >= self.state.silence_max {

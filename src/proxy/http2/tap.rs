@@ -148,6 +148,8 @@ pub(super) struct Tap {
     blocks: u64,
     goaway: Option<u32>,
     goaways_sent: u64,
+    /// DATA frames sent that carry something.
+    data_sent: u64,
     frames: u64,
     violation: Option<Violation>,
 }
@@ -173,6 +175,7 @@ impl Tap {
             blocks: 0,
             goaway: None,
             goaways_sent: 0,
+            data_sent: 0,
             frames: 0,
             violation: None,
         }
@@ -234,10 +237,12 @@ impl Tap {
     pub(super) fn sent(&mut self, bytes: &[u8]) {
         let Self { output, glitches, glitches_total, window_updates_free, pings_free, goaways_sent, .. } =
             self;
+        let data_sent = &mut self.data_sent;
         let mut provoked = 0;
         let mut finished = 0;
         let on_frame = |frame: Frame| {
             if frame.kind == kind::DATA && frame.len > 0 {
+                *data_sent += 1;
                 *window_updates_free = (*window_updates_free + WINDOW_UPDATES_PER_DATA).min(ALLOWANCE_MAX);
                 *pings_free = (*pings_free + 1).min(ALLOWANCE_MAX);
             }
@@ -256,6 +261,11 @@ impl Tap {
         // What the peer made us reset counts (CVE-2025-8671); a response brought to its end pays for one glitch.
         *glitches = glitches.saturating_add(provoked).saturating_sub(finished);
         *glitches_total += u64::from(provoked);
+    }
+
+    /// DATA frames sent that carry something.
+    pub(super) const fn data_sent(&self) -> u64 {
+        self.data_sent
     }
 
     /// Whether the peer costs more than it may. Forgives what time forgives.
