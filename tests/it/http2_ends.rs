@@ -30,6 +30,7 @@ on_both_engines!(
     an_idle_connection_is_drained_at_once,
     the_last_request_of_a_connection_is_told,
     a_stalled_reader_is_given_up,
+    an_own_answer_waits_for_a_client_that_takes_some_of_it,
     a_window_that_shrinks_holds_no_connection,
     a_slow_reader_gets_all_when_its_connection_ends,
 );
@@ -462,4 +463,30 @@ fn a_slow_reader_gets_all_when_its_connection_ends(engine: Engine) {
         }
     }
     assert_eq!((received, ended, pauses), (BYTES, true, 3));
+}
+
+fn an_own_answer_waits_for_a_client_that_takes_some_of_it(engine: Engine) {
+    const BYTES: usize = 10_000;
+    let gateway = Setup::new(engine)
+        .route(&format!("respond = {{ status = 200, body = \"{}\" }}", "x".repeat(BYTES)))
+        .write_stall_timeout_ms(600)
+        .start();
+    let mut client = RawClient::connect(gateway.web());
+    client.send(&frame(raw::SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0]));
+    client.send(&frame(raw::HEADERS, 5, 1, &raw::get(&[])));
+    assert_eq!(client.verdict(1), None);
+    let mut received = 0;
+    // Twice the time that one without progress gets.
+    for _ in 0..5 {
+        client.send(&frame(raw::WINDOW_UPDATE, 0, 1, &[0, 0, 0x07, 0xd0]));
+        let data = client.until(|frame| frame.kind == raw::DATA || frame.kind == raw::RST_STREAM).unwrap();
+        assert_eq!(data.kind, raw::DATA, "after {received} bytes");
+        received += data.payload.len();
+        std::thread::sleep(Duration::from_millis(250));
+    }
+    assert_eq!(received, BYTES);
+    // One that takes nothing is given up.
+    client.send(&frame(raw::HEADERS, 5, 3, &raw::get(&[])));
+    let reset = client.until(|frame| frame.kind == raw::RST_STREAM).expect("the stream is reset");
+    assert_eq!((reset.stream, reset.code()), (3, Some(8)));
 }
