@@ -1,6 +1,8 @@
 //! Responses of our own: refusals, and the fixed answers of routes. Small and plain; a failure names the side it
 //! happened on. Decides nothing: status, text and connection handling come from the caller.
 
+use bytes::Bytes;
+
 use crate::http::{Version, write_decimal};
 
 /// The `Connection` field of an answer: HTTP/1.1 persists unless told otherwise, HTTP/1.0 only if told so
@@ -59,7 +61,7 @@ pub fn write_answer(
 pub struct Prepared {
     /// Status line and fixed fields, up to where `Date` and `Connection` go.
     start: Box<[u8]>,
-    body: Box<[u8]>,
+    body: Bytes,
     status: u16,
 }
 
@@ -71,17 +73,22 @@ impl Prepared {
         for (name, value) in fields {
             write_field(&mut start, name, value);
         }
-        let body = if forbids_body(status) { &[] } else { body };
+        let body = if forbids_body(status) { Bytes::new() } else { Bytes::copy_from_slice(body) };
         if !forbids_body(status) {
             start.extend_from_slice(b"Content-Length: ");
             write_decimal(&mut start, body.len() as u64);
             start.extend_from_slice(b"\r\n");
         }
-        Self { start: start.into(), body: body.into(), status }
+        Self { start: start.into(), body, status }
     }
 
     pub fn status(&self) -> u16 {
         self.status
+    }
+
+    /// The body, shared with all who send it, whether or not a request's method lets it be sent.
+    pub const fn body(&self) -> &Bytes {
+        &self.body
     }
 
     /// Bytes of the body, whether or not a request's method lets it be sent.

@@ -30,6 +30,9 @@ on_both_engines!(
     an_idle_connection_is_drained_at_once,
     the_last_request_of_a_connection_is_told,
     a_stalled_reader_is_given_up,
+    an_own_answer_waits_for_a_client_that_takes_some_of_it,
+    a_window_that_shrinks_holds_no_connection,
+    a_slow_reader_gets_all_when_its_connection_ends,
 );
 
 fn h2_setup(engine: Engine, origin: &H2Origin) -> Setup {
@@ -389,4 +392,101 @@ fn a_stalled_reader_is_given_up(engine: Engine) {
     narrow.send(frame(raw::HEADERS, 5, 1, &raw::block(&fields)));
     gateway
         .wait_for_metric("ringfort_sessions_ended_total", "reason=\"write_stalled\"", |ended| ended == 1.0);
+}
+
+/// A client that reads slowly, with windows as large as they get.
+fn narrow(port: u16) -> RawClient {
+    let mut narrow = Client::connect_narrow(port);
+    narrow.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+    narrow.send(frame(raw::SETTINGS, 0, 0, &[0, 4, 0x7f, 0xff, 0xff, 0xff]));
+    narrow.send(frame(raw::WINDOW_UPDATE, 0, 0, &[0x7f, 0, 0, 0]));
+    RawClient::over(narrow.stream().try_clone().unwrap())
+}
+
+fn request_of(stream: u32, path: &str) -> Vec<u8> {
+    let fields = [(":method", "GET"), (":scheme", "http"), (":path", path), (":authority", "a.test")];
+    frame(raw::HEADERS, 5, stream, &raw::block(&fields))
+}
+
+/// A response has gone but for its last part, which the client's SETTINGS took the window from (RFC 9113 §6.9.2).
+fn a_window_that_shrinks_holds_no_connection(engine: Engine) {
+    let one = Origin::serving();
+    let gateway = Setup::to(engine, &one).write_stall_timeout_ms(2_500).start();
+    let mut client = narrow(gateway.web());
+    // What nobody reads holds back what comes behind it.
+    client.send(&request_of(1, "/bytes/30000000"));
+    client.send(&request_of(3, "/late/800"));
+    eventually("both requests are there", || one.requests().len() == 2);
+    gateway.wait_for_metric("ringfort_http2_streams_active", "", |active| active == 1.0);
+    let close = frame(raw::SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0]);
+    client.send(&[close, frame(raw::RST_STREAM, 0, 1, &[0, 0, 0, 8])].concat());
+    let mut pinging = client.stream.try_clone().unwrap();
+    std::thread::spawn(move || {
+        // What it goes on to say, and to hear, is no progress.
+        let ping = frame(raw::PING, 0, 0, &[0; 8]);
+        while std::io::Write::write_all(&mut pinging, &ping).is_ok() {
+            std::thread::sleep(Duration::from_millis(150));
+        }
+    });
+    let began = std::time::Instant::now();
+    while let Some(next) = client.next() {
+        assert!(next.kind != raw::DATA || next.stream == 1, "the window is closed");
+        assert!(began.elapsed() < Duration::from_secs(9), "the connection is held");
+    }
+    gateway
+        .wait_for_metric("ringfort_sessions_ended_total", "reason=\"write_stalled\"", |ended| ended == 1.0);
+}
+
+/// Part of its last response is still with the gateway when a connection has no more streams.
+fn a_slow_reader_gets_all_when_its_connection_ends(engine: Engine) {
+    const BYTES: usize = 8_000_000;
+    let one = Origin::serving();
+    let gateway =
+        Setup::to(engine, &one).limits("requests_per_connection_max = 1").drain(200, 20_000).start();
+    let mut client = narrow(gateway.web());
+    client.send(&request_of(1, &format!("/bytes/{BYTES}")));
+    gateway.wait_for_metric("ringfort_http2_streams_active", "", |active| active == 1.0);
+    let (mut received, mut looked_at, mut ended, mut pauses) = (0, 0, false, 0);
+    while let Some(next) = client.next() {
+        if next.kind != raw::DATA {
+            continue;
+        }
+        received += next.payload.len();
+        ended |= next.flags & raw::END_STREAM != 0;
+        if received - looked_at > 40_000 && pauses < 3 {
+            looked_at = received;
+            if gateway.metric("ringfort_http2_streams_active", "") == 0.0 {
+                // Longer than connections linger that failed.
+                std::thread::sleep(Duration::from_millis(2_200));
+                pauses += 1;
+            }
+        }
+    }
+    assert_eq!((received, ended, pauses), (BYTES, true, 3));
+}
+
+fn an_own_answer_waits_for_a_client_that_takes_some_of_it(engine: Engine) {
+    const BYTES: usize = 10_000;
+    let gateway = Setup::new(engine)
+        .route(&format!("respond = {{ status = 200, body = \"{}\" }}", "x".repeat(BYTES)))
+        .write_stall_timeout_ms(600)
+        .start();
+    let mut client = RawClient::connect(gateway.web());
+    client.send(&frame(raw::SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0]));
+    client.send(&frame(raw::HEADERS, 5, 1, &raw::get(&[])));
+    assert_eq!(client.verdict(1), None);
+    let mut received = 0;
+    // Twice the time that one without progress gets.
+    for _ in 0..5 {
+        client.send(&frame(raw::WINDOW_UPDATE, 0, 1, &[0, 0, 0x07, 0xd0]));
+        let data = client.until(|frame| frame.kind == raw::DATA || frame.kind == raw::RST_STREAM).unwrap();
+        assert_eq!(data.kind, raw::DATA, "after {received} bytes");
+        received += data.payload.len();
+        std::thread::sleep(Duration::from_millis(250));
+    }
+    assert_eq!(received, BYTES);
+    // One that takes nothing is given up.
+    client.send(&frame(raw::HEADERS, 5, 3, &raw::get(&[])));
+    let reset = client.until(|frame| frame.kind == raw::RST_STREAM).expect("the stream is reset");
+    assert_eq!((reset.stream, reset.code()), (3, Some(8)));
 }

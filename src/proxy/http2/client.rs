@@ -18,7 +18,7 @@ use crate::runtime::Runtime;
 
 use super::super::snapshot::{Cluster, HttpSpec};
 use super::super::stream::Stream;
-use super::io::{Io, Link};
+use super::io::{Io, Link, Stall};
 use super::piece::Piece;
 use super::server::PREFACE;
 use super::stream::{Receiver, Sender, StreamFault};
@@ -26,6 +26,13 @@ use super::tap::Tap;
 
 /// What a connection is taken to cost beside its streams.
 const CONNECTION_BYTES: usize = 32 * KIB;
+
+/// As much as the windows of all streams together: however many clients read nothing, each further stream moves.
+const fn connection_window_bytes(streams_max: u32) -> u32 {
+    let bytes = streams_max.saturating_mul(limits::HTTP2_STREAM_WINDOW_BYTES);
+    // RFC 9113 §6.9.1: no window is larger.
+    if bytes > i32::MAX as u32 { i32::MAX as u32 } else { bytes }
+}
 
 /// A connection shared by requests. Dropping it lets those that are on their way finish, and no others begin.
 pub struct Multiplexed {
@@ -68,7 +75,7 @@ impl Multiplexed {
             .enable_push(false)
             .max_header_list_size(u32::try_from(http.head_bytes_max).unwrap_or(u32::MAX))
             .initial_window_size(limits::HTTP2_STREAM_WINDOW_BYTES)
-            .initial_connection_window_size(limits::HTTP2_CONNECTION_WINDOW_BYTES)
+            .initial_connection_window_size(connection_window_bytes(spec.http2_streams_max))
             .max_send_buffer_size(limits::HTTP2_STREAM_SEND_BYTES_MAX)
             .max_concurrent_reset_streams(limits::HTTP2_RESET_STREAMS_REMEMBERED_MAX);
         let (send, connection) = {
@@ -147,7 +154,7 @@ async fn drive(
 ) {
     let link = &state.link;
     let deadline = runtime.deadline();
-    let mut unsent = (0, runtime.now());
+    let mut unsent = Stall::new(runtime.now());
     {
         let mut connection = pin!(connection);
         std::future::poll_fn(|cx| {
@@ -162,12 +169,10 @@ async fn drive(
             if ended || link.tap.borrow().violation().is_some() || link.tap.borrow_mut().is_excessive(now) {
                 return Poll::Ready(());
             }
-            let waiting = link.unsent();
-            if waiting > 0 && (unsent.0 == 0 || waiting < unsent.0) {
-                unsent.1 = now;
+            if state.streams.get() == 0 {
+                link.rest();
             }
-            unsent.0 = waiting;
-            deadline.set(if waiting > 0 { unsent.1 + stall } else { Instant::FAR });
+            deadline.set(unsent.since(link, now).map_or(Instant::FAR, |since| since + stall));
             deadline.poll_past(cx)
         })
         .await;
@@ -191,6 +196,9 @@ impl Drop for Slot {
         self.state.streams.set(self.state.streams.get() - 1);
         let now = self.runtime.now();
         self.state.idle_since.set(now);
+        if self.state.streams.get() == 0 {
+            self.state.link.rest();
+        }
         // A peer that vanished without a word would swallow one request after another until the kernel gives up.
         let heard_nothing = self.state.link.received_bytes.get() == self.heard_before;
         if heard_nothing && now.since(self.began) >= self.state.silence_max {
@@ -247,7 +255,7 @@ impl Slot {
         Pin::new(&mut call.response).poll(cx).map(|response| match response {
             Ok(response) => {
                 let (head, body) = response.into_parts();
-                Ok(Answered::Final(head, Receiver::new(body)))
+                Ok(Answered::Final(head, Receiver::charged(body, &self.runtime)))
             }
             Err(error) => Err(self.judge_fault(StreamFault::from_error(&error), call.id)),
         })

@@ -228,8 +228,12 @@ impl Exchange<'_> {
     async fn answer_prepared(&self, route: u16) {
         let Some(prepared) = self.serving.prepared(route) else { return self.reset(Reason::INTERNAL_ERROR) };
         let mut out = self.context.runtime.take_block();
-        self.context.with_date(|date| prepared.write(&mut out, None, self.is_head, Some(date)));
-        self.send_whole(out).await;
+        // Without the body: as many as ask for it share one.
+        self.context.with_date(|date| prepared.write(&mut out, None, true, Some(date)));
+        let read = self.read_head(&out, true).map(|(response, _)| response);
+        self.context.runtime.put_block(out);
+        let body = if self.is_head { Piece::empty() } else { Piece::shared(prepared.body().clone()) };
+        self.send_with_body(read, body).await;
     }
 
     async fn redirect(&self, status: u16, location: &str, route: u16) {
@@ -272,30 +276,42 @@ impl Exchange<'_> {
 
     /// Sends a whole response that was written in the neutral form.
     async fn send_whole(&self, neutral: Vec<u8>) {
-        let read = self.read_whole(&neutral);
+        let read = self.read_head(&neutral, self.is_head);
+        let body = read.as_ref().map_or(Piece::empty(), |(_, head_len)| Piece::copied(&neutral[*head_len..]));
         self.context.runtime.put_block(neutral);
-        let Some((response, mut body)) = read else { return self.reset(Reason::INTERNAL_ERROR) };
+        self.send_with_body(read.map(|(response, _)| response), body).await;
+    }
+
+    /// Sends a response of our own, as long as the client takes some of it.
+    async fn send_with_body(&self, response: Option<H2Response<()>>, mut body: Piece) {
+        let Some(response) = response else { return self.reset(Reason::INTERNAL_ERROR) };
         let Some(mut sender) = self.send_head(response, body.is_empty()) else { return };
         if body.is_empty() {
             return;
         }
-        let sending = std::future::poll_fn(|cx| sender.poll_send(cx, &mut body, true));
-        self.deadline.set(self.context.runtime.now() + self.timeouts.write_stall);
-        if self.deadline.within(sending).await.is_err() {
-            self.session.note_offence();
-            sender.reset(Reason::CANCEL.into());
+        loop {
+            let waiting = body.len();
+            let sending = std::future::poll_fn(|cx| sender.poll_send(cx, &mut body, true));
+            self.deadline.set(self.context.runtime.now() + self.timeouts.write_stall);
+            if self.deadline.within(sending).await.is_ok() {
+                return;
+            }
+            if body.len() == waiting {
+                self.session.note_offence();
+                return sender.reset(Reason::CANCEL.into());
+            }
         }
     }
 
     /// Not a part of `send_whole`, whose future would keep the room for the fields.
-    fn read_whole(&self, neutral: &[u8]) -> Option<(H2Response<()>, Piece)> {
+    fn read_head(&self, neutral: &[u8], is_head: bool) -> Option<(H2Response<()>, usize)> {
         let mut slots = FieldSlots::new();
-        let parsed = parse_response(neutral, &mut slots, &HeadLimits::OURS, self.is_head);
+        let parsed = parse_response(neutral, &mut slots, &HeadLimits::OURS, is_head);
         let Ok(Parsed::Complete(head)) = parsed else {
             return None;
         };
         let response = translate::response(&head, &FieldEdits::default(), None)?;
-        Some((response, Piece::copied(&neutral[head.head_len..])))
+        Some((response, head.head_len))
     }
 
     /// Begins the response.

@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use crate::base::time::Instant;
 use crate::base::units::KIB;
 use crate::runtime::{RecvBuf, Runtime};
 
@@ -112,6 +113,16 @@ impl Link {
         self.stream.unsent() + self.output.borrow().len()
     }
 
+    /// Whether what waits for the kernel holds the crate back.
+    pub(super) fn is_full(&self) -> bool {
+        self.stream.unsent() > UNSENT_BYTES_MAX / 2
+    }
+
+    /// Ready once the kernel has all. Only for who has nothing more to write: it replaces the wait of the crate.
+    pub(super) fn poll_sent(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream.poll_sent(0, cx)
+    }
+
     fn poll_read(&self, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.turn_is_over() {
             cx.waker().wake_by_ref();
@@ -169,6 +180,32 @@ impl Link {
         }
         output.extend_from_slice(bytes);
         Poll::Ready(Ok(bytes.len()))
+    }
+}
+
+/// Notices that the kernel takes nothing of what waits for it, since the peer does not read.
+pub(super) struct Stall {
+    waiting: bool,
+    /// Bytes that the kernel took, but for what TLS adds to those that wait.
+    taken: i64,
+    since: Instant,
+}
+
+impl Stall {
+    pub(super) const fn new(now: Instant) -> Self {
+        Self { waiting: false, taken: 0, since: now }
+    }
+
+    /// To be asked after every poll. Since when nothing went, where something waits.
+    pub(super) fn since(&mut self, link: &Link, now: Instant) -> Option<Instant> {
+        let unsent = link.unsent();
+        // The level alone tells nothing: what comes in may hide what went.
+        let taken = link.sent_bytes.get() as i64 - unsent as i64;
+        if !self.waiting || taken > self.taken {
+            self.since = now;
+        }
+        (self.waiting, self.taken) = (unsent > 0, taken);
+        self.waiting.then_some(self.since)
     }
 }
 

@@ -17,12 +17,13 @@ use crate::limits;
 use crate::metrics::{ListenerCounter, ListenerGauge};
 use crate::runtime::{Deadline, TimedOut};
 
+use super::super::body::drained;
 use super::super::context::{Context, SessionGuard};
 use super::super::facts::Facts;
 use super::super::outcome::Termination;
 use super::super::stream::Stream;
 use super::exchange;
-use super::io::{Io, Link};
+use super::io::{Io, Link, Stall};
 use super::piece::Piece;
 use super::tap::Tap;
 
@@ -213,7 +214,8 @@ impl Http2 {
             begun: now,
             idle_since: now,
             block: (0, now),
-            unsent: (0, now),
+            unsent: Stall::new(now),
+            left: (0, now),
             going: None,
         };
         std::future::poll_fn(|cx| driver.poll(cx)).await
@@ -222,7 +224,7 @@ impl Http2 {
     /// Leaves the connection: in peace where our last frames can still arrive, else with RST.
     async fn finish(self, context: &Context, termination: Termination) {
         let Self { session, link, deadline } = self;
-        drop(session);
+        let write_stall = session.guard.timeouts().write_stall;
         // Streams hold no link, and the crate's connection is gone.
         let Some(stream) = Rc::into_inner(link).map(Link::into_stream) else { return };
         match termination {
@@ -230,12 +232,23 @@ impl Http2 {
             Termination::ClientClosed => return stream.close(),
             _ => {}
         }
-        deadline.set(context.runtime.now() + LINGER);
-        let delivered = std::future::poll_fn(|cx| stream.poll_sent(0, cx));
-        if !matches!(deadline.within(delivered).await, Ok(Ok(()))) {
+        let delivered = match termination {
+            // Whole responses may be on their way to a client that is slow: as long as it takes some of them.
+            Termination::Drained | Termination::RequestsMax | Termination::IdleTimeout => {
+                drained(&context.runtime, &stream, &deadline, write_stall).await.is_ok()
+            }
+            _ => {
+                deadline.set(context.runtime.now() + LINGER);
+                let delivered = std::future::poll_fn(|cx| stream.poll_sent(0, cx));
+                matches!(deadline.within(delivered).await, Ok(Ok(())))
+            }
+        };
+        drop(session);
+        if !delivered {
             return stream.abort();
         }
         stream.shutdown_write();
+        deadline.set(context.runtime.now() + LINGER);
         let mut left = LINGER_BYTES_MAX;
         while let Ok(Ok(buf)) = deadline.within(stream.recv()).await {
             left = left.saturating_sub(buf.len());
@@ -260,8 +273,9 @@ struct Driver<'a> {
     idle_since: Instant,
     /// The number of the field block that is being received, and since when.
     block: (u64, Instant),
-    /// Bytes that the kernel did not take, and since when.
-    unsent: (usize, Instant),
+    unsent: Stall,
+    /// DATA frames sent, and since when no other, or none were owed by streams whose task has ended.
+    left: (u64, Instant),
     /// Why and since when the connection ends: no new streams are promised.
     going: Option<(Termination, Instant)>,
 }
@@ -299,11 +313,16 @@ impl Driver<'_> {
             return Poll::Ready(termination);
         }
         loop {
-            self.deadline.set(self.due(now));
+            // Idle only once all has gone.
+            if !self.has_streams() && self.link.unsent() > 0 {
+                let _ = self.link.poll_sent(cx);
+            }
+            let (due, overdue) = self.due(now);
+            self.deadline.set(due);
             if self.deadline.poll_past(cx).is_pending() {
                 return Poll::Pending;
             }
-            let left = match self.overdue(now) {
+            let left = match overdue.filter(|_| now >= due) {
                 Some(Overdue::Stalled) => return Poll::Ready(Termination::WriteStalled),
                 Some(Overdue::Settings) => {
                     self.leave(cx, Termination::HeaderTimeout, Reason::SETTINGS_TIMEOUT)
@@ -340,17 +359,22 @@ impl Driver<'_> {
                 Poll::Pending => break,
             }
         }
-        if self.is_idle() {
-            self.link.rest();
-        } else {
+        if self.has_streams() {
             self.idle_since = now;
+        } else {
+            self.link.rest();
         }
         None
     }
 
-    /// Whether no stream is served, nor has something on its way out.
+    /// Whether a stream is served, or has something on its way out that the client's window holds back.
+    fn has_streams(&self) -> bool {
+        self.session.live.get() > 0 || self.connection.has_streams()
+    }
+
+    /// Whether nothing is on its way out either.
     fn is_idle(&self) -> bool {
-        self.session.live.get() == 0 && !self.connection.has_streams()
+        !self.has_streams() && self.link.unsent() == 0
     }
 
     fn begin_stream(
@@ -409,53 +433,53 @@ impl Driver<'_> {
         }
     }
 
-    /// When to look again, if nothing happens.
-    fn due(&mut self, now: Instant) -> Instant {
+    /// When to look again if nothing happens, and what is to be said then.
+    fn due(&mut self, now: Instant) -> (Instant, Option<Overdue>) {
         let timeouts = self.session.guard.timeouts();
-        let mut due = Instant::FAR;
-        if self.is_idle() {
-            due = match self.going {
-                Some((_, since)) => since + self.session.context().serving().snapshot.drain.idle_grace,
-                None if self.requests == 0 => self.idle_since + timeouts.header,
-                None => self.idle_since + timeouts.idle,
-            };
+        let mut due = (Instant::FAR, None);
+        let mut sooner = |at, overdue| {
+            if at < due.0 {
+                due = (at, Some(overdue));
+            }
+        };
+        if let Some(since) = self.unsent.since(self.link, now) {
+            sooner(since + timeouts.write_stall, Overdue::Stalled);
+        }
+        if let Some(since) = self.left_since(now) {
+            sooner(since + timeouts.write_stall, Overdue::Stalled);
         }
         let (block, owes_ack) = {
             let tap = self.link.tap.borrow();
             (tap.open_block(), tap.owes_settings_ack())
         };
         if owes_ack {
-            due = due.min(self.begun + timeouts.header);
+            sooner(self.begun + timeouts.header, Overdue::Settings);
         }
         if let Some(block) = block {
             if block != self.block.0 {
                 self.block = (block, now);
             }
-            due = due.min(self.block.1 + timeouts.header);
+            sooner(self.block.1 + timeouts.header, Overdue::Block);
         }
-        let unsent = self.link.unsent();
-        if unsent > 0 {
-            if self.unsent.0 == 0 || unsent < self.unsent.0 {
-                self.unsent.1 = now;
-            }
-            due = due.min(self.unsent.1 + timeouts.write_stall);
+        if self.is_idle() {
+            let at = match self.going {
+                Some((_, since)) => since + self.session.context().serving().snapshot.drain.idle_grace,
+                None if self.requests == 0 => self.idle_since + timeouts.header,
+                None => self.idle_since + timeouts.idle,
+            };
+            sooner(at, Overdue::Idle);
         }
-        self.unsent.0 = unsent;
         due
     }
 
-    fn overdue(&self, now: Instant) -> Option<Overdue> {
-        let timeouts = self.session.guard.timeouts();
-        if self.unsent.0 > 0 && now >= self.unsent.1 + timeouts.write_stall {
-            return Some(Overdue::Stalled);
+    /// Since when streams whose task has ended wait for the client's window, which it may have shrunk or never open
+    /// (RFC 9113 §6.9.2). Only DATA shows that it takes some: any other frame may answer one that it sends.
+    fn left_since(&mut self, now: Instant) -> Option<Instant> {
+        let data_sent = self.link.tap.borrow().data_sent();
+        let waits = self.session.live.get() == 0 && self.connection.has_streams() && !self.link.is_full();
+        if !waits || data_sent != self.left.0 {
+            self.left = (data_sent, now);
         }
-        let tap = self.link.tap.borrow();
-        if tap.open_block().is_some() && now >= self.block.1 + timeouts.header {
-            return Some(Overdue::Block);
-        }
-        if tap.owes_settings_ack() && now >= self.begun + timeouts.header {
-            return Some(Overdue::Settings);
-        }
-        self.is_idle().then_some(Overdue::Idle)
+        waits.then_some(self.left.1)
     }
 }

@@ -153,6 +153,8 @@ pub(super) struct Tap {
     /// SETTINGS of ours that the peer has not acknowledged.
     settings_owed: u32,
     rules: Rules,
+    /// DATA frames sent that carry something.
+    data_sent: u64,
     violation: Option<Violation>,
 }
 
@@ -180,6 +182,7 @@ impl Tap {
             goaways_sent: 0,
             settings_owed: 0,
             rules: Rules::new(preface_bytes > 0),
+            data_sent: 0,
             violation: None,
         }
     }
@@ -242,10 +245,12 @@ impl Tap {
     pub(super) fn sent(&mut self, bytes: &[u8]) {
         let Self { output, glitches, glitches_total, window_updates_free, pings_free, .. } = self;
         let (goaways_sent, settings_owed) = (&mut self.goaways_sent, &mut self.settings_owed);
+        let data_sent = &mut self.data_sent;
         let mut provoked = 0;
         let mut finished = 0;
         let on_frame = |frame: Frame| {
             if frame.kind == kind::DATA && frame.len > 0 {
+                *data_sent += 1;
                 *window_updates_free = (*window_updates_free + WINDOW_UPDATES_PER_DATA).min(ALLOWANCE_MAX);
                 *pings_free = (*pings_free + 1).min(ALLOWANCE_MAX);
             }
@@ -278,6 +283,11 @@ impl Tap {
     /// Whether the peer has had all its glitches: what else it sent is not looked at.
     pub(super) const fn is_spent(&self) -> bool {
         self.glitches > self.glitches_max
+    }
+
+    /// DATA frames sent that carry something.
+    pub(super) const fn data_sent(&self) -> u64 {
+        self.data_sent
     }
 
     /// Whether the peer costs more than it may. Forgives what time forgives.

@@ -22,6 +22,10 @@ use super::{Exchange, Gone, Responded, ResponsePlan};
 const CANCEL: u32 = 8;
 
 /// What became of the question.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one lives at a time, for the moment between asking and relaying"
+)]
 enum Asked {
     Opened(Upward, Option<RecvBuf>),
     Otherwise(Responded),
