@@ -9,6 +9,7 @@ mod client;
 mod exchange;
 mod io;
 mod piece;
+mod rules;
 pub mod server;
 mod stream;
 mod tap;

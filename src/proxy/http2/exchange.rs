@@ -148,6 +148,7 @@ impl Exchange<'_> {
     fn judge(&self, neutral: &[u8], fields: usize) -> Result<Request, Reject> {
         // Each crumb and each duplicate counts, also those that went into one field or none (CVE-2026-47774).
         if fields > self.serving.head_limits.fields_max {
+            self.session.note_offence();
             return Err(Reject::TOO_MANY_FIELDS);
         }
         let mut facts = self.session.facts.borrow_mut();
@@ -243,6 +244,7 @@ impl Exchange<'_> {
         let sending = std::future::poll_fn(|cx| sender.poll_send(cx, &mut body, true));
         self.deadline.set(self.context.runtime.now() + self.timeouts.write_stall);
         if self.deadline.within(sending).await.is_err() {
+            self.session.note_offence();
             sender.reset(Reason::CANCEL.into());
         }
     }
@@ -482,6 +484,7 @@ impl Exchange<'_> {
             Ok(()) => Responded::Complete { reusable: plan.reusable && source.into_rest().is_none() },
             Err(BodyError::SinkBroken) => Responded::Broken { by_endpoint: false },
             Err(BodyError::SinkStalled) => {
+                self.session.note_offence();
                 sender.reset(Reason::CANCEL.into());
                 Responded::Broken { by_endpoint: false }
             }

@@ -371,6 +371,7 @@ pub mod raw {
     pub const WINDOW_UPDATE: u8 = 8;
     pub const CONTINUATION: u8 = 9;
     pub const END_STREAM: u8 = 1;
+    pub const ACK: u8 = 1;
     pub const END_HEADERS: u8 = 4;
 
     #[derive(Clone, Debug, Eq, PartialEq)]
@@ -442,11 +443,12 @@ pub mod raw {
     }
 
     impl RawClient {
-        /// A connection that has sent preface and SETTINGS.
+        /// A connection that has sent preface and SETTINGS, and acknowledges those of the gateway.
         pub fn connect(port: u16) -> Self {
             let mut client = Self::silent(port);
             client.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
             client.send(&frame(SETTINGS, 0, 0, &[]));
+            client.send(&frame(SETTINGS, ACK, 0, &[]));
             client
         }
 
