@@ -27,6 +27,10 @@ use super::tap::Tap;
 /// What a connection is taken to cost beside its streams.
 const CONNECTION_BYTES: usize = 32 * KIB;
 
+/// Requests that one connection carries before another takes its place: far below the 2^30 streams that it has numbers
+/// for (RFC 9113 §5.1.1), and enough that making another costs nothing.
+const REQUESTS_MAX: u64 = 1 << 20;
+
 /// A connection shared by requests. Dropping it lets those that are on their way finish, and no others begin.
 pub struct Multiplexed {
     send: SendRequest<Piece>,
@@ -45,6 +49,14 @@ struct State {
     closed: Cell<bool>,
     /// A request that took this long and heard nothing shows that nobody is there.
     silence_max: Duration,
+}
+
+impl State {
+    /// Whether it may carry another request, once there is room.
+    fn is_alive(&self) -> bool {
+        let spent = self.closed.get() || self.begun.get() >= REQUESTS_MAX;
+        !spent && self.link.tap.borrow().goaway().is_none()
+    }
 }
 
 impl Multiplexed {
@@ -106,7 +118,7 @@ impl Multiplexed {
     }
 
     pub fn is_alive(&self) -> bool {
-        !self.state.closed.get() && self.state.link.tap.borrow().goaway().is_none()
+        self.state.is_alive()
     }
 
     /// Requests on their way.
@@ -209,11 +221,22 @@ impl Slot {
     /// Sends a request's head. `ended`: there is no body.
     ///
     /// # Errors
-    /// `Refused` where nothing of it went out.
+    /// `Refused` where the connection is ending, `Unsendable` where the request is at fault. Nothing of it went out.
     pub(super) fn send(&mut self, request: Request<()>, ended: bool) -> Result<(Call, Sender), StreamFault> {
-        let (response, stream) = self.send.send_request(request, ended).map_err(|_| StreamFault::Refused)?;
+        let sent = self.send.send_request(request, ended);
+        let (response, stream) = sent.map_err(|error| {
+            // Whatever it was, it would be the same for the next request.
+            self.state.closed.set(true);
+            let is_ending = error.is_io() || error.is_go_away() || error.is_reset();
+            if is_ending { StreamFault::Refused } else { StreamFault::Unsendable }
+        })?;
         let id = response.stream_id().as_u32();
         Ok((Call { response, id }, Sender::new(stream, ended)))
+    }
+
+    /// Whether its connection may carry another request.
+    pub fn is_alive(&self) -> bool {
+        self.state.is_alive()
     }
 
     /// The next head of the response.

@@ -303,14 +303,19 @@ impl Exchange<'_> {
                 let acquire = pin!(upstreams.acquire_any(to.cluster, attempts > 0, &mut tried));
                 self.unless_gone(acquire).await
             };
-            shard.add(ClusterCounter::SentBytes, to.head.len() as u64);
-            let responded = match acquired {
+            let acquired = match acquired {
                 Err(Gone) => return,
                 Ok(Err(error)) => return self.fail(&cannot_acquire(error)).await,
-                Ok(Ok(Acquired::Connection(connection))) => {
+                Ok(Ok(acquired)) => acquired,
+            };
+            shard.add(ClusterCounter::SentBytes, to.head.len() as u64);
+            let responded = match acquired {
+                Acquired::Connection(connection) => {
                     self.over_connection(request, connection, &to, body).await
                 }
-                Ok(Ok(Acquired::Stream(exchange))) => self.over_stream(request, exchange, &to, body).await,
+                Acquired::Stream(exchange) => {
+                    self.over_stream(request, exchange, &to, body, &mut tried).await
+                }
             };
             let safe = match responded {
                 Ok(Responded::Complete { .. } | Responded::Broken { .. }) => return,

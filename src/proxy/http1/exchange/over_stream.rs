@@ -17,7 +17,7 @@ use super::super::super::outcome::{Ending, Termination};
 use super::super::super::transfer::{Sink, Source, transfer};
 use super::super::super::upstream::{self, Acquired, Tried};
 use super::super::Next;
-use super::super::failure::{TIMED_OUT, UNANSWERED, cannot_acquire, invalid};
+use super::super::failure::{TIMED_OUT, UNANSWERED, UNSENDABLE, cannot_acquire, invalid};
 use super::{Exchange, Gone, Parsed, Responded, ResponsePlan};
 
 /// CANCEL (RFC 9113 §7).
@@ -60,7 +60,8 @@ impl Exchange<'_> {
                 Ok(Ok(Acquired::Stream(exchange))) => exchange,
             };
             shard.add(ClusterCounter::SentBytes, head.len() as u64);
-            let (responded, uploaded) = self.over_stream(exchange, (cluster, route), head, &mut rest).await;
+            let over_stream = self.over_stream(exchange, (cluster, route), head, &mut rest, &mut tried);
+            let (responded, uploaded) = over_stream.await;
             let untouched = uploaded.is_none() && rest.is_some();
             let safe = match responded {
                 Some(Responded::Refused) => untouched,
@@ -82,6 +83,7 @@ impl Exchange<'_> {
         (cluster, route): (u16, u16),
         head: &[u8],
         rest: &mut Option<RecvBuf>,
+        tried: &mut Tried,
     ) -> (Option<Responded>, Uploaded) {
         let upstreams = &self.context.upstreams;
         let Some(spec) = upstreams.spec(cluster) else { return (Some(Responded::Unanswered), None) };
@@ -94,7 +96,11 @@ impl Exchange<'_> {
         };
         let (mut call, mut sender) = match sent {
             Ok(sent) => sent,
-            Err(StreamFault::Refused) => return (Some(Responded::Refused), None),
+            Err(StreamFault::Refused) => {
+                upstreams.on_stream_refusal(&exchange, tried);
+                return (Some(Responded::Refused), None);
+            }
+            Err(StreamFault::Unsendable) => return (Some(Responded::Failed(UNSENDABLE)), None),
             Err(_) => return (Some(Responded::Failed(UNANSWERED)), None),
         };
         let respond = pin!(self.respond_from_stream(&exchange, &mut call, cluster, route));
@@ -133,6 +139,7 @@ impl Exchange<'_> {
         }
         match &responded {
             Some(Responded::Complete { .. }) => upstreams.on_stream_answer(&exchange),
+            Some(Responded::Refused | Responded::Unanswered) => upstreams.on_stream_refusal(&exchange, tried),
             Some(
                 Responded::Failed(_)
                 | Responded::Broken(Termination::UpstreamFailed | Termination::UpstreamTimeout),

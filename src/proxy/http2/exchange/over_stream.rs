@@ -10,7 +10,7 @@ use crate::limits;
 use crate::metrics::{ClusterCounter, Histogram};
 use crate::runtime::TimedOut;
 
-use super::super::super::http1::failure::{TIMED_OUT, UNANSWERED, invalid};
+use super::super::super::http1::failure::{TIMED_OUT, UNANSWERED, UNSENDABLE, invalid};
 use super::super::super::http1::judge::Request;
 use super::super::super::transfer::{Sink, Source, transfer};
 use super::super::super::upstream;
@@ -27,14 +27,17 @@ impl Exchange<'_> {
         mut exchange: upstream::Exchange,
         to: &Destination<'_>,
         body: &mut Receiver,
+        tried: &mut upstream::Tried,
     ) -> Result<Responded, Gone> {
         let upstreams = &self.context.upstreams;
         let responded = self.on_stream(request, &mut exchange, to, body).await;
         match &responded {
             Ok(Responded::Complete { .. }) => upstreams.on_stream_answer(&exchange),
+            Ok(Responded::Failed(failure)) if !failure.is_endpoints_fault() => {}
             Ok(Responded::Failed(_) | Responded::Broken { by_endpoint: true }) => {
                 upstreams.on_stream_failure(&exchange);
             }
+            Ok(Responded::Refused | Responded::Unanswered) => upstreams.on_stream_refusal(&exchange, tried),
             Err(Gone) | Ok(_) => {}
         }
         responded
@@ -58,6 +61,7 @@ impl Exchange<'_> {
         let (mut call, mut sender) = match sent {
             Ok(sent) => sent,
             Err(StreamFault::Refused) => return Ok(Responded::Refused),
+            Err(StreamFault::Unsendable) => return Ok(Responded::Failed(UNSENDABLE)),
             Err(_) => return Ok(Responded::Failed(UNANSWERED)),
         };
         let respond = pin!(self.respond_from_stream(exchange, &mut call, to));
