@@ -97,6 +97,8 @@ struct Cluster {
     /// Busy and idle ones.
     connections: Cell<u32>,
     idle: Cell<u32>,
+    /// Endpoints whose floods nobody has logged yet; at most `NOTES_KEPT_MAX`, all are counted.
+    floods: RefCell<Vec<SocketAddr>>,
 }
 
 /// A connection, and the generation of the certificates that it was made with.
@@ -136,6 +138,7 @@ impl Upstreams {
                 generation: Cell::new(0),
                 connections: Cell::new(0),
                 idle: Cell::new(0),
+                floods: RefCell::default(),
             })
         });
         Self {
@@ -164,6 +167,13 @@ impl Upstreams {
     /// Handshakes that failed since the last call.
     pub fn take_tls_failed(&self) -> Vec<TlsFailed> {
         self.tls_failed.take()
+    }
+
+    /// Clusters and their endpoints that flooded a connection in HTTP/2 since the last call.
+    pub fn take_floods(&self) -> impl Iterator<Item = (&str, SocketAddr)> {
+        self.clusters.iter().flat_map(|cluster| {
+            cluster.floods.take().into_iter().map(|endpoint| (&*cluster.spec.name, endpoint))
+        })
     }
 
     /// What was ejected since the last call.

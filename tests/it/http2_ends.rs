@@ -1,5 +1,6 @@
 //! How streams and connections of HTTP/2 end: resets in both directions, endpoints that go away, drain.
 
+use std::io::Write;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -26,6 +27,7 @@ on_both_engines!(
     a_target_that_http2_has_no_form_for_is_encoded_and_ejects_nobody,
     a_refusing_endpoint_leaves_its_requests_to_another,
     an_idle_connection_gives_way_to_one_that_is_needed,
+    an_endpoint_that_floods_is_left_counted_and_logged,
     an_endpoint_that_speaks_http1_is_a_502,
     no_endpoint_is_a_503_or_502,
     a_busy_cluster_is_a_503,
@@ -300,7 +302,7 @@ fn a_refusing_endpoint_leaves_its_requests_to_another(engine: Engine) {
     let (well, refusing) = (H2Origin::start(), refusing());
     let endpoints = [well.address(), refusing.address()];
     let keys = "protocol = \"h2\"\nretries_max = 1";
-    let gateway = Setup::to_all(engine, &endpoints).cluster_keys(keys).ejection(3, 10_000).start();
+    let mut gateway = Setup::to_all(engine, &endpoints).cluster_keys(keys).ejection(3, 10_000).start();
     run(async {
         let mut send = connect(gateway.web()).await;
         for _ in 0..40 {
@@ -313,6 +315,7 @@ fn a_refusing_endpoint_leaves_its_requests_to_another(engine: Engine) {
         assert_eq!(client.get("/").status, 200);
     }
     assert!(gateway.metric("ringfort_upstream_ejections_total", "") >= 1.0);
+    gateway.expect_log("ejected");
 }
 
 fn an_idle_connection_gives_way_to_one_that_is_needed(engine: Engine) {
@@ -332,6 +335,22 @@ fn an_idle_connection_gives_way_to_one_that_is_needed(engine: Engine) {
         }
         assert_eq!(slow.await.unwrap().status(), 200);
     });
+}
+
+fn an_endpoint_that_floods_is_left_counted_and_logged(engine: Engine) {
+    let origin = Origin::start(|peer| {
+        let mut stream = peer.stream().try_clone().unwrap();
+        let mut gateway = RawClient::over(stream.try_clone().unwrap());
+        gateway.expect_preface();
+        gateway.send(&frame(raw::SETTINGS, 0, 0, &[]));
+        // Frames of a kind that nobody knows (RFC 9113 §5.5).
+        let batch = frame(0xfa, 0, 0, &[]).repeat(1_000);
+        while stream.write_all(&batch).is_ok() {}
+    });
+    let mut gateway = Setup::to_all(engine, &[origin.address()]).cluster_keys("protocol = \"h2\"").start();
+    assert_eq!(gateway.get("/").status, 502);
+    gateway.wait_for_metric("ringfort_upstream_http2_floods_total", "", |floods| floods >= 1.0);
+    gateway.expect_log("flooded");
 }
 
 fn an_endpoint_that_speaks_http1_is_a_502(engine: Engine) {

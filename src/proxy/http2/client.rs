@@ -60,7 +60,8 @@ impl State {
 }
 
 impl Multiplexed {
-    /// Begins HTTP/2 on a connection, and starts the task that drives it. `on_end` runs when it has ended.
+    /// Begins HTTP/2 on a connection, and starts the task that drives it. `on_end` runs when it has ended,
+    /// and learns whether it was left because the endpoint flooded it.
     ///
     /// # Errors
     /// When the connection breaks at once.
@@ -69,7 +70,7 @@ impl Multiplexed {
         stream: Stream,
         spec: &Cluster,
         http: &HttpSpec,
-        on_end: impl FnOnce() + 'static,
+        on_end: impl FnOnce(bool) + 'static,
     ) -> Result<Self, StreamFault> {
         let tap = Tap::new(0, PREFACE.len(), http.http2_glitches_max, runtime.now());
         let link = Link::new(runtime, stream, tap);
@@ -103,10 +104,10 @@ impl Multiplexed {
         let (driven, stall) = (state.clone(), spec.request_timeout);
         let own = runtime.clone();
         runtime.spawn(async move {
-            drive(&own, &driven, connection, stall).await;
+            let flooded = drive(&own, &driven, connection, stall).await;
             driven.closed.set(true);
             own.discharge(CONNECTION_BYTES);
-            on_end();
+            on_end(flooded);
         });
         Ok(Self { send, state, streams_max: spec.http2_streams_max as usize })
     }
@@ -146,13 +147,13 @@ impl Multiplexed {
     }
 }
 
-/// Drives the crate's connection until it ends.
+/// Drives the crate's connection until it ends. Whether that was for a flood.
 async fn drive(
     runtime: &Runtime,
     state: &State,
     connection: h2::client::Connection<Io, Piece>,
     stall: Duration,
-) {
+) -> bool {
     let link = &state.link;
     let deadline = runtime.deadline();
     let mut unsent = (0, runtime.now());
@@ -178,6 +179,7 @@ async fn drive(
         .await;
     }
     link.close();
+    link.tap.borrow().is_spent()
 }
 
 /// Room for one request on a connection. Counts until it is dropped, with all that the request holds.

@@ -11,7 +11,9 @@ use crate::metrics::{ClusterCounter, ClusterGauge, Shard};
 use super::super::http2::{Connecting, Multiplexed, Slot};
 use super::super::snapshot::ClusterProtocol;
 use super::super::stream::Stream;
-use super::{AcquireError, Cluster, Connection, Counted, Endpoint, Made, Purpose, Tried, Upstreams};
+use super::{
+    AcquireError, Cluster, Connection, Counted, Endpoint, Made, NOTES_KEPT_MAX, Purpose, Tried, Upstreams,
+};
 
 /// What a request goes up on.
 pub enum Acquired {
@@ -117,6 +119,15 @@ impl Open {
         self.add(self.gauge(), -1);
         self.requests.set(requests);
         self.add(self.gauge(), 1);
+    }
+
+    /// The endpoint sent more frames that cost than work.
+    fn note_flood(&self, endpoint: SocketAddr) {
+        self.shard.cluster(self.cluster.position).add(ClusterCounter::Http2Floods, 1);
+        let mut floods = self.cluster.floods.borrow_mut();
+        if floods.len() < NOTES_KEPT_MAX {
+            floods.push(endpoint);
+        }
     }
 
     fn end(&self) {
@@ -261,7 +272,13 @@ impl Upstreams {
         let open = Open::new(cluster, &self.shard);
         drop(counted);
         let ended = Ended(open.clone());
-        let started = Multiplexed::start(&self.runtime, stream, &cluster.spec, &self.http, || drop(ended));
+        let address = endpoint.address;
+        let on_end = move |flooded| {
+            if flooded {
+                ended.0.note_flood(address);
+            }
+        };
+        let started = Multiplexed::start(&self.runtime, stream, &cluster.spec, &self.http, on_end);
         let multiplexed = started.await.map_err(|_| AcquireError::Refused)?;
         // The certificates changed meanwhile: the next look makes another connection, with them.
         // So does one past the bound: several were made at once while the endpoint was thought to speak HTTP/1.1.

@@ -88,8 +88,7 @@ impl Exchange<'_> {
         let upstreams = &self.context.upstreams;
         let Some(spec) = upstreams.spec(cluster) else { return (Some(Responded::Unanswered), None) };
         let scheme = if spec.tls.is_some() { "https" } else { "http" };
-        let framing = self.request.framing;
-        let has_body = framing.has_body();
+        let has_body = self.request.framing.has_body();
         let sent = {
             let endpoint = exchange.endpoint();
             send_request(&mut exchange.slot, head, endpoint, scheme, self.request.te_trailers, !has_body)
@@ -116,7 +115,7 @@ impl Exchange<'_> {
             let moved = Cell::new(0);
             let first = rest.take().unwrap_or_else(|| self.context.runtime.empty_buffer());
             let upload = async {
-                let mut source = Source::h1(self.stream, framing, first);
+                let mut source = Source::h1(self.stream, self.request.framing, first);
                 let mut sink = Sink::H2(&mut sender);
                 transfer(&self.context.runtime, &mut source, &mut sink, pace, &moved).await?;
                 Ok(source.into_rest())

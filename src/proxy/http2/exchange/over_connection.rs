@@ -99,7 +99,7 @@ impl Exchange<'_> {
             };
             shard.add(ClusterCounter::ReceivedBytes, (plan.head_len + rest.len()) as u64);
             if !plan.interim {
-                shard.response(Some(plan.status));
+                self.count_response(cluster, Some(plan.status));
                 let source = Source::h1(&connection.stream, plan.framing, rest);
                 return self.deliver(plan, source, cluster).await;
             }

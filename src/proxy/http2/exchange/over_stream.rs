@@ -132,7 +132,7 @@ impl Exchange<'_> {
                 Err(reject) => return Responded::Failed(invalid(reject)),
             };
             if let (Some(receiver), false) = (&mut receiver, plan.interim) {
-                shard.response(Some(plan.status));
+                self.count_response(to.cluster, Some(plan.status));
                 return self.deliver(plan, Source::H2(receiver), to.cluster).await;
             }
             if interim_left == 0 || !plan.interim {
