@@ -255,6 +255,9 @@ impl Housekeeping {
             let (cluster, endpoint, error) = (&*failed.cluster, failed.endpoint, failed.error);
             tracing::warn!(cluster, %endpoint, error, "the TLS handshake with an endpoint failed");
         }
+        for (cluster, endpoint) in context.upstreams.take_floods() {
+            tracing::warn!(cluster, %endpoint, "a connection was left: the endpoint flooded it with HTTP/2 frames");
+        }
         let shard = &context.shard;
         let (turns, gap_max) = context.runtime.take_loop_facts();
         shard.add(Counter::LoopTurns, turns - std::mem::replace(&mut self.turns, turns));

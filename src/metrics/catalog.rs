@@ -336,8 +336,10 @@ family! {
             "Requests tried again on another connection or endpoint.";
         Http2Streams: "ringfort_upstream_http2_streams_total" One Sum None,
             "Requests sent as a stream of HTTP/2.";
+        Http2Floods: "ringfort_upstream_http2_floods_total" One Sum None,
+            "HTTP/2 connections left because the endpoint sent more frames that cost than work.";
         GrpcStatus: "ringfort_upstream_grpc_responses_total" One Sum Some(GRPC_STATUS),
-            "Responses of gRPC, by the status that ended them.";
+            "Calls of gRPC to the cluster, by the status that ended them, also where the gateway gave it.";
         Ejections: "ringfort_upstream_ejections_total" One Sum None,
             "Endpoints taken out of balancing after consecutive failures.";
         ReceivedBytes: "ringfort_upstream_received_bytes_total" Bytes Sum None,

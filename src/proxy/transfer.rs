@@ -310,7 +310,7 @@ impl BodyError {
     fn from_source(fault: StreamFault) -> Self {
         match fault {
             StreamFault::Malformed => Self::Malformed(Reject::BAD_TRAILER),
-            StreamFault::Refused | StreamFault::Reset(_) | StreamFault::Disconnected => Self::SourceBroken,
+            _ => Self::SourceBroken,
         }
     }
 }

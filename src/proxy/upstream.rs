@@ -24,7 +24,7 @@ use super::stream::{Failure, Stream, TlsStream};
 mod multiplex;
 
 pub use multiplex::{Acquired, Exchange};
-use multiplex::{Making, Shared};
+use multiplex::{Avoided, Making, Shared};
 
 /// Why no connection could be had.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -44,9 +44,14 @@ pub enum AcquireError {
 }
 
 /// Endpoints that failed for one request. Owns memory only once one did.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Tried {
     addresses: Vec<SocketAddr>,
+    /// Those that did not begin the request: asked again only where there is no other.
+    refused: Vec<SocketAddr>,
+    /// Those that have no room at present.
+    full: Vec<SocketAddr>,
+    avoided: Avoided,
 }
 
 /// An endpoint was taken out of balancing; for the log.
@@ -92,6 +97,8 @@ struct Cluster {
     /// Busy and idle ones.
     connections: Cell<u32>,
     idle: Cell<u32>,
+    /// Endpoints whose floods nobody has logged yet; at most `NOTES_KEPT_MAX`, all are counted.
+    floods: RefCell<Vec<SocketAddr>>,
 }
 
 /// A connection, and the generation of the certificates that it was made with.
@@ -108,6 +115,8 @@ struct Endpoint {
     connecting: RefCell<Option<Rc<Making>>>,
     /// It chose HTTP/1.1 by ALPN when it was last asked.
     speaks_http1: Cell<bool>,
+    /// Streams that it refused since it last answered.
+    refusals: Cell<u32>,
 }
 
 struct Idle {
@@ -129,6 +138,7 @@ impl Upstreams {
                 generation: Cell::new(0),
                 connections: Cell::new(0),
                 idle: Cell::new(0),
+                floods: RefCell::default(),
             })
         });
         Self {
@@ -157,6 +167,13 @@ impl Upstreams {
     /// Handshakes that failed since the last call.
     pub fn take_tls_failed(&self) -> Vec<TlsFailed> {
         self.tls_failed.take()
+    }
+
+    /// Clusters and their endpoints that flooded a connection in HTTP/2 since the last call.
+    pub fn take_floods(&self) -> impl Iterator<Item = (&str, SocketAddr)> {
+        self.clusters.iter().flat_map(|cluster| {
+            cluster.floods.take().into_iter().map(|endpoint| (&*cluster.spec.name, endpoint))
+        })
     }
 
     /// What was ejected since the last call.
@@ -273,9 +290,21 @@ impl Upstreams {
         let endpoints = cluster.endpoints.borrow();
         let health = cluster.health.borrow();
         let now = self.runtime.now();
+        let all_refused = || {
+            let is_left = |endpoint: &Rc<Endpoint>| {
+                let lists = [&tried.addresses, &tried.full, &tried.refused];
+                !lists.iter().any(|list| list.contains(&endpoint.address))
+            };
+            !endpoints.iter().any(is_left)
+        };
+        let spare_refused = !tried.refused.is_empty() && !all_refused();
         let candidate = |position: usize| {
             let load = endpoints[position].in_flight.get();
-            if tried.addresses.contains(&endpoints[position].address) {
+            let address = &endpoints[position].address;
+            if tried.addresses.contains(address)
+                || tried.full.contains(address)
+                || spare_refused && tried.refused.contains(address)
+            {
                 Candidate::Excluded
             } else if health.is_available(position, now) {
                 Candidate::Ready { load }
@@ -324,7 +353,7 @@ impl Upstreams {
         let Some(endpoint) =
             endpoints.iter().filter(|endpoint| oldest(endpoint).is_some()).min_by_key(oldest)
         else {
-            return false;
+            return self.drop_oldest_idle_multiplexed(cluster);
         };
         let since = oldest(&endpoint);
         self.drop_idle(cluster, endpoint, |idle| Some(idle.since) != since);
@@ -554,5 +583,6 @@ fn new_endpoint((position, address): (usize, SocketAddr)) -> Rc<Endpoint> {
         multiplexed: RefCell::default(),
         connecting: RefCell::default(),
         speaks_http1: Cell::new(false),
+        refusals: Cell::new(0),
     })
 }

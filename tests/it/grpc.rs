@@ -128,6 +128,9 @@ fn a_deadline_of_the_client_is_kept(engine: Engine) {
         }
     });
     assert_eq!(origin.accepted(), 1);
+    let late = |name, label| gateway.metric(name, label);
+    assert_eq!(late("ringfort_upstream_grpc_responses_total", "status=\"deadline_exceeded\""), 1.0);
+    assert_eq!(late("ringfort_upstream_requests_total", "class=\"none\""), 1.0);
 }
 
 fn a_call_may_rest_longer_than_a_body(engine: Engine) {

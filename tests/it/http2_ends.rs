@@ -1,5 +1,6 @@
 //! How streams and connections of HTTP/2 end: resets in both directions, endpoints that go away, drain.
 
+use std::io::Write;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -23,6 +24,10 @@ on_both_engines!(
     an_endpoint_that_goes_away_gets_no_new_requests,
     a_broken_connection_to_an_endpoint_is_replaced,
     a_silent_connection_to_an_endpoint_gets_no_new_requests,
+    a_target_that_http2_has_no_form_for_is_encoded_and_ejects_nobody,
+    a_refusing_endpoint_leaves_its_requests_to_another,
+    an_idle_connection_gives_way_to_one_that_is_needed,
+    an_endpoint_that_floods_is_left_counted_and_logged,
     an_endpoint_that_speaks_http1_is_a_502,
     no_endpoint_is_a_503_or_502,
     a_busy_cluster_is_a_503,
@@ -266,6 +271,91 @@ fn a_silent_connection_to_an_endpoint_gets_no_new_requests(engine: Engine) {
     assert_eq!(origin.accepted(), 2);
 }
 
+fn a_target_that_http2_has_no_form_for_is_encoded_and_ejects_nobody(engine: Engine) {
+    let two = H2Origin::start();
+    let gateway = h2_setup(engine, &two).ejection(1, 10_000).start();
+    let mut client = gateway.client();
+    for _ in 0..3 {
+        assert_eq!(client.get("/a\"<b>`?q=\"x\"<y>`").status, 200);
+    }
+    // An authority with no form there either.
+    client.send("GET / HTTP/1.1\r\nHost: a_b!$&'()*+,;=%zz\r\n\r\n");
+    let status = client.read_response().status;
+    assert!(status == 200 || status == 400, "{status}");
+    assert!(two.seen()[0].uri.ends_with("/a%22%3Cb%3E%60?q=%22x%22%3Cy%3E%60"), "{:?}", two.seen()[0]);
+    assert_eq!(gateway.metric("ringfort_upstream_ejections_total", ""), 0.0);
+}
+
+/// Answers in HTTP/2: refuses each stream.
+fn refusing() -> Origin {
+    Origin::start(|peer| {
+        let stream = peer.stream().try_clone().unwrap();
+        let mut gateway = RawClient::over(stream);
+        gateway.expect_preface();
+        gateway.send(&frame(raw::SETTINGS, 0, 0, &[]));
+        while let Some(next) = gateway.next() {
+            if next.kind == raw::HEADERS {
+                gateway.send(&frame(raw::RST_STREAM, 0, next.stream, &[0, 0, 0, 7]));
+            }
+        }
+    })
+}
+
+fn a_refusing_endpoint_leaves_its_requests_to_another(engine: Engine) {
+    let (well, refusing) = (H2Origin::start(), refusing());
+    let endpoints = [well.address(), refusing.address()];
+    let keys = "protocol = \"h2\"\nretries_max = 1";
+    let mut gateway = Setup::to_all(engine, &endpoints).cluster_keys(keys).ejection(3, 10_000).start();
+    run(async {
+        let mut send = connect(gateway.web()).await;
+        for _ in 0..40 {
+            let (response, _) = send.send_request(request("POST", "/"), true).unwrap();
+            assert_eq!(response.await.unwrap().status(), 200);
+        }
+    });
+    let mut client = gateway.client();
+    for _ in 0..10 {
+        assert_eq!(client.get("/").status, 200);
+    }
+    assert!(gateway.metric("ringfort_upstream_ejections_total", "") >= 1.0);
+    gateway.expect_log("ejected");
+}
+
+fn an_idle_connection_gives_way_to_one_that_is_needed(engine: Engine) {
+    let (one, other) = (H2Origin::start(), H2Origin::start());
+    let keys = "protocol = \"h2\"\nconnections_max = 1";
+    let endpoints = [one.address(), other.address()];
+    let gateway = Setup::to_all(engine, &endpoints).cluster_keys(keys).start();
+    run(async {
+        let mut send = connect(gateway.web()).await;
+        while one.seen().is_empty() || other.seen().is_empty() {
+            assert_eq!(fetch(&mut send, get("/")).await.unwrap().status, 200);
+        }
+        // One that is in use stays; its endpoint has room for another request, the other endpoint has none.
+        let (slow, _) = send.send_request(get("/late/300"), true).unwrap();
+        for _ in 0..5 {
+            assert_eq!(fetch(&mut send, get("/")).await.unwrap().status, 200);
+        }
+        assert_eq!(slow.await.unwrap().status(), 200);
+    });
+}
+
+fn an_endpoint_that_floods_is_left_counted_and_logged(engine: Engine) {
+    let origin = Origin::start(|peer| {
+        let mut stream = peer.stream().try_clone().unwrap();
+        let mut gateway = RawClient::over(stream.try_clone().unwrap());
+        gateway.expect_preface();
+        gateway.send(&frame(raw::SETTINGS, 0, 0, &[]));
+        // Frames of a kind that nobody knows (RFC 9113 §5.5).
+        let batch = frame(0xfa, 0, 0, &[]).repeat(1_000);
+        while stream.write_all(&batch).is_ok() {}
+    });
+    let mut gateway = Setup::to_all(engine, &[origin.address()]).cluster_keys("protocol = \"h2\"").start();
+    assert_eq!(gateway.get("/").status, 502);
+    gateway.wait_for_metric("ringfort_upstream_http2_floods_total", "", |floods| floods >= 1.0);
+    gateway.expect_log("flooded");
+}
+
 fn an_endpoint_that_speaks_http1_is_a_502(engine: Engine) {
     let one = Origin::start(|peer| {
         let _ = peer.send(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n");
@@ -424,7 +514,7 @@ fn a_window_that_shrinks_holds_no_connection(engine: Engine) {
     std::thread::spawn(move || {
         // What it goes on to say, and to hear, is no progress.
         let ping = frame(raw::PING, 0, 0, &[0; 8]);
-        while std::io::Write::write_all(&mut pinging, &ping).is_ok() {
+        while Write::write_all(&mut pinging, &ping).is_ok() {
             std::thread::sleep(Duration::from_millis(150));
         }
     });

@@ -28,6 +28,20 @@ pub(in crate::proxy) const NO_TUNNELS: Failure = Failure {
 pub(in crate::proxy) const TIMED_OUT: Failure =
     Failure { status: 504, text: "", termination: Termination::UpstreamTimeout };
 
+/// A request that was taken in HTTP/1.1 and that HTTP/2 has no form for.
+pub(in crate::proxy) const UNSENDABLE: Failure = Failure {
+    status: 400,
+    text: "The request has no form in HTTP/2, which the upstream server speaks.",
+    termination: Termination::BadRequest,
+};
+
+impl Failure {
+    /// Whether the endpoint broke its word.
+    pub(in crate::proxy) const fn is_endpoints_fault(&self) -> bool {
+        matches!(self.termination, Termination::UpstreamFailed | Termination::UpstreamTimeout)
+    }
+}
+
 pub(in crate::proxy) const fn invalid(reject: Reject) -> Failure {
     Failure { status: reject.status, text: reject.text, termination: Termination::UpstreamFailed }
 }

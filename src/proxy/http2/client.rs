@@ -27,6 +27,10 @@ use super::tap::Tap;
 /// What a connection is taken to cost beside its streams.
 const CONNECTION_BYTES: usize = 32 * KIB;
 
+/// Requests that one connection carries before another takes its place: far below the 2^30 streams that it has numbers
+/// for (RFC 9113 §5.1.1), and enough that making another costs nothing.
+const REQUESTS_MAX: u64 = 1 << 20;
+
 /// As much as the windows of all streams together: however many clients read nothing, each further stream moves.
 const fn connection_window_bytes(streams_max: u32) -> u32 {
     let bytes = streams_max.saturating_mul(limits::HTTP2_STREAM_WINDOW_BYTES);
@@ -56,8 +60,17 @@ struct State {
     silence_max: Duration,
 }
 
+impl State {
+    /// Whether it may carry another request, once there is room.
+    fn is_alive(&self) -> bool {
+        let spent = self.closed.get() || self.begun.get() >= REQUESTS_MAX;
+        !spent && self.link.tap.borrow().goaway().is_none()
+    }
+}
+
 impl Multiplexed {
-    /// Begins HTTP/2 on a connection, and starts the task that drives it. `on_end` runs when it has ended.
+    /// Begins HTTP/2 on a connection, and starts the task that drives it. `on_end` runs when it has ended,
+    /// and learns whether it was left because the endpoint flooded it.
     ///
     /// # Errors
     /// When the connection breaks at once.
@@ -66,7 +79,7 @@ impl Multiplexed {
         stream: Stream,
         spec: &Cluster,
         http: &HttpSpec,
-        on_end: impl FnOnce() + 'static,
+        on_end: impl FnOnce(bool) + 'static,
     ) -> Result<Self, StreamFault> {
         let tap = Tap::new(0, PREFACE.len(), http.http2_glitches_max, runtime.now());
         let link = Link::new(runtime, stream, tap);
@@ -101,11 +114,11 @@ impl Multiplexed {
         let (driven, stall) = (state.clone(), spec.request_timeout);
         let own = runtime.clone();
         runtime.spawn(async move {
-            drive(&own, &driven, connection, stall).await;
+            let flooded = drive(&own, &driven, connection, stall).await;
             driven.closed.set(true);
             driven.greeted.finish(None);
             own.discharge(CONNECTION_BYTES);
-            on_end();
+            on_end(flooded);
         });
         Ok(Self { send, state, streams_max: spec.http2_streams_max as usize })
     }
@@ -117,7 +130,7 @@ impl Multiplexed {
     }
 
     pub fn is_alive(&self) -> bool {
-        !self.state.closed.get() && self.state.link.tap.borrow().goaway().is_none()
+        self.state.is_alive()
     }
 
     /// Requests on their way.
@@ -145,13 +158,13 @@ impl Multiplexed {
     }
 }
 
-/// Drives the crate's connection until it ends.
+/// Drives the crate's connection until it ends. Whether that was for a flood.
 async fn drive(
     runtime: &Runtime,
     state: &State,
     connection: h2::client::Connection<Io, Piece>,
     stall: Duration,
-) {
+) -> bool {
     let link = &state.link;
     let deadline = runtime.deadline();
     let mut unsent = Stall::new(runtime.now());
@@ -178,6 +191,7 @@ async fn drive(
         .await;
     }
     link.close();
+    link.tap.borrow().is_spent()
 }
 
 /// Room for one request on a connection. Counts until it is dropped, with all that the request holds.
@@ -224,9 +238,15 @@ impl Slot {
     /// Sends a request's head. `ended`: there is no body.
     ///
     /// # Errors
-    /// `Refused` where nothing of it went out.
+    /// `Refused` where the connection is ending, `Unsendable` where the request is at fault. Nothing of it went out.
     pub(super) fn send(&mut self, request: Request<()>, ended: bool) -> Result<(Call, Sender), StreamFault> {
-        let (response, stream) = self.send.send_request(request, ended).map_err(|_| StreamFault::Refused)?;
+        let sent = self.send.send_request(request, ended);
+        let (response, stream) = sent.map_err(|error| {
+            // Whatever it was, it would be the same for the next request.
+            self.state.closed.set(true);
+            let is_ending = error.is_io() || error.is_go_away() || error.is_reset();
+            if is_ending { StreamFault::Refused } else { StreamFault::Unsendable }
+        })?;
         let id = response.stream_id().as_u32();
         Ok((Call { response, id }, Sender::new(stream, ended)))
     }
@@ -234,6 +254,11 @@ impl Slot {
     /// Whether the endpoint takes extended CONNECT (RFC 8441 §3); waits until it has said so.
     pub async fn takes_extended_connect(&self) -> bool {
         self.state.greeted.outcome().await.is_some() && self.send.is_extended_connect_protocol_enabled()
+    }
+
+    /// Whether its connection may carry another request.
+    pub fn is_alive(&self) -> bool {
+        self.state.is_alive()
     }
 
     /// The next head of the response.

@@ -12,7 +12,7 @@ use std::rc::Rc;
 use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
-use ::http::{Request as H2Request, Response as H2Response};
+use ::http::{Method, Request as H2Request, Response as H2Response};
 use h2::ext::Protocol;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
@@ -86,7 +86,10 @@ async fn answer(
         timeouts: session.guard.timeouts(),
         deadline: context.runtime.deadline(),
         is_grpc,
-        is_head: head.method == ::http::Method::HEAD,
+        is_call: is_grpc && head.method == Method::POST && wants_trailers(&head),
+        unanswered: Cell::new(None),
+        ungraded: Cell::new(None),
+        is_head: head.method == Method::HEAD,
         is_extended: head.extensions.get::<Protocol>().is_some(),
         status: Cell::new(None),
         opening: RefCell::default(),
@@ -112,6 +115,11 @@ async fn answer(
     Some(Box::new(Opened { receiver: body, sender, tunnel }))
 }
 
+fn wants_trailers(head: &::http::request::Parts) -> bool {
+    let te = head.headers.get(::http::header::TE);
+    te.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"trailers"))
+}
+
 struct Exchange<'a> {
     session: &'a Session,
     context: &'a Rc<Context>,
@@ -121,9 +129,15 @@ struct Exchange<'a> {
     /// Of the response's head.
     deadline: Deadline,
     is_grpc: bool,
+    /// A call as gRPC makes it, whose messages may rest.
+    is_call: bool,
     is_head: bool,
     /// It is an extended CONNECT (RFC 8441): only a tunnel may answer it with success.
     is_extended: bool,
+    /// The cluster whose response to the request that went there is not counted yet.
+    unanswered: Cell<Option<u16>>,
+    /// The cluster whose status of gRPC is not counted yet.
+    ungraded: Cell<Option<u16>>,
     /// Sent to the client; a response has begun once there is one.
     status: Cell<Option<u16>>,
     /// The tunnel asked for.
@@ -325,6 +339,10 @@ impl Exchange<'_> {
 
     /// What the client set as its deadline has come.
     async fn deadline_exceeded(&self) {
+        if let Some(cluster) = self.unanswered.get() {
+            self.count_response(cluster, None);
+        }
+        self.grade(Some(grpc::DEADLINE_EXCEEDED));
         if self.status.get().is_none() {
             self.answer_grpc(grpc::DEADLINE_EXCEEDED, "The deadline of the request has passed.", 504);
         }
@@ -337,6 +355,7 @@ impl Exchange<'_> {
                 Termination::UpstreamConnect => grpc::UNAVAILABLE,
                 _ => grpc::code_for_status(failure.status),
             };
+            self.grade(Some(code));
             return self.answer_grpc(code, failure.text, failure.status);
         }
         self.answer_own(failure.status, failure.text, &[]).await;
@@ -348,6 +367,7 @@ impl Exchange<'_> {
         let shard = self.context.shard.cluster(usize::from(to.cluster));
         let mut tried = Tried::default();
         let mut attempts = 0;
+        self.ungraded.set(self.is_grpc.then_some(to.cluster));
         let Some(retries_max) = upstreams.spec(to.cluster).map(|spec| spec.retries_max) else {
             return self.fail(&UNANSWERED).await;
         };
@@ -356,19 +376,25 @@ impl Exchange<'_> {
                 let acquire = pin!(upstreams.acquire_any(to.cluster, attempts > 0, &mut tried));
                 self.unless_gone(acquire).await
             };
-            shard.add(ClusterCounter::SentBytes, to.head.len() as u64);
-            let responded = match acquired {
+            let acquired = match acquired {
                 Err(Gone) => return,
                 Ok(Err(error)) => return self.fail(&cannot_acquire(error)).await,
-                Ok(Ok(Acquired::Connection(connection))) => {
+                Ok(Ok(acquired)) => acquired,
+            };
+            shard.add(ClusterCounter::SentBytes, to.head.len() as u64);
+            self.unanswered.set(Some(to.cluster));
+            let responded = match acquired {
+                Acquired::Connection(connection) => {
                     self.over_connection(request, connection, &to, body).await
                 }
-                Ok(Ok(Acquired::Stream(exchange))) => self.over_stream(request, exchange, &to, body).await,
+                Acquired::Stream(exchange) => {
+                    self.over_stream(request, exchange, &to, body, &mut tried).await
+                }
             };
             let safe = match responded {
                 Ok(Responded::Complete { .. } | Responded::Broken { .. } | Responded::Opened(_)) => return,
                 Err(Gone) | Ok(Responded::Failed(_) | Responded::Unanswered | Responded::Refused) => {
-                    shard.response(None);
+                    self.count_response(to.cluster, None);
                     match responded {
                         Ok(Responded::Refused) => !body.is_touched(),
                         Ok(Responded::Unanswered) => request.idempotent && !request.framing.has_body(),
@@ -388,7 +414,7 @@ impl Exchange<'_> {
     /// How fast the request's body has to come and go.
     fn upload_pace(&self, sink_stall: Duration) -> Pace {
         // A stream of messages may rest between two of them, as a relay may.
-        let (source_idle, source_bytes_per_s_min) = match self.is_grpc {
+        let (source_idle, source_bytes_per_s_min) = match self.is_call {
             true => (self.timeouts.tcp_idle, 0),
             false => (self.timeouts.body_idle, self.timeouts.body_rate_min_bytes_per_s),
         };
@@ -530,7 +556,7 @@ impl Exchange<'_> {
         };
         if !has_body {
             if self.is_grpc {
-                self.count_grpc(cluster, &[], plan.grpc_status);
+                self.count_grpc(&[], plan.grpc_status);
             }
             return Responded::Complete { reusable: plan.reusable && source.into_rest().is_none() };
         }
@@ -548,7 +574,7 @@ impl Exchange<'_> {
         let shard = self.context.shard.cluster(usize::from(cluster));
         shard.add(ClusterCounter::ReceivedBytes, moved.get());
         if self.is_grpc {
-            self.count_grpc(cluster, source.trailers(), None);
+            self.count_grpc(source.trailers(), None);
         }
         match result {
             Ok(()) => Responded::Complete { reusable: plan.reusable && source.into_rest().is_none() },
@@ -567,7 +593,7 @@ impl Exchange<'_> {
     }
 
     /// Counts the status that ended a response of gRPC: of its trailers, or of its head where that is all.
-    fn count_grpc(&self, cluster: u16, trailers: &[u8], in_head: Option<u8>) {
+    fn count_grpc(&self, trailers: &[u8], in_head: Option<u8>) {
         let lines = trailers.split(|&byte| byte == b'\n');
         let value = lines.filter_map(|line| {
             let (name, value) = line.split_at_checked(GRPC_STATUS.len())?;
@@ -575,7 +601,20 @@ impl Exchange<'_> {
                 .then(|| trim_ows(value.strip_suffix(b"\r").unwrap_or(value)))
         });
         let code = value.map(grpc::parse_code).next().unwrap_or(in_head);
-        self.context.shard.cluster(usize::from(cluster)).grpc_status(code);
+        self.grade(code);
+    }
+
+    /// Counts the status of gRPC that ended the call, once, if a cluster was to answer it.
+    fn grade(&self, code: Option<u8>) {
+        if let Some(cluster) = self.ungraded.take() {
+            self.context.shard.cluster(usize::from(cluster)).grpc_status(code);
+        }
+    }
+
+    /// Counts what came of a request that went to an endpoint.
+    fn count_response(&self, cluster: u16, status: Option<u16>) {
+        self.unanswered.set(None);
+        self.context.shard.cluster(usize::from(cluster)).response(status);
     }
 }
 

@@ -20,6 +20,8 @@ pub enum StreamFault {
     Reset(u32),
     /// What the peer sent is no valid message.
     Malformed,
+    /// What we were to send has no place in HTTP/2. Nothing went out, and the peer is not to blame.
+    Unsendable,
     /// The connection broke or was closed.
     Disconnected,
 }

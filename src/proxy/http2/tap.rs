@@ -41,8 +41,9 @@ const END_STREAM: u8 = 1;
 const ACK: u8 = 1;
 const END_HEADERS: u8 = 4;
 const PADDED: u8 = 8;
-/// Codes of RST_STREAM that end a stream in peace: NO_ERROR, CANCEL.
-const PEACEFUL: [u32; 2] = [0, 8];
+/// Codes of RST_STREAM that answer what the peer did: PROTOCOL_ERROR, FLOW_CONTROL_ERROR, STREAM_CLOSED,
+/// FRAME_SIZE_ERROR, and REFUSED_STREAM for one above the limit. With others we tell of ourselves or of an endpoint.
+const PROVOKED: [u32; 5] = [1, 3, 5, 6, 7];
 
 /// A frame header.
 #[derive(Clone, Copy, Debug, Default)]
@@ -264,7 +265,7 @@ impl Tap {
             }
         };
         output.scan(bytes, on_frame, |frame, payload| {
-            if frame.kind == kind::RST_STREAM && !PEACEFUL.contains(&word_of(payload)) {
+            if frame.kind == kind::RST_STREAM && PROVOKED.contains(&word_of(payload)) {
                 provoked += 1;
             }
         });

@@ -231,10 +231,10 @@ pub(super) fn request(head: &RequestHead<'_, '_>, scheme: &str, te_trailers: boo
         uri
     } else {
         let mut target = String::with_capacity(head.target.path().len() + 64);
-        target.push_str(head.target.path());
+        push_encoded(&mut target, head.target.path());
         if let Some(query) = head.target.query() {
             target.push('?');
-            target.push_str(query);
+            push_encoded(&mut target, query);
         }
         uri.scheme(scheme).path_and_query(target)
     };
@@ -262,6 +262,20 @@ pub(super) fn request(head: &RequestHead<'_, '_>, scheme: &str, te_trailers: boo
         fields.insert(header::TE, HeaderValue::from_static("trailers"));
     }
     Some(request)
+}
+
+/// Appends a part of a target. What stands in none (RFC 3986 §2), is let pass all the same in HTTP/1.1 and refused by
+/// readers of HTTP/2, is percent-encoded: it means the same (§2.1).
+fn push_encoded(target: &mut String, part: &str) {
+    const HEX: [char; 16] = ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'A', 'B', 'C', 'D', 'E', 'F'];
+    for char in part.chars() {
+        if matches!(char, '"' | '<' | '>' | '`') {
+            let byte = char as usize;
+            target.extend(['%', HEX[byte >> 4 & 15], HEX[byte & 15]]);
+        } else {
+            target.push(char);
+        }
+    }
 }
 
 /// A head that was written for HTTP/1.1 to no host, as HTTP/1.0 may ask, made one to `endpoint`. `None` where it has one.

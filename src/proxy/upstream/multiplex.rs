@@ -3,7 +3,7 @@
 
 use std::cell::Cell;
 use std::net::SocketAddr;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
 use crate::metrics::{ClusterCounter, ClusterGauge, Shard};
@@ -11,7 +11,9 @@ use crate::metrics::{ClusterCounter, ClusterGauge, Shard};
 use super::super::http2::{Connecting, Multiplexed, Slot};
 use super::super::snapshot::ClusterProtocol;
 use super::super::stream::Stream;
-use super::{AcquireError, Cluster, Connection, Counted, Endpoint, Made, Purpose, Tried, Upstreams};
+use super::{
+    AcquireError, Cluster, Connection, Counted, Endpoint, Made, NOTES_KEPT_MAX, Purpose, Tried, Upstreams,
+};
 
 /// What a request goes up on.
 pub enum Acquired {
@@ -68,6 +70,20 @@ pub(super) struct Shared {
     open: Rc<Open>,
 }
 
+/// A connection that refused a request, which is not to take it again if another can.
+#[derive(Default)]
+pub(super) struct Avoided(Weak<Open>);
+
+impl Avoided {
+    fn is(&self, open: &Rc<Open>) -> bool {
+        std::ptr::eq(self.0.as_ptr(), Rc::as_ptr(open))
+    }
+}
+
+/// Refusals in a row that count as a failure while other requests are on their way: an endpoint at its limit of streams
+/// is well. One that refuses the only request it has is not.
+const REFUSALS_MAX: u32 = 32;
+
 /// Counts one connection in HTTP/2: idle, or active while it carries a request, until it has ended.
 struct Open {
     cluster: Rc<Cluster>,
@@ -105,8 +121,19 @@ impl Open {
         self.add(self.gauge(), 1);
     }
 
+    /// The endpoint sent more frames that cost than work.
+    fn note_flood(&self, endpoint: SocketAddr) {
+        self.shard.cluster(self.cluster.position).add(ClusterCounter::Http2Floods, 1);
+        let mut floods = self.cluster.floods.borrow_mut();
+        if floods.len() < NOTES_KEPT_MAX {
+            floods.push(endpoint);
+        }
+    }
+
     fn end(&self) {
-        self.ended.set(true);
+        if self.ended.replace(true) {
+            return;
+        }
         self.cluster.connections.set(self.cluster.connections.get() - 1);
         self.add(self.gauge(), -1);
     }
@@ -144,11 +171,18 @@ impl Upstreams {
             return self.acquire(at as u16, fresh, tried).await.map(Acquired::Connection);
         }
         let mut last_error = AcquireError::NoEndpoint;
+        tried.full.clear();
         loop {
             let Some(endpoint) = self.pick(&cluster, tried) else { return Err(last_error) };
-            match self.stream_to(&cluster, &endpoint, fresh).await {
+            match self.stream_to(&cluster, &endpoint, fresh, tried).await {
                 Ok(acquired) => return Ok(acquired),
-                Err(error @ (AcquireError::Local | AcquireError::Busy)) => return Err(error),
+                Err(AcquireError::Local) => return Err(AcquireError::Local),
+                Err(AcquireError::Busy) => {
+                    // Nothing failed: another endpoint may have room.
+                    last_error = AcquireError::Busy;
+                    tried.full.push(endpoint.address);
+                    continue;
+                }
                 Err(error) => last_error = error,
             }
             tried.addresses.push(endpoint.address);
@@ -181,9 +215,10 @@ impl Upstreams {
         cluster: &Rc<Cluster>,
         endpoint: &Rc<Endpoint>,
         fresh: bool,
+        tried: &Tried,
     ) -> Result<Acquired, AcquireError> {
         loop {
-            if let Some(exchange) = self.take_slot(cluster, endpoint) {
+            if let Some(exchange) = self.take_slot(cluster, endpoint, &tried.avoided) {
                 return Ok(Acquired::Stream(exchange));
             }
             if !fresh && let Some(idle) = self.take_idle(cluster, endpoint) {
@@ -202,7 +237,8 @@ impl Upstreams {
             if open >= cluster.spec.http2_connections_max as usize
                 || (full && !self.drop_oldest_idle(cluster))
             {
-                return Err(AcquireError::Busy);
+                let exchange = self.take_slot(cluster, endpoint, &Avoided::default());
+                return exchange.map(Acquired::Stream).ok_or(AcquireError::Busy);
             }
             if let Some(made) = self.make(cluster, endpoint).await? {
                 return Ok(Acquired::Connection(self.begin(cluster, endpoint.clone(), made, false)));
@@ -252,20 +288,34 @@ impl Upstreams {
         let open = Open::new(cluster, &self.shard);
         drop(counted);
         let ended = Ended(open.clone());
-        let started = Multiplexed::start(&self.runtime, stream, &cluster.spec, &self.http, || drop(ended));
+        let address = endpoint.address;
+        let on_end = move |flooded| {
+            if flooded {
+                ended.0.note_flood(address);
+            }
+        };
+        let started = Multiplexed::start(&self.runtime, stream, &cluster.spec, &self.http, on_end);
         let multiplexed = started.await.map_err(|_| AcquireError::Refused)?;
         // The certificates changed meanwhile: the next look makes another connection, with them.
-        if generation == cluster.generation.get() {
+        // So does one past the bound: several were made at once while the endpoint was thought to speak HTTP/1.1.
+        let open_max = cluster.spec.http2_connections_max as usize;
+        if generation == cluster.generation.get() && endpoint.multiplexed.borrow().len() < open_max {
             endpoint.multiplexed.borrow_mut().push(Shared { multiplexed, open });
         }
         Ok(None)
     }
 
-    /// A stream of the least busy connection that has room.
-    fn take_slot(&self, cluster: &Rc<Cluster>, endpoint: &Rc<Endpoint>) -> Option<Exchange> {
+    /// A stream of the least busy connection that has room and is not `avoided`.
+    fn take_slot(
+        &self,
+        cluster: &Rc<Cluster>,
+        endpoint: &Rc<Endpoint>,
+        avoided: &Avoided,
+    ) -> Option<Exchange> {
         let mut multiplexed = endpoint.multiplexed.borrow_mut();
         multiplexed.retain(|shared| shared.multiplexed.is_alive());
-        let with_room = multiplexed.iter().filter(|shared| shared.multiplexed.has_room());
+        let with_room =
+            multiplexed.iter().filter(|shared| shared.multiplexed.has_room() && !avoided.is(&shared.open));
         let Shared { multiplexed, open } = with_room.min_by_key(|shared| shared.multiplexed.streams())?;
         let slot = multiplexed.slot(&self.runtime);
         open.set_requests(open.requests.get() + 1);
@@ -277,6 +327,22 @@ impl Upstreams {
         endpoint.in_flight.set(endpoint.in_flight.get() + 1);
         let lease = StreamLease { cluster: cluster.clone(), endpoint: endpoint.clone(), open: open.clone() };
         Some(Exchange { slot, lease })
+    }
+
+    /// Closes the connection in HTTP/2 that has been idle for longest. `false` where none is idle.
+    pub(super) fn drop_oldest_idle_multiplexed(&self, cluster: &Cluster) -> bool {
+        let endpoints = cluster.endpoints.borrow();
+        let idle = endpoints.iter().flat_map(|endpoint| {
+            let multiplexed = endpoint.multiplexed.borrow();
+            let idle = |shared: &Shared| Some((shared.multiplexed.idle_since()?, shared.open.clone()));
+            let idle: Vec<_> = multiplexed.iter().filter_map(idle).collect();
+            idle.into_iter().map(move |(since, open)| (since, endpoint, open))
+        });
+        let Some((_, endpoint, open)) = idle.min_by_key(|(since, ..)| *since) else { return false };
+        // It has nothing to finish: its place is free at once.
+        open.end();
+        endpoint.multiplexed.borrow_mut().retain(|shared| !Rc::ptr_eq(&shared.open, &open));
+        true
     }
 
     /// Gives up connections in HTTP/2 that are of no use any more: requests on their way finish.
@@ -293,7 +359,24 @@ impl Upstreams {
     /// Reports that the endpoint answered.
     pub fn on_stream_answer(&self, exchange: &Exchange) {
         let lease = &exchange.lease;
+        lease.endpoint.refusals.set(0);
         lease.cluster.health.borrow_mut().on_success(lease.endpoint.position.get());
+    }
+
+    /// Reports that the endpoint did not begin the request, or its connection ended first: another endpoint is asked
+    /// before this one, another connection before this one.
+    pub fn on_stream_refusal(&self, exchange: &Exchange, tried: &mut Tried) {
+        let StreamLease { cluster, endpoint, open } = &exchange.lease;
+        tried.refused.push(endpoint.address);
+        tried.avoided = Avoided(Rc::downgrade(open));
+        // A connection that ends or goes away says nothing of the endpoint.
+        if exchange.slot.is_alive() {
+            let in_a_row = endpoint.refusals.get().wrapping_add(1);
+            endpoint.refusals.set(in_a_row);
+            if endpoint.in_flight.get() == 1 || in_a_row.is_multiple_of(REFUSALS_MAX) {
+                self.failed(cluster, endpoint);
+            }
+        }
     }
 
     /// Reports that the endpoint broke its word.

@@ -18,7 +18,7 @@ use super::super::super::transfer::{Sink, Source, transfer};
 use super::super::super::tunnel::Behind;
 use super::super::super::upstream::{self, Acquired, Tried};
 use super::super::Next;
-use super::super::failure::{TIMED_OUT, UNANSWERED, cannot_acquire, invalid};
+use super::super::failure::{TIMED_OUT, UNANSWERED, UNSENDABLE, cannot_acquire, invalid};
 use super::{Exchange, Gone, Parsed, Responded, ResponsePlan};
 
 /// CANCEL (RFC 9113 §7).
@@ -61,7 +61,8 @@ impl Exchange<'_> {
                 Ok(Ok(Acquired::Stream(exchange))) => exchange,
             };
             shard.add(ClusterCounter::SentBytes, head.len() as u64);
-            let (responded, uploaded) = self.over_stream(exchange, (cluster, route), head, &mut rest).await;
+            let over_stream = self.over_stream(exchange, (cluster, route), head, &mut rest, &mut tried);
+            let (responded, uploaded) = over_stream.await;
             let untouched = uploaded.is_none() && rest.is_some();
             let safe = match responded {
                 Some(Responded::Refused) => untouched,
@@ -83,19 +84,23 @@ impl Exchange<'_> {
         (cluster, route): (u16, u16),
         head: &[u8],
         rest: &mut Option<RecvBuf>,
+        tried: &mut Tried,
     ) -> (Option<Responded>, Uploaded) {
         let upstreams = &self.context.upstreams;
         let Some(spec) = upstreams.spec(cluster) else { return (Some(Responded::Unanswered), None) };
         let scheme = if spec.tls.is_some() { "https" } else { "http" };
-        let framing = self.request.framing;
-        let has_body = framing.has_body();
+        let has_body = self.request.framing.has_body();
         let sent = {
             let endpoint = exchange.endpoint();
             send_request(&mut exchange.slot, head, endpoint, scheme, self.request.te_trailers, !has_body)
         };
         let (mut call, mut sender) = match sent {
             Ok(sent) => sent,
-            Err(StreamFault::Refused) => return (Some(Responded::Refused), None),
+            Err(StreamFault::Refused) => {
+                upstreams.on_stream_refusal(&exchange, tried);
+                return (Some(Responded::Refused), None);
+            }
+            Err(StreamFault::Unsendable) => return (Some(Responded::Failed(UNSENDABLE)), None),
             Err(_) => return (Some(Responded::Failed(UNANSWERED)), None),
         };
         let respond = pin!(self.respond_from_stream(&exchange, &mut call, cluster, route));
@@ -111,7 +116,7 @@ impl Exchange<'_> {
             let moved = Cell::new(0);
             let first = rest.take().unwrap_or_else(|| self.context.runtime.empty_buffer());
             let upload = async {
-                let mut source = Source::h1(self.stream, framing, first);
+                let mut source = Source::h1(self.stream, self.request.framing, first);
                 let mut sink = Sink::H2(&mut sender);
                 transfer(&self.context.runtime, &mut source, &mut sink, pace, &moved).await?;
                 Ok(source.into_rest())
@@ -128,7 +133,7 @@ impl Exchange<'_> {
             // The endpoint must not take what it got for the whole.
             sender.reset(CANCEL);
         }
-        self.judge_stream(&exchange, cluster, responded.as_ref());
+        self.judge_stream(&exchange, cluster, responded.as_ref(), tried);
         (responded, uploaded)
     }
 
@@ -138,6 +143,7 @@ impl Exchange<'_> {
         exchange: &upstream::Exchange,
         cluster: u16,
         responded: Option<&Responded>,
+        tried: &mut Tried,
     ) {
         let upstreams = &self.context.upstreams;
         let began = matches!(
@@ -149,6 +155,7 @@ impl Exchange<'_> {
         }
         match responded {
             Some(Responded::Complete { .. } | Responded::Opened(_)) => upstreams.on_stream_answer(exchange),
+            Some(Responded::Refused | Responded::Unanswered) => upstreams.on_stream_refusal(exchange, tried),
             Some(
                 Responded::Failed(_)
                 | Responded::Broken(Termination::UpstreamFailed | Termination::UpstreamTimeout),

@@ -59,7 +59,7 @@ impl Exchange<'_> {
                 Err(Gone) => Err(Gone),
                 Ok(Err(error)) => return self.fail_opening(cannot_acquire(error), rest).await,
                 Ok(Ok(Acquired::Connection(connection))) => self.ask_connection(opening, connection).await,
-                Ok(Ok(Acquired::Stream(exchange))) => self.ask_stream(opening, exchange).await,
+                Ok(Ok(Acquired::Stream(exchange))) => self.ask_stream(opening, exchange, &mut tried).await,
             };
             let responded = match asked {
                 Err(Gone) => return Next::End(Ending::Abort(Termination::ClientAborted)),
@@ -113,7 +113,12 @@ impl Exchange<'_> {
     }
 
     /// Asks on a stream.
-    async fn ask_stream(&self, opening: &Opening, mut exchange: upstream::Exchange) -> Result<Asked, Gone> {
+    async fn ask_stream(
+        &self,
+        opening: &Opening,
+        mut exchange: upstream::Exchange,
+        tried: &mut Tried,
+    ) -> Result<Asked, Gone> {
         let upstreams = &self.context.upstreams;
         let Some(spec) = upstreams.spec(opening.cluster) else {
             return Ok(Asked::Otherwise(Responded::Unanswered));
@@ -148,7 +153,7 @@ impl Exchange<'_> {
             let respond = pin!(self.respond_from_stream(&exchange, &mut call, opening.cluster, route));
             self.unless_gone(respond).await
         };
-        self.judge_stream(&exchange, opening.cluster, responded.as_ref().ok());
+        self.judge_stream(&exchange, opening.cluster, responded.as_ref().ok(), tried);
         match responded {
             Ok(Responded::Opened(behind)) => match *behind {
                 Behind::Stream(receiver) => {

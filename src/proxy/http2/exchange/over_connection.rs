@@ -100,7 +100,7 @@ impl Exchange<'_> {
             };
             shard.add(ClusterCounter::ReceivedBytes, (plan.head_len + rest.len()) as u64);
             if !plan.interim {
-                shard.response(Some(plan.status));
+                self.count_response(cluster, Some(plan.status));
                 if plan.opens {
                     return self.tell_opened(plan, Behind::Connection(rest));
                 }

@@ -10,7 +10,7 @@ use crate::limits;
 use crate::metrics::{ClusterCounter, Histogram};
 use crate::runtime::TimedOut;
 
-use super::super::super::http1::failure::{TIMED_OUT, UNANSWERED, invalid};
+use super::super::super::http1::failure::{TIMED_OUT, UNANSWERED, UNSENDABLE, invalid};
 use super::super::super::http1::judge::Request;
 use super::super::super::transfer::{Sink, Source, transfer};
 use super::super::super::tunnel::Behind;
@@ -28,14 +28,17 @@ impl Exchange<'_> {
         mut exchange: upstream::Exchange,
         to: &Destination<'_>,
         body: &mut Receiver,
+        tried: &mut upstream::Tried,
     ) -> Result<Responded, Gone> {
         let upstreams = &self.context.upstreams;
         let responded = self.on_stream(request, &mut exchange, to, body).await;
         match &responded {
             Ok(Responded::Complete { .. }) => upstreams.on_stream_answer(&exchange),
+            Ok(Responded::Failed(failure)) if !failure.is_endpoints_fault() => {}
             Ok(Responded::Failed(_) | Responded::Broken { by_endpoint: true }) => {
                 upstreams.on_stream_failure(&exchange);
             }
+            Ok(Responded::Refused | Responded::Unanswered) => upstreams.on_stream_refusal(&exchange, tried),
             Err(Gone) | Ok(_) => {}
         }
         responded
@@ -59,6 +62,7 @@ impl Exchange<'_> {
         let (mut call, mut sender) = match sent {
             Ok(sent) => sent,
             Err(StreamFault::Refused) => return Ok(Responded::Refused),
+            Err(StreamFault::Unsendable) => return Ok(Responded::Failed(UNSENDABLE)),
             Err(_) => return Ok(Responded::Failed(UNANSWERED)),
         };
         let respond = pin!(self.respond_from_stream(exchange, &mut call, to));
@@ -137,7 +141,7 @@ impl Exchange<'_> {
                 return self.tell_opened(plan, Behind::Stream(receiver));
             }
             if let (Some(receiver), false) = (&mut receiver, plan.interim) {
-                shard.response(Some(plan.status));
+                self.count_response(to.cluster, Some(plan.status));
                 return self.deliver(plan, Source::H2(receiver), to.cluster).await;
             }
             if interim_left == 0 || !plan.interim {
