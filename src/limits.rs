@@ -68,7 +68,7 @@ pub const HTTP2_STREAMS_MAX_DEFAULT: u32 = 128;
 pub const HTTP2_GLITCHES_MAX_DEFAULT: u32 = 1_000;
 /// Bytes that one HTTP/2 stream may send ahead of what was passed on.
 pub const HTTP2_STREAM_WINDOW_BYTES: u32 = 64 * KIB as u32;
-/// Bytes that all streams of an HTTP/2 connection together may send ahead of what was passed on.
+/// Bytes that all streams of a client's HTTP/2 connection together may send ahead of what was passed on.
 pub const HTTP2_CONNECTION_WINDOW_BYTES: u32 = MIB as u32;
 /// Bytes of one HTTP/2 stream that wait for its peer beside the piece on its way.
 pub const HTTP2_STREAM_SEND_BYTES_MAX: usize = 16 * KIB;

@@ -4,6 +4,7 @@
 use std::io::Write;
 use std::time::{Duration, Instant};
 
+use crate::harness::h2::H2Origin;
 use crate::harness::h2::raw::{
     CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, PRIORITY, RST_STREAM, RawClient,
     SETTINGS, WINDOW_UPDATE, block, frame, get,
@@ -17,6 +18,7 @@ on_both_engines!(
     rapid_resets_never_exceed_the_streams_at_the_endpoint,
     responses_behind_a_closed_window_are_bounded,
     uploads_that_nobody_takes_are_bounded,
+    clients_that_read_nothing_do_not_hold_up_the_others_of_their_endpoint,
     streams_are_refused_once_the_worker_has_spent_its_memory,
     a_usual_client_is_no_flood,
 );
@@ -223,6 +225,35 @@ fn uploads_that_nobody_takes_are_bounded(engine: Engine) {
     std::thread::sleep(Duration::from_millis(300));
     let grown = (resident() - before) / MIB;
     assert!(grown < 6.0, "{grown} MiB");
+}
+
+/// Their responses share a connection to the endpoint with those of everybody else.
+fn clients_that_read_nothing_do_not_hold_up_the_others_of_their_endpoint(engine: Engine) {
+    const STALLED: usize = 60;
+    let origin = H2Origin::start();
+    let keys = "protocol = \"h2\"\nhttp2_connections_max = 1";
+    let gateway = Setup::to_all(engine, &[origin.address()]).cluster_keys(keys).start();
+    assert_eq!(gateway.get("/").status, 200);
+    let held_before = gateway.metric("ringfort_worker_memory_bytes", "");
+    let mut client = RawClient::connect(gateway.web());
+    client.send(&frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0]));
+    for number in 0..STALLED as u32 {
+        let fields =
+            [(":method", "GET"), (":scheme", "http"), (":path", "/bytes/300000"), (":authority", "a.test")];
+        client.send(&frame(HEADERS, ENDS, stream_of(number), &block(&fields)));
+    }
+    gateway.wait_for_metric("ringfort_upstream_received_bytes_total", "", |_| origin.seen().len() > STALLED);
+    // What the endpoint sent ahead counts.
+    gateway.wait_for_metric("ringfort_worker_memory_bytes", "", |held| {
+        held - held_before > (STALLED * 65_536) as f64
+    });
+    for _ in 0..3 {
+        let response = gateway.get("/bytes/200000");
+        assert_eq!((response.status, response.body.len()), (200, 200_000));
+    }
+    assert_eq!(origin.accepted(), 1);
+    drop(client);
+    gateway.wait_for_metric("ringfort_worker_memory_bytes", "", |held| held < held_before + MIB);
 }
 
 fn a_usual_client_is_no_flood(engine: Engine) {

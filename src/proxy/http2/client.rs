@@ -27,6 +27,13 @@ use super::tap::Tap;
 /// What a connection is taken to cost beside its streams.
 const CONNECTION_BYTES: usize = 32 * KIB;
 
+/// As much as the windows of all streams together: however many clients read nothing, each further stream moves.
+const fn connection_window_bytes(streams_max: u32) -> u32 {
+    let bytes = streams_max.saturating_mul(limits::HTTP2_STREAM_WINDOW_BYTES);
+    // RFC 9113 §6.9.1: no window is larger.
+    if bytes > i32::MAX as u32 { i32::MAX as u32 } else { bytes }
+}
+
 /// A connection shared by requests. Dropping it lets those that are on their way finish, and no others begin.
 pub struct Multiplexed {
     send: SendRequest<Piece>,
@@ -68,7 +75,7 @@ impl Multiplexed {
             .enable_push(false)
             .max_header_list_size(u32::try_from(http.head_bytes_max).unwrap_or(u32::MAX))
             .initial_window_size(limits::HTTP2_STREAM_WINDOW_BYTES)
-            .initial_connection_window_size(limits::HTTP2_CONNECTION_WINDOW_BYTES)
+            .initial_connection_window_size(connection_window_bytes(spec.http2_streams_max))
             .max_send_buffer_size(limits::HTTP2_STREAM_SEND_BYTES_MAX)
             .max_concurrent_reset_streams(limits::HTTP2_RESET_STREAMS_REMEMBERED_MAX);
         let (send, connection) = {
@@ -247,7 +254,7 @@ impl Slot {
         Pin::new(&mut call.response).poll(cx).map(|response| match response {
             Ok(response) => {
                 let (head, body) = response.into_parts();
-                Ok(Answered::Final(head, Receiver::new(body)))
+                Ok(Answered::Final(head, Receiver::charged(body, &self.runtime)))
             }
             Err(error) => Err(self.judge_fault(StreamFault::from_error(&error), call.id)),
         })

@@ -5,6 +5,9 @@ use std::task::{Context, Poll, ready};
 
 use h2::{Reason, RecvStream, SendStream};
 
+use crate::limits;
+use crate::runtime::Runtime;
+
 use super::piece::Piece;
 use super::translate;
 
@@ -41,11 +44,43 @@ pub struct Receiver {
     /// Whether any of the body was taken, so that it cannot be sent again.
     touched: bool,
     fault: Option<StreamFault>,
+    held: Option<Held>,
+}
+
+/// What a peer may have sent ahead, charged while somebody keeps the body waiting.
+struct Held {
+    runtime: Runtime,
+    charged: bool,
+}
+
+impl Held {
+    fn set(&mut self, charged: bool) {
+        if std::mem::replace(&mut self.charged, charged) == charged {
+            return;
+        }
+        match charged {
+            true => self.runtime.charge(limits::HTTP2_STREAM_WINDOW_BYTES as usize),
+            false => self.runtime.discharge(limits::HTTP2_STREAM_WINDOW_BYTES as usize),
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.set(false);
+    }
 }
 
 impl Receiver {
+    /// A body whose window somebody else accounts for.
     pub(super) const fn new(stream: RecvStream) -> Self {
-        Self { stream, trailers: Vec::new(), data_ended: false, touched: false, fault: None }
+        Self { stream, trailers: Vec::new(), data_ended: false, touched: false, fault: None, held: None }
+    }
+
+    /// A body whose window is charged while there is something in it.
+    pub(super) fn charged(stream: RecvStream, runtime: &Runtime) -> Self {
+        let held = Held { runtime: runtime.clone(), charged: false };
+        Self { held: Some(held), ..Self::new(stream) }
     }
 
     /// Whether the body has ended, so that nothing of it is still to come.
@@ -58,7 +93,12 @@ impl Receiver {
     /// # Errors
     /// When the stream or the connection broke.
     pub fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Piece>, StreamFault>> {
-        let received = ready!(self.poll_next(cx));
+        let received = self.poll_next(cx);
+        if let Some(held) = &mut self.held {
+            // Once all was taken nothing waits; behind a piece there may be as much as the window lets in.
+            held.set(matches!(received, Poll::Ready(Ok(Some(_)))));
+        }
+        let received = ready!(received);
         match &received {
             Ok(_) => self.touched = true,
             Err(fault) => self.fault = Some(*fault),
