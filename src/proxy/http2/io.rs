@@ -25,9 +25,9 @@ const UNSENT_BYTES_MAX: usize = 64 * KIB;
 
 /// Receives of one turn.
 const RECEIVES_A_TURN: u32 = 8;
-/// Bytes of a turn that brings field blocks: an octet of HPACK can stand for a field of a hundred in memory, and whoever
-/// judges how many fields there may be comes between turns.
-const BYTES_WITH_FIELDS_A_TURN: usize = 8 * KIB;
+/// Bytes of a turn that brings field blocks: an octet of HPACK can stand for a field of a hundred in memory, a dozen for a
+/// whole request, and whoever judges them, and everybody else on this worker, comes between turns.
+const BYTES_WITH_FIELDS_A_TURN: usize = KIB;
 
 /// What the session and the crate's connection share: the transport, and what was seen pass.
 pub(super) struct Link {
@@ -144,8 +144,10 @@ impl Link {
                 }
             },
         };
-        let taken = buf.len().min(into.remaining());
         let mut tap = self.tap.borrow_mut();
+        // What is not the payload of DATA comes in small pieces.
+        let most = tap.data_left().max(BYTES_WITH_FIELDS_A_TURN);
+        let taken = buf.len().min(into.remaining()).min(most);
         tap.received(&buf[..taken]);
         if tap.violation().is_some() || tap.is_spent() {
             // The crate does not get to see it: the driver ends the connection.

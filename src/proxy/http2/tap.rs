@@ -122,6 +122,10 @@ impl Scanner {
         self.payload_want = if wanted && self.skip >= want { want } else { 0 };
     }
 
+    const fn data_left(&self) -> usize {
+        if self.frame.kind == kind::DATA { self.skip } else { 0 }
+    }
+
     /// Whether a HEADERS or CONTINUATION frame has begun and not ended.
     const fn inside_block(&self) -> bool {
         self.skip > 0 && matches!(self.frame.kind, kind::HEADERS | kind::CONTINUATION)
@@ -330,6 +334,11 @@ impl Tap {
         self.settings_owed > 0
     }
 
+    /// What is still to come of the DATA frame that has begun.
+    pub(super) const fn data_left(&self) -> usize {
+        self.input.data_left()
+    }
+
     /// Field blocks begun so far.
     pub(super) const fn blocks(&self) -> u64 {
         self.blocks
@@ -396,6 +405,18 @@ mod tests {
         ] {
             assert!(!flood(&one, 10_000), "{name}");
         }
+    }
+
+    #[test]
+    fn the_rest_of_a_data_frame_is_known() {
+        let mut tap = tap();
+        assert_eq!(tap.data_left(), 0);
+        tap.received(&frame(300, kind::DATA, 0)[..109]);
+        assert_eq!(tap.data_left(), 200);
+        tap.received(&[0; 200]);
+        assert_eq!(tap.data_left(), 0);
+        tap.received(&frame(300, kind::HEADERS, 0)[..109]);
+        assert_eq!(tap.data_left(), 0);
     }
 
     #[test]
