@@ -90,10 +90,6 @@ fn every_flood_ends_in_bounded_memory_beside_a_good_client(engine: Engine) {
         ("PRIORITY", first_then(Vec::new(), frame(PRIORITY, 0, 1, &[0, 0, 0, 0, 1]))),
         ("WINDOW_UPDATE", first_then(Vec::new(), frame(WINDOW_UPDATE, 0, 0, &[0, 0, 0, 1]))),
         ("unknown frames", first_then(Vec::new(), frame(0x77, 0, 0, &[0; 3]))),
-        ("streams beyond the limit", {
-            let post = post.clone();
-            Box::new(move |number| frame(HEADERS, END_HEADERS, stream_of(number), &post))
-        }),
         ("trailers without an end", first_then(open, frame(HEADERS, END_HEADERS, 1, &block(&[("x", "y")])))),
         (
             "malformed requests",
