@@ -114,7 +114,8 @@ async fn over_tls(guard: SessionGuard, socket: Socket, protocol: Protocol) {
             Box::pin(Http2::new(guard, stream, facts).serve()).await;
         }
         Protocol::Http => Http1::new(guard, stream, facts).serve().await,
-        Protocol::Tcp { cluster } => tcp::relay(guard, stream, cluster).await,
+        // In blocks of their own: an idle session in HTTP/1.1 must not pay for their size.
+        Protocol::Tcp { cluster } => Box::pin(tcp::relay(guard, stream, cluster)).await,
         Protocol::TlsPassthrough => {}
     }
 }
@@ -168,5 +169,11 @@ mod tests {
         let session = Http1::new(context.enter_session(0), stream, Facts::default()).serve();
         println!("session {} http1 {}", size_of_val(&session), size_of::<Http1>());
         assert!(size_of_val(&session) <= SESSION_BYTES_MAX, "{} bytes", size_of_val(&session));
+        drop(session);
+        let (near, _far) = std::os::unix::net::UnixStream::pair().expect("a pair");
+        let socket = Socket::new(&runtime, near.into()).expect("a socket");
+        let session = over_tls(context.enter_session(0), socket, Protocol::Http);
+        println!("session over TLS {}", size_of_val(&session));
+        assert!(size_of_val(&session) <= 2 * SESSION_BYTES_MAX, "{} bytes over TLS", size_of_val(&session));
     }
 }
