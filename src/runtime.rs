@@ -6,6 +6,7 @@
 
 mod buffers;
 mod executor;
+mod gaps;
 mod net;
 mod reactor;
 mod recycle;
@@ -26,6 +27,7 @@ use crate::sys::clock;
 
 pub use buffers::{BufferStats, RecvBuf};
 use executor::Executor;
+use gaps::Gaps;
 pub use net::{Incoming, Listener, Mailbox, MailboxWaker, Socket};
 use reactor::Reactor;
 pub use reactor::{Engine, EngineChoice, EngineReport, ReactorStats, RingSizes, probe};
@@ -47,6 +49,7 @@ struct Inner {
     turns: Cell<u64>,
     /// Longest time between two entries into the kernel since it was last asked for.
     gap_max: Cell<Duration>,
+    gaps: Gaps,
     /// Bytes that sessions hold beside receive buffers.
     charged: Cell<usize>,
 }
@@ -70,6 +73,7 @@ impl Runtime {
             now: Cell::new(now),
             turns: Cell::new(0),
             gap_max: Cell::new(Duration::ZERO),
+            gaps: Gaps::default(),
             charged: Cell::new(0),
         };
         Self(Rc::new(inner))
@@ -112,8 +116,8 @@ impl Runtime {
             {
                 break Ok(output);
             }
-            self.0.executor.run_ready();
-            if let Err(error) = self.turn() {
+            let polls = self.0.executor.run_ready();
+            if let Err(error) = self.turn(polls + 1) {
                 break Err(error);
             }
         };
@@ -136,7 +140,7 @@ impl Runtime {
         .await;
     }
 
-    fn turn(&self) -> io::Result<()> {
+    fn turn(&self, polls: usize) -> io::Result<()> {
         let inner = &*self.0;
         let before = clock::now();
         let gap = before.since(inner.now.get());
@@ -151,6 +155,8 @@ impl Runtime {
         };
         inner.reactor.borrow_mut().turn(wait)?;
         let now = clock::now();
+        let late = if wait.is_zero() { Duration::ZERO } else { now.since(before + wait) };
+        inner.gaps.note(gap, polls, late);
         inner.now.set(now);
         inner.turns.set(inner.turns.get() + 1);
         inner.timers.borrow_mut().advance(now, |waker| {
@@ -173,6 +179,12 @@ impl Runtime {
     /// Turns since the start, and the longest time spent in one (tasks, not waiting) since this was last called.
     pub fn take_loop_facts(&self) -> (u64, Duration) {
         (self.0.turns.get(), self.0.gap_max.replace(Duration::ZERO))
+    }
+
+    /// Calls `take` with each gap since the last call: time in which the loop stood still without a reason of its own.
+    /// All of them since the start, together.
+    pub fn take_gaps(&self, take: impl FnMut(Duration)) -> Duration {
+        self.0.gaps.take(take)
     }
 
     pub fn reactor_stats(&self) -> ReactorStats {

@@ -6,6 +6,7 @@ pub mod clock;
 pub mod cpu;
 pub mod fd_passing;
 pub mod holders;
+pub mod hypervisor;
 pub mod listeners;
 pub mod process;
 pub mod random;

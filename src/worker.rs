@@ -12,13 +12,13 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::base::time::Instant;
-use crate::metrics::{Counter, Gauge, Shard};
+use crate::metrics::{Counter, Gauge, Histogram, Shard};
 use crate::proxy::context::Context;
 use crate::proxy::snapshot::Snapshot;
 pub use crate::proxy::tls::TlsMaterials;
 pub use crate::runtime::{EngineChoice, RingSizes};
 use crate::runtime::{Mailbox, MailboxWaker, Runtime};
-use crate::sys::affinity;
+use crate::sys::{affinity, process};
 use crate::tls::{ClientMaterial, ServerMaterial, TicketKeys};
 
 /// How often idle upstream connections are looked over and gauges brought up to date.
@@ -61,6 +61,8 @@ pub enum Message {
 pub struct EngineReport {
     pub engine: &'static str,
     pub why: String,
+    /// The worker's thread, as procfs names it.
+    pub thread: u32,
 }
 
 /// A started worker.
@@ -141,7 +143,7 @@ fn run(plan: Plan, inbox: Receiver<Message>, report: &Sender<Result<(EngineRepor
     for (cluster, material) in (0..).zip(plan.tls.clusters) {
         material.into_iter().for_each(|material| set_client_tls(&context, cluster, &material));
     }
-    let engine = EngineReport { engine: engine.engine.name(), why: engine.why };
+    let engine = EngineReport { engine: engine.engine.name(), why: engine.why, thread: process::thread_id() };
     let _ = report.send(Ok((engine, waker)));
     if let Err(error) = runtime.block_on(serve(context, plan.listeners, mailbox, inbox)) {
         // The reactor itself failed: nothing on this thread can go on. The supervisor starts the process anew.
@@ -226,6 +228,7 @@ fn set_client_tls(context: &Context, cluster: u16, material: &ClientMaterial) {
 #[derive(Default)]
 struct Housekeeping {
     turns: u64,
+    gaps: Duration,
     starved: u64,
     overflows: u64,
     stale: u64,
@@ -251,6 +254,9 @@ impl Housekeeping {
         let (turns, gap_max) = context.runtime.take_loop_facts();
         shard.add(Counter::LoopTurns, turns - std::mem::replace(&mut self.turns, turns));
         shard.set_max(Gauge::LoopGapMax, u64::try_from(gap_max.as_nanos()).unwrap_or(u64::MAX));
+        let gaps = context.runtime.take_gaps(|gap| shard.observe(Histogram::LoopGap, gap));
+        let grown = gaps - std::mem::replace(&mut self.gaps, gaps);
+        shard.add(Counter::LoopGaps, u64::try_from(grown.as_nanos()).unwrap_or(u64::MAX));
         let stats = context.runtime.reactor_stats();
         let starved = stats.recv_starved;
         shard.add(Counter::BuffersStarved, starved - std::mem::replace(&mut self.starved, starved));
