@@ -44,6 +44,9 @@ pub const BULK_FROM_BYTES: u64 = 48 * KIB as u64;
 /// Bytes of a TLS message that is not whole yet: the longest one rustls takes (64 KiB) in records, and one receive.
 pub const TLS_MESSAGE_BYTES_MAX: usize = 128 * KIB;
 
+/// Bytes received over TLS without any plaintext in them, after which the session ends: a peer that only updates keys,
+/// or sends empty records, is up to no good.
+pub const TLS_BARREN_BYTES_MAX: usize = 256 * KIB;
 /// What an established TLS session is taken to hold, for the worker's byte budget.
 pub const TLS_SESSION_BYTES: usize = 6 * KIB;
 

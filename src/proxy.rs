@@ -5,6 +5,7 @@ pub mod context;
 pub mod facts;
 pub mod handshake;
 pub mod handshakes;
+mod hello_input;
 pub mod http1;
 pub mod http2;
 pub mod outcome;

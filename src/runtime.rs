@@ -25,7 +25,7 @@ use crate::base::time::Instant;
 use crate::base::timer_wheel::TimerWheel;
 use crate::sys::clock;
 
-pub use buffers::{BufferStats, RecvBuf};
+pub use buffers::{BufMaker, BufferStats, RecvBuf};
 use executor::Executor;
 use gaps::Gaps;
 pub use net::{Incoming, Listener, Mailbox, MailboxWaker, Socket};

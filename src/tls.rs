@@ -20,13 +20,13 @@ mod suites;
 mod tickets;
 
 pub use certificates::{Certificate, CertificateSet, Remark};
-pub use client::Client;
+pub use client::{Client, Purpose};
 pub use expect::{EndpointVerifier, IdentityMismatch, explain};
 pub use fault::{Cause, Fault, Part, date};
 pub use identity::{PeerIdentity, fuzz_peer_identity};
 pub use material::{Authorities, ClientMaterial, ClientTrust, ServerMaterial};
 pub use names::Names;
-pub use server::{Chosen, Server};
+pub use server::{Chosen, Known, Server};
 pub use session::{Phase, Processed, RECORD_PLAINTEXT_BYTES_MAX, Session, sealed_bytes_max};
 pub use spec::{CertificateFiles, ClientSpec, MtlsMode, ServerNameSource, ServerSpec, VersionMin};
 pub use suites::provider;

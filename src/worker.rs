@@ -14,6 +14,7 @@ use std::time::Duration;
 use crate::base::time::Instant;
 use crate::metrics::{Counter, Gauge, Histogram, Shard};
 use crate::proxy::context::Context;
+use crate::proxy::handshakes::Refused;
 use crate::proxy::snapshot::Snapshot;
 pub use crate::proxy::tls::TlsMaterials;
 pub use crate::runtime::{EngineChoice, RingSizes};
@@ -245,6 +246,13 @@ impl Housekeeping {
             let (cluster, endpoint) = (&*ejected.cluster, ejected.endpoint);
             let ejected_ms = ejected.duration.as_millis() as u64;
             tracing::warn!(cluster, %endpoint, ejected_ms, "endpoint ejected after consecutive failures");
+        }
+        let snapshot = &context.serving().snapshot;
+        for Refused { listener, peer, error } in context.handshakes.take_refused() {
+            let listener =
+                snapshot.listeners.get(usize::from(listener)).map_or("", |listener| &listener.name);
+            let peer = peer.map(|peer| peer.to_string());
+            tracing::info!(listener, peer, %error, "a client was refused for its certificate");
         }
         for failed in context.upstreams.take_tls_failed() {
             let (cluster, endpoint, error) = (&*failed.cluster, failed.endpoint, failed.error);

@@ -13,9 +13,11 @@ use serde::{Serialize, Serializer};
 use serde_json::Value;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::registry::Registry;
 
+use crate::base::calendar::Moment;
 use crate::limits::LOG_LINES_MAX;
 
 /// Least time between two lines that tell of dropped lines.
@@ -97,7 +99,12 @@ struct JsonLines(Log);
 
 impl<S: Subscriber> Layer<S> for JsonLines {
     fn enabled(&self, metadata: &tracing::Metadata<'_>, _: Context<'_, S>) -> bool {
-        *metadata.level() <= Level::INFO
+        // The HTTP/2 crate warns of what peers do; it is counted, and nobody may write the log from outside.
+        *metadata.level() <= Level::INFO && !metadata.target().starts_with("h2::")
+    }
+
+    fn max_level_hint(&self) -> Option<LevelFilter> {
+        Some(LevelFilter::INFO)
     }
 
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
@@ -226,26 +233,10 @@ fn as_map<S: Serializer>(fields: &[(&'static str, Value)], serializer: S) -> Res
 
 /// RFC 3339 with milliseconds, in UTC. `since` counts from 1970.
 fn timestamp(since: Duration) -> String {
-    let (days, second) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
-    let (year, month, day) = civil(days);
-    let mut text = String::with_capacity(24);
-    let _ = write!(text, "{year:04}-{month:02}-{day:02}T");
-    let _ = write!(text, "{:02}:{:02}:{:02}", second / 3600, second / 60 % 60, second % 60);
+    let mut text = Moment::of_unix(since.as_secs()).to_string();
+    text.pop();
     let _ = write!(text, ".{:03}Z", since.subsec_millis());
     text
-}
-
-/// Year, month and day of a day counted from 1970-01-01, in the Gregorian calendar.
-const fn civil(days: u64) -> (u64, u64, u64) {
-    // Count from 0000-03-01, so that a leap day is the last of its year; 146,097 days make 400 years.
-    let days = days + 719_468;
-    let (era, of_era) = (days / 146_097, days % 146_097);
-    let year = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year + year / 4 - year / 100);
-    let shifted = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
-    (era * 400 + year + (month <= 2) as u64, month, day)
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! The one date format HTTP writes (RFC 9110 §5.6.7). Pure: the second comes from the caller.
 
+use crate::base::calendar::Moment;
+
 /// Bytes of an IMF-fixdate.
 pub const DATE_BYTES: usize = 29;
 
@@ -9,31 +11,17 @@ pub fn imf_fixdate(unix_s: u64) -> [u8; DATE_BYTES] {
     const DAY_NAMES: [&[u8; 3]; 7] = [b"Thu", b"Fri", b"Sat", b"Sun", b"Mon", b"Tue", b"Wed"];
     const MONTH_NAMES: [&[u8; 3]; 12] =
         [b"Jan", b"Feb", b"Mar", b"Apr", b"May", b"Jun", b"Jul", b"Aug", b"Sep", b"Oct", b"Nov", b"Dec"];
-    let unix_s = unix_s.min(LAST_S);
-    let (days, second_of_day) = (unix_s / 86_400, unix_s % 86_400);
-    let (year, month, day) = civil_from_days(days);
+    let at = Moment::of_unix(unix_s.min(LAST_S));
     let mut text = *b"Thu, 01 Jan 1970 00:00:00 GMT";
-    text[..3].copy_from_slice(DAY_NAMES[(days % 7) as usize]);
-    put_two(&mut text, 5, day);
-    text[8..11].copy_from_slice(MONTH_NAMES[month as usize - 1]);
-    put_two(&mut text, 12, year / 100);
-    put_two(&mut text, 14, year % 100);
-    put_two(&mut text, 17, second_of_day / 3_600);
-    put_two(&mut text, 20, second_of_day / 60 % 60);
-    put_two(&mut text, 23, second_of_day % 60);
+    text[..3].copy_from_slice(DAY_NAMES[at.weekday_from_thursday as usize]);
+    put_two(&mut text, 5, at.day);
+    text[8..11].copy_from_slice(MONTH_NAMES[at.month as usize - 1]);
+    put_two(&mut text, 12, at.year / 100);
+    put_two(&mut text, 14, at.year % 100);
+    put_two(&mut text, 17, at.hour);
+    put_two(&mut text, 20, at.minute);
+    put_two(&mut text, 23, at.second);
     text
-}
-
-/// Year, month 1–12 and day 1–31. Counts in eras of 400 years that start on 1 March, so that a leap day ends a year.
-fn civil_from_days(days: u64) -> (u64, u64, u64) {
-    let days = days + 719_468;
-    let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
-    (era * 400 + year_of_era + u64::from(month <= 2), month, day)
 }
 
 fn put_two(text: &mut [u8; DATE_BYTES], at: usize, number: u64) {

@@ -1,6 +1,7 @@
 //! The TLS handshake of a downstream connection: tells plaintext from TLS where both may come, waits for its turn,
 //! sees it through by its deadline, and says what it settled. One that fails ends here, with the alert delivered.
 
+use std::cell::RefCell;
 use std::io;
 use std::rc::Rc;
 use std::task::Poll;
@@ -11,12 +12,15 @@ use rustls::{Error, HandshakeKind, ProtocolVersion};
 use crate::metrics::{HandshakeFailure, Histogram, ListenerCounter};
 use crate::runtime::{Deadline, RecvBuf, Socket, TimedOut};
 use crate::sys::clock;
-use crate::tls::{Chosen, MtlsMode, PeerIdentity, Server, Session};
+use crate::tls::client_hello::{Hello, Reader};
+use crate::tls::{Chosen, Known, MtlsMode, PeerIdentity, Server, Session};
 
 use super::context::SessionGuard;
 use super::facts::{Facts, TlsFacts};
+use super::handshakes::Refused;
+use super::hello_input::HelloInput;
 use super::outcome::Termination;
-use super::stream::{Failure, Stream, TlsStream};
+use super::stream::{Failure, Step, Stream, TlsStream};
 
 /// How long a connection whose handshake failed is read on, so that the alert is not overtaken by a RST.
 pub(super) const LINGER: Duration = Duration::from_secs(2);
@@ -29,15 +33,13 @@ pub struct Accepted {
     pub facts: Facts,
 }
 
+pub(super) type Failed = (HandshakeFailure, Termination);
+
 /// Takes a connection to a TLS listener. `None`: it has ended, and was counted.
 pub async fn accept(guard: &SessionGuard, socket: Socket) -> Option<Accepted> {
     let context = guard.context();
-    // Gone from the snapshot meanwhile.
-    let server = context.tls.server(guard.listener())?;
     let _active = context.handshakes.enter();
-    let deadline = context.runtime.deadline();
-    deadline.set(context.runtime.now() + guard.timeouts().handshake);
-    match shake(guard, socket, &server, &deadline).await {
+    match shake(guard, socket).await {
         Ok(accepted) => Some(accepted),
         Err((failure, termination)) => {
             context.shard.listener(usize::from(guard.listener())).handshake_failed(failure);
@@ -47,20 +49,15 @@ pub async fn accept(guard: &SessionGuard, socket: Socket) -> Option<Accepted> {
     }
 }
 
-pub(super) type Failed = (HandshakeFailure, Termination);
-
-async fn shake(
-    guard: &SessionGuard,
-    socket: Socket,
-    server: &Server,
-    deadline: &Deadline,
-) -> Result<Accepted, Failed> {
+async fn shake(guard: &SessionGuard, socket: Socket) -> Result<Accepted, Failed> {
     let context = guard.context();
     let started = context.runtime.now();
+    let deadline = &context.runtime.deadline();
+    deadline.set(started + guard.timeouts().handshake);
     let counted = context.shard.listener(usize::from(guard.listener()));
     let first = first_bytes(guard, &socket, deadline).await?;
     if first[0] != HANDSHAKE_RECORD {
-        if server.mtls() == MtlsMode::Permissive {
+        if context.tls.server(guard.listener()).is_some_and(|server| server.mtls() == MtlsMode::Permissive) {
             counted.add(ListenerCounter::Plaintext, 1);
             socket.unread(first);
             return Ok(Accepted { stream: Stream::Socket(socket), facts: Facts::default() });
@@ -68,41 +65,73 @@ async fn shake(
         socket.abort();
         return Err((HandshakeFailure::Plaintext, Termination::PlaintextRefused));
     }
-    if deadline.within(context.handshakes.begin()).await.is_err() {
-        return Err(timed_out());
-    }
-    let Ok(session) = server.session() else {
+    wait_for_turn(guard, &socket, first, deadline).await?;
+    // Only now: what certificates and clients are good may have changed while the client took its time.
+    let server = context.tls.server(guard.listener());
+    let opened = server.and_then(|server| server.session().ok().map(|session| (server, session)));
+    let Some((server, session)) = opened else {
         return Err((HandshakeFailure::Other, Termination::TlsFailed));
     };
     let tls = TlsStream::new(&context.runtime, socket, session);
-    let mut chosen = None;
-    let shaken = tls.handshake(Some(first), || {
-        if chosen.is_none() {
-            chosen = server.take_chosen();
-        }
-    });
-    match deadline.within(shaken).await {
-        Ok(Ok(())) => {}
-        Ok(Err(Failure::Closed)) => return Err((HandshakeFailure::Closed, Termination::ClientAborted)),
-        Ok(Err(Failure::Protocol(error))) => {
-            linger(tls.socket(), deadline, context.runtime.now() + LINGER).await;
-            return Err((cause(&error), Termination::TlsFailed));
-        }
-        Err(TimedOut) => return Err(timed_out()),
-    }
-    let settled = chosen.and_then(|chosen| settled(&tls.session().borrow(), chosen));
-    // A ticket outlives the certificate that it was issued to.
-    let valid = |facts: &TlsFacts| facts.identity.as_ref().is_none_or(|identity| is_valid(identity));
-    let Some(facts) = settled.filter(valid) else {
-        tls.abort();
-        return Err((HandshakeFailure::BadCertificate, Termination::TlsFailed));
-    };
+    let facts = settle(guard, &tls, &server, deadline).await?;
     counted.add(ListenerCounter::TlsHandshakes, 1);
     if facts.resumed {
         counted.add(ListenerCounter::TlsResumed, 1);
     }
     context.shard.observe(Histogram::TlsHandshakeDuration, context.runtime.now().since(started));
     Ok(Accepted { stream: Stream::Tls(tls), facts: Facts::new(Some(Rc::new(facts))) })
+}
+
+/// Waits until the hello is whole, and then for the handshake's turn: only a whole hello costs what a turn is for.
+async fn wait_for_turn(
+    guard: &SessionGuard,
+    socket: &Socket,
+    first: RecvBuf,
+    deadline: &Deadline,
+) -> Result<(), Failed> {
+    let context = guard.context();
+    let mut hello = HelloInput::new(&context.runtime, first);
+    let mut reader = Reader::default();
+    // One that is malformed goes on to rustls, which tells its sender so.
+    while matches!(reader.read(hello.bytes()), Hello::Partial) {
+        hello.receive(socket, deadline).await?;
+    }
+    let turn = deadline.within(context.handshakes.begin()).await;
+    hello.unread(socket);
+    turn.map_err(|_| timed_out())
+}
+
+/// Sees the handshake through.
+async fn settle(
+    guard: &SessionGuard,
+    tls: &TlsStream,
+    server: &Server,
+    deadline: &Deadline,
+) -> Result<TlsFacts, Failed> {
+    let context = guard.context();
+    let known = RefCell::new(Known::new(unix_s()));
+    let shaken = tls.handshake(|step| match step {
+        // Sessions of one worker take turns: what this one is known by is with the server while it has its own.
+        Step::Begins => server.put(known.take()),
+        Step::Ends => drop(known.replace(server.take())),
+    });
+    match deadline.within(shaken).await {
+        Ok(Ok(())) => {
+            let settled = known.take().chosen.and_then(|chosen| settled(&tls.session().borrow(), chosen));
+            settled.ok_or((HandshakeFailure::Other, Termination::TlsFailed))
+        }
+        Ok(Err(Failure::Closed)) => Err((HandshakeFailure::Closed, Termination::ClientAborted)),
+        Ok(Err(Failure::Protocol(error))) => {
+            let cause = cause(&error);
+            if matches!(cause, HandshakeFailure::NoCertificate | HandshakeFailure::BadCertificate) {
+                let peer = tls.socket().peer_address().ok();
+                context.handshakes.note(Refused { listener: guard.listener(), peer, error });
+            }
+            linger(tls.socket(), deadline, context.runtime.now() + LINGER).await;
+            Err((cause, Termination::TlsFailed))
+        }
+        Err(TimedOut) => Err(timed_out()),
+    }
 }
 
 const fn timed_out() -> Failed {
@@ -164,9 +193,8 @@ fn settled(session: &Session, chosen: Chosen) -> Option<TlsFacts> {
     })
 }
 
-fn is_valid(identity: &PeerIdentity) -> bool {
-    let now = i64::try_from(clock::unix_seconds()).unwrap_or(i64::MAX);
-    identity.not_after.is_none_or(|not_after| now <= not_after)
+fn unix_s() -> i64 {
+    i64::try_from(clock::unix_seconds()).unwrap_or(i64::MAX)
 }
 
 /// The word for what went wrong.

@@ -3,6 +3,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Poll, Waker};
@@ -20,12 +21,27 @@ struct Inner {
     /// The turn in which `begun` handshakes were begun.
     turn: Cell<u64>,
     begun: Cell<u32>,
-    /// Those that wait, by number. One that gave up stays until its turn comes.
+    /// Those that wait, by number: as many as there are connections at most. One that gave up stays until its turn
+    /// comes.
     queue: RefCell<VecDeque<(u64, Waker)>>,
     next_number: Cell<u64>,
     /// Numbers below it may begin.
     admitted_below: Cell<u64>,
     active: Cell<u64>,
+    /// Clients refused for their certificates and not yet logged: at most `REFUSED_KEPT_MAX`, all are counted.
+    refused: RefCell<Vec<Refused>>,
+}
+
+/// Refused clients kept for the log between two looks of the worker.
+const REFUSED_KEPT_MAX: usize = 8;
+
+/// A client that presented no certificate where it must, or one that is not to be trusted; for the log.
+#[derive(Debug)]
+pub struct Refused {
+    pub listener: u16,
+    /// `None` where the client is gone already.
+    pub peer: Option<SocketAddr>,
+    pub error: rustls::Error,
 }
 
 impl Handshakes {
@@ -41,6 +57,7 @@ impl Handshakes {
             next_number: Cell::new(0),
             admitted_below: Cell::new(0),
             active: Cell::new(0),
+            refused: RefCell::default(),
         }))
     }
 
@@ -53,6 +70,18 @@ impl Handshakes {
     pub fn enter(&self) -> Active {
         self.0.change_active(1);
         Active(self.clone())
+    }
+
+    pub fn note(&self, refused: Refused) {
+        let mut notes = self.0.refused.borrow_mut();
+        if notes.len() < REFUSED_KEPT_MAX {
+            notes.push(refused);
+        }
+    }
+
+    /// Clients refused since the last call.
+    pub fn take_refused(&self) -> Vec<Refused> {
+        self.0.refused.take()
     }
 
     /// Waits for this handshake's turn.

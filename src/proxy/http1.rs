@@ -12,12 +12,13 @@ use std::task::Poll;
 use std::time::Duration;
 
 use crate::base::time::Instant;
+use crate::detect::{self, First};
 use crate::runtime::{Deadline, RecvBuf};
 
 use super::body::{BodyError, drained};
 use super::context::{Context, SessionGuard};
 use super::facts::Facts;
-use super::http2::{Http2, PREFACE};
+use super::http2::Http2;
 use super::outcome::{Ending, Termination};
 use super::stream::Stream;
 
@@ -44,6 +45,7 @@ enum Next {
 impl Http1 {
     pub fn new(guard: SessionGuard, stream: Stream, facts: Facts) -> Self {
         let deadline = guard.context().runtime.deadline();
+        deadline.set(guard.context().runtime.now() + guard.timeouts().header);
         Self { guard, stream, facts, deadline, requests: 0 }
     }
 
@@ -52,13 +54,14 @@ impl Http1 {
     #[expect(clippy::manual_async_fn)]
     pub fn serve(mut self) -> impl Future<Output = ()> {
         async move {
-            let ending = match self.requests().await {
-                Ok(ending) => ending,
-                Err(first) => {
-                    // In a block of its own: a session in HTTP/1.1 must not pay for its size.
+            let ending = match self.speaks_h2().await {
+                Ok(true) => {
                     let Self { guard, stream, facts, .. } = self;
-                    return Box::pin(Http2::new(guard, stream, facts, Some(*first)).serve()).await;
+                    // In a block of its own: a session in HTTP/1.1 must not pay for its size.
+                    return Box::pin(Http2::new(guard, stream, facts).serve()).await;
                 }
+                Ok(false) => self.requests().await,
+                Err(ending) => ending,
             };
             self.guard.ended(ending.termination());
             match ending {
@@ -72,28 +75,51 @@ impl Http1 {
         }
     }
 
-    /// Answers one request after another. `Err` with the first bytes where the client speaks HTTP/2.
-    async fn requests(&mut self) -> Result<Ending, Box<RecvBuf>> {
+    /// Whether a client without TLS begins with the preface of HTTP/2. In TLS the handshake has settled that.
+    async fn speaks_h2(&mut self) -> Result<bool, Ending> {
+        if !matches!(self.stream, Stream::Socket(_)) {
+            return Ok(false);
+        }
+        let mut first = self.next_bytes().await?;
+        if detect::first(&first) == First::Undecided {
+            // Boxed: nearly every client sends it in one piece.
+            first = Box::pin(self.more(first)).await;
+        }
+        let speaks_h2 = detect::first(&first) == First::Http2Preface;
+        if let Stream::Socket(socket) = &self.stream {
+            socket.unread(first);
+        }
+        Ok(speaks_h2)
+    }
+
+    /// Receives on until the bytes tell what they are, or the first head's deadline has come.
+    async fn more(&self, mut first: RecvBuf) -> RecvBuf {
+        while detect::first(&first) == First::Undecided {
+            // What fails here fails again where heads are read, which says what is wrong.
+            let Ok(Ok(mut more)) = self.deadline.within(self.stream.recv()).await else { break };
+            if more.is_empty() || !more.prepend(&first) {
+                break;
+            }
+            first = more;
+        }
+        first
+    }
+
+    /// Answers one request after another.
+    async fn requests(&mut self) -> Ending {
         let mut carry: Option<RecvBuf> = None;
         loop {
-            let mut first = match carry.take() {
+            let first = match carry.take() {
                 Some(buf) => buf,
                 None => match self.next_bytes().await {
                     Ok(buf) => buf,
-                    Err(ending) => return Ok(ending),
+                    Err(ending) => return ending,
                 },
             };
-            if self.requests == 0 && first.len() < PREFACE.len() && PREFACE.starts_with(&first) {
-                // Boxed: nearly every client sends it in one piece, or is none of HTTP/2.
-                first = Box::pin(self.whole_preface(first)).await;
-            }
-            if self.requests == 0 && first.starts_with(PREFACE) {
-                return Err(Box::new(first));
-            }
             let context = self.guard.context().clone();
             match context.exchanges.place(exchange::run(self, first)).await {
                 Next::Request(rest) => carry = rest,
-                Next::End(ending) => return Ok(ending),
+                Next::End(ending) => return ending,
             }
             // Pipelined requests are answered in order, but do not keep other sessions waiting.
             if carry.is_some() {
@@ -105,10 +131,10 @@ impl Http1 {
     /// Waits for the first bytes of a request.
     async fn next_bytes(&mut self) -> Result<RecvBuf, Ending> {
         let (context, stream, deadline) = (self.guard.context(), &self.stream, &self.deadline);
-        let started = context.runtime.now();
-        let timeouts = self.guard.timeouts();
-        let until = started + if self.requests == 0 { timeouts.header } else { timeouts.idle };
-        deadline.set(until);
+        if self.requests > 0 {
+            deadline.set(context.runtime.now() + self.guard.timeouts().idle);
+        }
+        let until = deadline.due();
         let received = std::future::poll_fn(|cx| {
             if let Poll::Ready(received) = stream.poll_recv(cx) {
                 return Poll::Ready(Some(received));
@@ -130,19 +156,6 @@ impl Http1 {
             None if self.requests == 0 => Err(Ending::Graceful(Termination::FirstByteTimeout)),
             None => Err(Ending::Graceful(Termination::IdleTimeout)),
         }
-    }
-
-    /// Receives on while the bytes may become the preface of HTTP/2, until the first head's deadline.
-    async fn whole_preface(&self, mut first: RecvBuf) -> RecvBuf {
-        while first.len() < PREFACE.len() && PREFACE.starts_with(&first) {
-            // What fails here fails again where heads are read, which says what is wrong.
-            let Ok(Ok(mut more)) = self.deadline.within(self.stream.recv()).await else { break };
-            if more.is_empty() || !more.prepend(&first) {
-                break;
-            }
-            first = more;
-        }
-        first
     }
 
     /// Waits until the kernel has all that was sent.

@@ -22,7 +22,7 @@ use crate::runtime::Runtime;
 
 pub use client::{Answered, Call, Connecting, Multiplexed, Slot};
 pub use piece::Piece;
-pub use server::{Http2, PREFACE};
+pub use server::Http2;
 pub use stream::{Receiver, Sender, StreamFault};
 
 /// Sends the head that would go up in HTTP/1.1 on a stream. `ended`: there is no body.

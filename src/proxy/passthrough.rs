@@ -5,11 +5,12 @@
 use rustls::AlertDescription;
 
 use crate::metrics::{HandshakeFailure, ListenerCounter};
-use crate::runtime::{Deadline, RecvBuf, Runtime, Socket, TimedOut};
+use crate::runtime::Socket;
 use crate::tls::client_hello::{ClientHello, Hello, Reader, fatal_alert};
 
 use super::context::SessionGuard;
 use super::handshake::{LINGER, first_bytes, linger};
+use super::hello_input::HelloInput;
 use super::outcome::Termination;
 use super::stream::Stream;
 use super::tcp;
@@ -76,19 +77,22 @@ async fn begin(guard: &SessionGuard, socket: &Socket) -> Result<(Connection, u16
 async fn read_hello<'g>(
     guard: &'g SessionGuard,
     socket: &Socket,
-) -> Result<(ClientHello, Kept<'g>), Refusal> {
+) -> Result<(ClientHello, HelloInput<'g>), Refusal> {
     let runtime = &guard.context().runtime;
     let deadline = runtime.deadline();
     deadline.set(runtime.now() + guard.timeouts().handshake);
     let first = first_bytes(guard, socket, &deadline)
         .await
         .map_err(|(failure, termination)| Refusal::silent(failure, termination))?;
-    let mut kept = Kept { runtime, only: Some(first), assembled: Vec::new() };
+    let mut kept = HelloInput::new(runtime, first);
     let mut reader = Reader::default();
     loop {
         match reader.read(kept.bytes()) {
             Hello::Complete(hello) => return Ok((hello, kept)),
-            Hello::Partial => kept.receive(socket, &deadline).await?,
+            Hello::Partial => kept
+                .receive(socket, &deadline)
+                .await
+                .map_err(|(failure, termination)| Refusal::silent(failure, termination))?,
             Hello::NotTls => {
                 let (failure, termination) = (HandshakeFailure::Plaintext, Termination::PlaintextRefused);
                 return Err(Refusal { failure: Some(failure), termination, leave: Leave::Reset });
@@ -98,47 +102,6 @@ async fn read_hello<'g>(
                 return Err(Refusal::alert(HandshakeFailure::Malformed, Termination::TlsFailed, alert));
             }
         }
-    }
-}
-
-/// The bytes of a hello as they arrive. Usually all of them are in the first buffer, and nothing is copied. While
-/// more is waited for, the buffer is back in the pool and what came is kept in the room it needs, which the worker's
-/// budget knows of. `limits::HELLO_BYTES_MAX` and `HELLO_RECORDS_MAX` bound it.
-struct Kept<'g> {
-    runtime: &'g Runtime,
-    only: Option<RecvBuf>,
-    assembled: Vec<u8>,
-}
-
-impl Kept<'_> {
-    fn bytes(&self) -> &[u8] {
-        self.only.as_deref().unwrap_or(&self.assembled)
-    }
-
-    async fn receive(&mut self, socket: &Socket, deadline: &Deadline) -> Result<(), Refusal> {
-        if let Some(only) = self.only.take() {
-            self.append(&only);
-        }
-        match deadline.within(socket.recv()).await {
-            Ok(Ok(buf)) if !buf.is_empty() => {
-                self.append(&buf);
-                Ok(())
-            }
-            Ok(_) => Err(Refusal::silent(HandshakeFailure::Closed, Termination::ClientAborted)),
-            Err(TimedOut) => Err(Refusal::silent(HandshakeFailure::TimedOut, Termination::HandshakeTimeout)),
-        }
-    }
-
-    fn append(&mut self, bytes: &[u8]) {
-        let before = self.assembled.capacity();
-        self.assembled.extend_from_slice(bytes);
-        self.runtime.charge(self.assembled.capacity() - before);
-    }
-}
-
-impl Drop for Kept<'_> {
-    fn drop(&mut self) {
-        self.runtime.discharge(self.assembled.capacity());
     }
 }
 

@@ -5,11 +5,13 @@ use std::io;
 use std::net::IpAddr;
 use std::task::{Context, Poll};
 
+use rustls::AlertDescription;
+
 use crate::runtime::{RecvBuf, Socket};
 
 mod tls;
 
-pub use tls::{Failure, TlsStream};
+pub use tls::{Failure, Step, TlsStream};
 
 pub enum Stream {
     Socket(Socket),
@@ -48,6 +50,8 @@ delegate! {
     fn unsent(&self) -> usize;
     /// Receive in large buffers from now on, or in usual ones again.
     fn set_bulk(&self, bulk: bool);
+    /// Leave what nobody waits for with the kernel, or receive ahead again.
+    fn set_on_demand(&self, on_demand: bool);
     /// Has what arrives unasked noticed, for `is_quiet`.
     fn watch(&self);
     /// Whether nothing came that nobody asked for.
@@ -59,6 +63,14 @@ delegate! {
 impl Stream {
     pub async fn recv(&self) -> io::Result<RecvBuf> {
         std::future::poll_fn(|cx| self.poll_recv(cx)).await
+    }
+
+    /// The fatal alert that the peer sent over TLS, if it did.
+    pub const fn alert(&self) -> Option<AlertDescription> {
+        match self {
+            Self::Socket(_) => None,
+            Self::Tls(tls) => tls.alert(),
+        }
     }
 
     /// Closes a stream on which all is said: the peer learns that it is whole.

@@ -12,7 +12,7 @@ use crate::metrics::{ClusterCounter, ListenerCounter};
 use super::context::SessionGuard;
 use super::outcome::Termination;
 use super::stream::Stream;
-use super::upstream::{AcquireError, Connection, Tried};
+use super::upstream::{AcquireError, Connection};
 
 /// Receives in a row after which others get a turn.
 const RECEIVES_A_TURN: u32 = 8;
@@ -38,7 +38,7 @@ pub async fn relay(guard: SessionGuard, downstream: Stream, cluster: u16) {
 /// A connection to an endpoint of the cluster; else why the session ends.
 pub(super) async fn connect(guard: &SessionGuard, cluster: u16) -> Result<Connection, Termination> {
     let upstreams = &guard.context().upstreams;
-    let acquired = upstreams.acquire(cluster, true, &mut Tried::default()).await;
+    let acquired = upstreams.acquire_for_relay(cluster).await;
     let connection = acquired.map_err(|error| match error {
         AcquireError::TimedOut => Termination::UpstreamTimeout,
         AcquireError::Untrusted => Termination::UpstreamTls,

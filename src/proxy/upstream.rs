@@ -16,14 +16,15 @@ use crate::base::time::Instant;
 use crate::health::{ClusterHealth, Verdict};
 use crate::metrics::{ClusterCounter, ClusterGauge, ClusterHistogram, Shard};
 use crate::runtime::{Deadline, Runtime, Socket, TimedOut};
-use crate::tls::{self, Client};
+use crate::tls::{self, Client, Purpose, Session};
 
-use super::http2::{Connecting, Multiplexed};
+use super::http2::Multiplexed;
 use super::snapshot::{self, EndpointAddress, Snapshot};
 use super::stream::{Failure, Stream, TlsStream};
 
 mod multiplex;
 
+use multiplex::Making;
 pub use multiplex::{Acquired, Exchange};
 
 /// Why no connection could be had.
@@ -94,8 +95,8 @@ struct Cluster {
     idle: Cell<u32>,
 }
 
-/// A connection in HTTP/2 that is being made, and how that ends.
-type Making = Rc<Connecting<Result<(), AcquireError>>>;
+/// A connection, and the generation of the certificates that it was made with.
+type Made = (Stream, u32);
 
 struct Endpoint {
     address: SocketAddr,
@@ -105,7 +106,7 @@ struct Endpoint {
     idle: RefCell<Vec<Idle>>,
     multiplexed: RefCell<Vec<Multiplexed>>,
     /// The connection in HTTP/2 that is being made.
-    connecting: RefCell<Option<Making>>,
+    connecting: RefCell<Option<Rc<Making>>>,
     /// It chose HTTP/1.1 by ALPN when it was last asked.
     speaks_http1: Cell<bool>,
 }
@@ -201,20 +202,38 @@ impl Upstreams {
         fresh: bool,
         tried: &mut Tried,
     ) -> Result<Connection, AcquireError> {
+        self.acquire_for(Purpose::Http, cluster, fresh, tried).await
+    }
+
+    /// A new connection for bytes of any protocol, as `acquire`.
+    ///
+    /// # Errors
+    /// As `acquire`.
+    pub async fn acquire_for_relay(&self, cluster: u16) -> Result<Connection, AcquireError> {
+        self.acquire_for(Purpose::Relay, cluster, true, &mut Tried::default()).await
+    }
+
+    async fn acquire_for(
+        &self,
+        purpose: Purpose,
+        cluster: u16,
+        fresh: bool,
+        tried: &mut Tried,
+    ) -> Result<Connection, AcquireError> {
         let cluster = self.clusters.get(usize::from(cluster)).ok_or(AcquireError::NoEndpoint)?;
         let mut last_error = AcquireError::NoEndpoint;
         loop {
             let Some(endpoint) = self.pick(cluster, tried) else { return Err(last_error) };
-            if !fresh && let Some(stream) = self.take_idle(cluster, &endpoint) {
+            if !fresh && let Some(idle) = self.take_idle(cluster, &endpoint) {
                 cluster.health.borrow_mut().on_request(endpoint.position.get(), self.runtime.now());
-                return Ok(self.begin(cluster, endpoint, stream, true));
+                return Ok(self.begin(cluster, endpoint, idle, true));
             }
             // Idle connections to other endpoints give way to a request that needs one here.
             if cluster.connections.get() >= cluster.spec.connections_max && !self.drop_oldest_idle(cluster) {
                 return Err(AcquireError::Busy);
             }
-            match self.connect(cluster, &endpoint).await {
-                Ok(stream) => return Ok(self.begin(cluster, endpoint, stream, false)),
+            match self.connect(cluster, &endpoint, purpose).await {
+                Ok(made) => return Ok(self.begin(cluster, endpoint, made, false)),
                 Err(AcquireError::Local) => return Err(AcquireError::Local),
                 Err(error) => last_error = error,
             }
@@ -269,13 +288,14 @@ impl Upstreams {
         Some(endpoints[picked].clone())
     }
 
-    fn take_idle(&self, cluster: &Cluster, endpoint: &Endpoint) -> Option<Stream> {
+    fn take_idle(&self, cluster: &Cluster, endpoint: &Endpoint) -> Option<Made> {
         let mut idle = endpoint.idle.borrow_mut();
         while let Some(Idle { stream, .. }) = idle.pop() {
             cluster.idle.set(cluster.idle.get() - 1);
             self.shard.cluster(cluster.position).gauge_add(ClusterGauge::ConnectionsIdle, -1);
             if stream.is_quiet() {
-                return Some(stream);
+                // Those of older certificates were closed when these came.
+                return Some((stream, cluster.generation.get()));
             }
             // Bytes, an end or an error that nobody asked for: what comes next could be taken for an answer.
             cluster.connections.set(cluster.connections.get() - 1);
@@ -312,7 +332,12 @@ impl Upstreams {
         true
     }
 
-    async fn connect(&self, cluster: &Cluster, endpoint: &Endpoint) -> Result<Stream, AcquireError> {
+    async fn connect(
+        &self,
+        cluster: &Cluster,
+        endpoint: &Endpoint,
+        purpose: Purpose,
+    ) -> Result<Made, AcquireError> {
         let started = self.runtime.now();
         // It may be the trial of an endpoint that was ejected.
         cluster.health.borrow_mut().on_request(endpoint.position.get(), started);
@@ -323,16 +348,20 @@ impl Upstreams {
         let connected = deadline.within(Socket::connect(&self.runtime, endpoint.address)).await;
         let result: io::Result<Socket> = connected.map_err(|_| AcquireError::TimedOut)?;
         let socket = result.map_err(|error| connect_error(&error))?;
-        let client = cluster.tls.borrow().clone();
+        // Read together: the certificates may change during the handshake.
+        let (client, generation) = (cluster.tls.borrow().clone(), cluster.generation.get());
         let stream = match client {
             None => Stream::Socket(socket),
-            Some(client) => self.secure(cluster, endpoint.address, &client, socket, &deadline).await?,
+            Some(client) => {
+                let session = client.session(endpoint.address.ip(), purpose);
+                self.secure(cluster, endpoint.address, session, socket, &deadline).await?
+            }
         };
         counted.keep();
         let shard = self.shard.cluster(cluster.position);
         shard.add(ClusterCounter::ConnectionsOpened, 1);
         shard.observe(ClusterHistogram::ConnectDuration, self.runtime.now().since(started));
-        Ok(stream)
+        Ok((stream, generation))
     }
 
     /// The TLS handshake on a new connection.
@@ -340,16 +369,14 @@ impl Upstreams {
         &self,
         cluster: &Cluster,
         address: SocketAddr,
-        client: &Client,
+        session: Result<Session, rustls::Error>,
         socket: Socket,
         deadline: &Deadline,
     ) -> Result<Stream, AcquireError> {
         let counted = self.shard.cluster(cluster.position);
-        let session = client
-            .session(address.ip())
-            .map_err(|error| self.untrusted(cluster, address, tls::explain(&error)));
+        let session = session.map_err(|error| self.untrusted(cluster, address, tls::explain(&error)));
         let tls = TlsStream::new(&self.runtime, socket, session?);
-        match deadline.within(tls.handshake(None, || {})).await {
+        match deadline.within(tls.handshake(|_| {})).await {
             Ok(Ok(())) => {
                 counted.add(ClusterCounter::TlsHandshakes, 1);
                 Ok(Stream::Tls(tls))
@@ -375,7 +402,7 @@ impl Upstreams {
         &self,
         cluster: &Rc<Cluster>,
         endpoint: Rc<Endpoint>,
-        stream: Stream,
+        (stream, generation): Made,
         reused: bool,
     ) -> Connection {
         let shard = self.shard.cluster(cluster.position);
@@ -384,7 +411,6 @@ impl Upstreams {
         }
         shard.gauge_add(ClusterGauge::ConnectionsActive, 1);
         endpoint.in_flight.set(endpoint.in_flight.get() + 1);
-        let generation = cluster.generation.get();
         let lease = Lease { cluster: cluster.clone(), endpoint, shard: self.shard.clone(), generation };
         Connection { stream, lease, reused }
     }
@@ -410,6 +436,11 @@ impl Upstreams {
 
     /// Reports that the endpoint broke its word: no answer in time, a broken or invalid one.
     pub fn on_failure(&self, connection: &Connection) {
+        // A server of TLS 1.3 judges our certificate when our handshake is done: its refusal comes in place of an answer.
+        if let Some(alert) = connection.stream.alert() {
+            let (cluster, endpoint) = (&connection.lease.cluster, connection.endpoint());
+            self.untrusted(cluster, endpoint, format!("the endpoint refused us: alert {alert:?}"));
+        }
         self.failed(&connection.lease.cluster, &connection.lease.endpoint);
     }
 

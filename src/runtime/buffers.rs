@@ -224,6 +224,11 @@ impl RecvBuf {
         self.home.take(self.size)
     }
 
+    /// What makes such buffers when this one is lent elsewhere.
+    pub fn maker(&self) -> BufMaker {
+        BufMaker { home: self.home.clone(), size: self.size }
+    }
+
     /// Bytes the buffer has room for, margins included.
     pub const fn capacity(&self) -> usize {
         self.size.layout().size()
@@ -265,6 +270,18 @@ impl RecvBuf {
     pub(super) unsafe fn set_received(&mut self, len: usize) {
         debug_assert!(len <= self.size.bytes());
         self.end = self.start + len as u32;
+    }
+}
+
+/// Makes empty buffers of one size.
+pub struct BufMaker {
+    home: Rc<Buffers>,
+    size: Size,
+}
+
+impl BufMaker {
+    pub fn make(&self) -> RecvBuf {
+        self.home.take(self.size)
     }
 }
 

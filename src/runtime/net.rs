@@ -127,6 +127,12 @@ impl Socket {
         self.runtime.0.reactor.borrow_mut().set_bulk(self.key, bulk);
     }
 
+    /// Leave what nobody waits for with the kernel from now on, or receive ahead again: many of these must not hold
+    /// much.
+    pub fn set_on_demand(&self, on_demand: bool) {
+        self.runtime.0.reactor.borrow_mut().set_on_demand(self.key, on_demand);
+    }
+
     /// Has what arrives unasked on an idle connection noticed, for `is_quiet`, until the next receive.
     pub fn watch(&self) {
         self.runtime.0.reactor.borrow_mut().watch(self.key);

@@ -124,6 +124,8 @@ struct Slot {
     closing: bool,
     /// Receive long runs of bytes in large buffers.
     bulk: bool,
+    /// Receive only what somebody waits for.
+    on_demand: bool,
     /// Something can be received, as far as is known. Only for receives of our own.
     readable: bool,
     /// The peer's end of stream or an error has arrived, perhaps behind bytes that wait.
@@ -153,6 +155,7 @@ impl Slot {
             cancelling: false,
             closing: false,
             bulk: false,
+            on_demand: false,
             readable: false,
             hung_up: false,
             writable: false,
@@ -438,7 +441,7 @@ impl Reactor {
         if let Backend::Uring(uring) = &mut self.backend
             && slot.receiving == Receiving::Idle
         {
-            if slot.bulk || slot.readable || slot.inbox.len() >= INBOX_MAX {
+            if slot.bulk || slot.on_demand || slot.readable || slot.inbox.len() >= INBOX_MAX {
                 uring.arm_hang_up(slot, key);
             } else {
                 uring.arm_receive(slot, key);
@@ -507,6 +510,19 @@ impl Reactor {
         }
         if let (true, Backend::Uring(uring)) = (bulk, &mut self.backend) {
             slot.readable = true;
+            uring.cancel_receive(slot, key);
+        }
+    }
+
+    /// Leaves what nobody waits for with the kernel from now on, or receives ahead again.
+    pub(super) fn set_on_demand(&mut self, key: Key, on_demand: bool) {
+        let Some(slot) = self.slots.get_mut(key) else { return };
+        if std::mem::replace(&mut slot.on_demand, on_demand) == on_demand {
+            return;
+        }
+        if let (true, Backend::Uring(uring), Receiving::Multishot) =
+            (on_demand, &mut self.backend, slot.receiving)
+        {
             uring.cancel_receive(slot, key);
         }
     }

@@ -47,6 +47,10 @@ impl Deadline {
         self.set(Instant::FAR);
     }
 
+    pub const fn due(&self) -> Instant {
+        self.due.get()
+    }
+
     pub fn is_past(&self) -> bool {
         self.runtime.now() >= self.due.get()
     }

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use rustls::client::UnbufferedClientConnection;
+use rustls::client::{Resumption, UnbufferedClientConnection};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::ServerName;
 use rustls::sign::SingleCertAndKey;
@@ -15,8 +15,19 @@ use super::session::Session;
 use super::spec::ServerNameSource;
 use super::suites::versions;
 
+/// What a session is for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Purpose {
+    /// Requests, in the version that ALPN settles.
+    Http,
+    /// Bytes of a protocol unknown to us: no ALPN, which its server might refuse.
+    Relay,
+}
+
 pub struct Client {
     config: Arc<ClientConfig>,
+    /// The same without ALPN.
+    relay: Arc<ClientConfig>,
     server_name: ServerNameSource,
 }
 
@@ -40,19 +51,26 @@ impl Client {
             Some(key) => builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(key.clone()))),
             None => builder.with_no_client_auth(),
         };
+        // A resumed session would not have its endpoint judged again, and connections are kept: little is lost.
+        config.resumption = Resumption::disabled();
+        let relay = Arc::new(config.clone());
         config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
-        Ok(Self { config: Arc::new(config), server_name: spec.server_name.clone() })
+        Ok(Self { config: Arc::new(config), relay, server_name: spec.server_name.clone() })
     }
 
     /// A session towards an endpoint at `address`.
     ///
     /// # Errors
     /// Where rustls refuses the configuration.
-    pub fn session(&self, address: IpAddr) -> Result<Session, Error> {
+    pub fn session(&self, address: IpAddr, purpose: Purpose) -> Result<Session, Error> {
+        let config = match purpose {
+            Purpose::Http => &self.config,
+            Purpose::Relay => &self.relay,
+        };
         let name = match &self.server_name {
             ServerNameSource::Fixed(name) => name.clone(),
             ServerNameSource::Address => ServerName::IpAddress(address.into()),
         };
-        UnbufferedClientConnection::new(self.config.clone(), name).map(Session::client)
+        UnbufferedClientConnection::new(config.clone(), name).map(Session::client)
     }
 }

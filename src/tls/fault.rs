@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use x509_parser::time::ASN1Time;
+use crate::base::calendar::Moment;
 
 /// Which file of those that belong together a fault is about.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -129,7 +129,7 @@ impl Part {
     }
 }
 
-/// Unix seconds in words.
-pub fn date(unix_s: i64) -> String {
-    ASN1Time::from_timestamp(unix_s).map_or_else(|_| format!("@{unix_s}"), |time| time.to_string())
+/// A moment in Unix seconds, as RFC 3339 writes it. What is before 1970 counts as that.
+pub fn date(unix_s: i64) -> Moment {
+    Moment::of_unix(u64::try_from(unix_s).unwrap_or(0))
 }

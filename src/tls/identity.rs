@@ -73,6 +73,11 @@ pub(super) fn uri_names(der: &[u8]) -> Vec<Box<str>> {
     X509Certificate::from_der(der).map(|(_, leaf)| names(&leaf).uris).unwrap_or_default()
 }
 
+/// When a certificate ends, in Unix seconds. `None` where it cannot be read.
+pub(super) fn not_after(der: &[u8]) -> Option<i64> {
+    X509Certificate::from_der(der).ok().map(|(_, leaf)| leaf.validity().not_after.timestamp())
+}
+
 #[derive(Default)]
 struct Names {
     uris: Vec<Box<str>>,

@@ -111,7 +111,7 @@ async fn over_tls(guard: SessionGuard, socket: Socket, protocol: Protocol) {
     let Some(Accepted { stream, facts }) = accepted else { return };
     match protocol {
         Protocol::Http if facts.speaks_h2() => {
-            Box::pin(Http2::new(guard, stream, facts, None).serve()).await;
+            Box::pin(Http2::new(guard, stream, facts).serve()).await;
         }
         Protocol::Http => Http1::new(guard, stream, facts).serve().await,
         Protocol::Tcp { cluster } => tcp::relay(guard, stream, cluster).await,

@@ -6,9 +6,12 @@ import resource
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
 
-from lib import BINARY, ENGINES, Gateway, Origin, Tally, config, cpu_seconds, free_ports, responses
+from lib import BINARY, ENGINES, Gateway, Origin, Tally, anonymous_bytes, config, cpu_seconds, free_ports, responses
+from tls_gateway import Certificates, TlsGateway, s_client
+from tls_peers import hello, until_the_end
 
 GET = b"GET /target HTTP/1.1\r\nHost: a.test\r\n\r\n"
 
@@ -227,10 +230,6 @@ def idle_cost(tally, engine, count=4_000):
     """An idle connection of a release build costs at most 600 bytes of user memory over 4,000 of them."""
     name = f"idle {engine}"
 
-    def anonymous(pid):
-        with open(f"/proc/{pid}/status") as f:
-            return next(int(line.split()[1]) * 1024 for line in f if line.startswith("RssAnon:"))
-
     def hold(gateway, n):
         socks = []
         for _ in range(n):
@@ -245,12 +244,57 @@ def idle_cost(tally, engine, count=4_000):
             return tally.check(name, False, gateway.log())
         data = gateway.data_process()
         warm = hold(gateway, 100)
-        before = anonymous(data)
+        before = anonymous_bytes(data)
         idle = hold(gateway, count)
-        each = (anonymous(data) - before) / count
+        each = (anonymous_bytes(data) - before) / count
         tally.check(f"{name} {each:.0f} bytes a connection", each <= 600, "more than 600")
         for sock in warm + idle:
             sock.close()
+
+
+def settled(gateway, wanted, within=3.0):
+    """The number of handshakes under way, once it is as wanted, or at the end of the time."""
+    end = time.monotonic() + within
+    while True:
+        active = gateway.metric("ringfort_worker_tls_handshakes_active")
+        if active == wanted or time.monotonic() > end:
+            return active
+        time.sleep(0.02)
+
+
+def half_open_handshakes(tally, engine, folder, count=200):
+    """200 clients that say nothing, half a hello, or a hello and no more: little memory, and gone by the deadline."""
+    name = f"half-open handshakes {engine}"
+    certs = Certificates(folder)
+    kinds = {"silent": b"", "half a hello": hello(versions=(0x0304,))[:100], "unfinished": hello(versions=(0x0304,))}
+    with TlsGateway(engine, Origin().port, certs, extra="[timeouts]\nhandshake_timeout_ms = 4000\n") as gateway:
+        if gateway.ready_after is None:
+            return tally.check(name, False, gateway.log())
+        data, port = gateway.data_process(), gateway.ports["disable"]
+        s_client(port)
+        for kind, said in kinds.items():
+            before, started = anonymous_bytes(data), time.monotonic()
+            crowd = [socket.create_connection(("127.0.0.1", port), timeout=10) for _ in range(count)]
+            for sock in crowd:
+                sock.sendall(said)
+            if kind == "unfinished":
+                good = all(sock.recv(1) == b"\x16" for sock in crowd)
+                tally.check(f"{name}: the server's part came", good)
+            active = settled(gateway, count)
+            each = (anonymous_bytes(data) - before) / count
+            tally.check(f"{name}, {kind}: {active:.0f} under way", active == count, f"{active} of {count}")
+            tally.check(f"{name}, {kind}: {each / 1024:.1f} KiB each", each <= 24 << 10, "more than 24 KiB")
+            tally.check(f"{name}, {kind}: others are served beside them", s_client(port).served)
+            ends = [until_the_end(sock, 10.0) for sock in crowd]
+            took = time.monotonic() - started
+            open_still = sum(end.how == "open" for end in ends)
+            tally.check(f"{name}, {kind}: gone after {took:.1f} s", open_still == 0 and 3.5 < took < 8, f"{open_still} are open")
+            active = settled(gateway, 0)
+            tally.check(f"{name}, {kind}: none is under way", active == 0, f"{active} are")
+            for sock in crowd:
+                sock.close()
+        kept = gateway.metric("ringfort_tls_handshake_failures_total", "timed_out")
+        tally.check(f"{name}: each is counted", kept == 3 * count, f"{kept} of {3 * count}")
 
 
 def main():
@@ -264,6 +308,8 @@ def main():
         tally.not_run("R18", "strace is missing or may not trace here")
     for engine in ENGINES:
         few_descriptors(tally, engine)
+        with tempfile.TemporaryDirectory() as folder:
+            half_open_handshakes(tally, engine, folder)
         if hard >= 11_000:
             capped_memory(tally, engine)
             storm(tally, engine)

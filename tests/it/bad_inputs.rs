@@ -236,7 +236,6 @@ fn request_lines_get_their_outcome(engine: Engine) {
         ),
         row("A16 no token", get("G@T / HTTP/1.1"), Refused(BAD)),
         row("A19 a ClientHello", client_hello(), RefusedOrClosed(&[400, 505])),
-        row("A19 the h2 preface", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", RefusedOrClosed(&[400, 505])),
         row("A20 a leading CRLF", format!("\r\n{}", get("GET /row HTTP/1.1")), Served(any)),
         row("A20 a leading line of white space", format!(" \r\n{}", get("GET / HTTP/1.1")), Refused(BAD)),
         row("A20 an endless run of CRLF", "\r\n".repeat(20_000), RefusedOrClosed(&[400, 408, 431])),

@@ -52,6 +52,21 @@ fn a_client_that_resets_is_felt_by_the_endpoint(engine: Engine) {
         assert_eq!(fetch(&mut send, get("/")).await.unwrap().status, 200);
     });
     assert_eq!(two.accepted(), 1, "the connection carries on");
+    run(async {
+        let mut send = connect(gateway.web()).await;
+        let (response, mut stream) = send.send_request(request("POST", "/up"), false).unwrap();
+        h2t::send_all(&mut stream, b"some", false).await.unwrap();
+        while two.log().begun.load(Ordering::SeqCst) < 3 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        stream.send_reset(Reason::INTERNAL_ERROR);
+        drop(response);
+        while two.seen().len() < 2 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+    let broken = &two.seen()[1];
+    assert!(broken.body.is_empty() && broken.broken.is_some(), "{broken:?}");
     // An HTTP/1.1 endpoint sees its connection end, and the request never looks whole.
     let one = Origin::start(|peer| {
         let _ = peer.read_request_head();
@@ -89,10 +104,10 @@ fn a_client_that_leaves_is_felt_by_the_endpoint(engine: Engine) {
 
 fn a_response_that_is_cut_never_looks_whole(engine: Engine) {
     let one = Origin::start(|peer| {
-        while peer.read_request().is_some() {
+        if peer.read_request().is_some() {
             let _ = peer.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n");
             std::thread::sleep(Duration::from_millis(50));
-            return peer.reset();
+            peer.reset();
         }
     });
     let gateway = Setup::to(engine, &one).start();

@@ -316,6 +316,7 @@ impl Exchange<'_> {
             return Some(Next::End(Ending::Abort(Termination::ClientAborted)));
         }
         shard.add(ClusterCounter::SentBytes, head.len() as u64);
+        connection.stream.set_on_demand(false);
         if self.request.framing.has_body() {
             // In a block of its own: requests without a body must not pay for its size.
             let first = rest.take().unwrap_or_else(|| self.context.runtime.empty_buffer());
@@ -485,6 +486,8 @@ impl Exchange<'_> {
     fn settle(&self, connection: Connection, reusable: bool) {
         if reusable && !self.context.is_draining() {
             self.context.upstreams.release(connection);
+        } else {
+            connection.stream.close();
         }
     }
 

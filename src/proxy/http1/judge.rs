@@ -108,8 +108,7 @@ fn answer(
     // RFC 9110 §15.5.20: under a name that this handshake was not for, a request would get past what another listener
     // asks of clients. HTTP/1.0 may name no host: then none is wrong.
     if !head.host.is_empty() && !asker.facts.may_answer(head.host) {
-        let listener = usize::from(asker.listener);
-        context.shard.listener(listener).add(ListenerCounter::Misdirected, 1);
+        context.shard.listener(usize::from(asker.listener)).add(ListenerCounter::Misdirected, 1);
         return Ok(own(421));
     }
     // No tunnels yet: the request is served as if it had not asked to change the protocol (RFC 9110 §7.8).
@@ -119,8 +118,8 @@ fn answer(
         return Ok(if head.method == "OPTIONS" { own(200) } else { own(405) });
     }
     let listener = asker.listener;
-    let identity = asker.facts.spiffe();
-    let asked = route::Request { listener, method: head.method, host: head.host, path, identity };
+    let (method, host, identity) = (head.method, head.host, asker.facts.spiffe());
+    let asked = route::Request { listener, method, host, path, identity };
     let lookup = |name: &str| head.field(name);
     let Some((index, route)) = serving.snapshot.routes.find(&asked, &lookup) else {
         return Ok(if path == "*" { own(200) } else { own(404) });

@@ -56,7 +56,7 @@ impl Multiplexed {
         on_end: impl FnOnce() + 'static,
     ) -> Result<Self, StreamFault> {
         let tap = Tap::new(0, PREFACE.len(), http.http2_glitches_max, runtime.now());
-        let link = Link::new(runtime, stream, None, tap);
+        let link = Link::new(runtime, stream, tap);
         let mut builder = Builder::new();
         builder
             .enable_push(false)

@@ -15,6 +15,7 @@ use ::http::{Request as H2Request, Response as H2Response};
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
 
+use crate::base::field_edits::FieldEdits;
 use crate::h1::{FieldSlots, HeadLimits, Parsed, parse_response};
 use crate::http::answer::{standard_text, write_answer};
 use crate::http::{BodyFraming, Reject, grpc, trim_ows};
@@ -234,24 +235,30 @@ impl Exchange<'_> {
 
     /// Sends a whole response that was written in the neutral form.
     async fn send_whole(&self, neutral: Vec<u8>) {
+        let read = self.read_whole(&neutral);
+        self.context.runtime.put_block(neutral);
+        let Some((response, mut body)) = read else { return self.reset(Reason::INTERNAL_ERROR) };
+        let Some(mut sender) = self.send_head(response, body.is_empty()) else { return };
+        if body.is_empty() {
+            return;
+        }
+        let sending = std::future::poll_fn(|cx| sender.poll_send(cx, &mut body, true));
+        self.deadline.set(self.context.runtime.now() + self.timeouts.write_stall);
+        if self.deadline.within(sending).await.is_err() {
+            sender.reset(Reason::CANCEL.into());
+        }
+    }
+
+    /// Not a part of `send_whole`, whose future would keep the room for the fields.
+    fn read_whole(&self, neutral: &[u8]) -> Option<(H2Response<()>, Piece)> {
         let mut slots = FieldSlots::new();
         // Our own words are not measured by the limits for those of others.
         let limits = HeadLimits { head_bytes_max: usize::MAX >> 1, ..HeadLimits::default() };
-        let parsed = parse_response(&neutral, &mut slots, &limits, self.is_head);
-        let Ok(Parsed::Complete(head)) = parsed else { return self.reset(Reason::INTERNAL_ERROR) };
-        let Some(response) = translate::response(&head, &Default::default(), None) else {
-            return self.reset(Reason::INTERNAL_ERROR);
+        let Ok(Parsed::Complete(head)) = parse_response(neutral, &mut slots, &limits, self.is_head) else {
+            return None;
         };
-        let mut body = Piece::copied(&neutral[head.head_len..]);
-        let sender = self.send_head(response, body.is_empty());
-        self.context.runtime.put_block(neutral);
-        if let (Some(mut sender), false) = (sender, body.is_empty()) {
-            let sending = std::future::poll_fn(|cx| sender.poll_send(cx, &mut body, true));
-            self.deadline.set(self.context.runtime.now() + self.timeouts.write_stall);
-            if self.deadline.within(sending).await.is_err() {
-                sender.reset(Reason::CANCEL.into());
-            }
-        }
+        let response = translate::response(&head, &FieldEdits::default(), None)?;
+        Some((response, Piece::copied(&neutral[head.head_len..])))
     }
 
     /// Begins the response.

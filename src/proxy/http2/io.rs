@@ -29,7 +29,7 @@ const RECEIVES_A_TURN: u32 = 8;
 pub(super) struct Link {
     runtime: Runtime,
     stream: Stream,
-    /// Bytes received before the crate took over, and what is left of the last buffer.
+    /// What the crate has not taken of the last buffer.
     input: RefCell<Option<RecvBuf>>,
     output: RefCell<Vec<u8>>,
     pub(super) tap: RefCell<Tap>,
@@ -40,12 +40,11 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// `first`: what was received already.
-    pub(super) fn new(runtime: &Runtime, stream: Stream, first: Option<RecvBuf>, tap: Tap) -> Rc<Self> {
+    pub(super) fn new(runtime: &Runtime, stream: Stream, tap: Tap) -> Rc<Self> {
         Rc::new(Self {
             runtime: runtime.clone(),
             stream,
-            input: RefCell::new(first.filter(|first| !first.is_empty())),
+            input: RefCell::default(),
             output: RefCell::default(),
             tap: RefCell::new(tap),
             received_bytes: Cell::new(0),

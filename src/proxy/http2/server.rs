@@ -15,7 +15,7 @@ use crate::base::time::Instant;
 use crate::base::units::KIB;
 use crate::limits;
 use crate::metrics::{ListenerCounter, ListenerGauge};
-use crate::runtime::{Deadline, RecvBuf, TimedOut};
+use crate::runtime::{Deadline, TimedOut};
 
 use super::super::context::{Context, SessionGuard};
 use super::super::facts::Facts;
@@ -27,7 +27,7 @@ use super::piece::Piece;
 use super::tap::{Tap, Violation};
 
 /// What a client begins with that speaks HTTP/2 (RFC 9113 §3.4).
-pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// How long a connection that ends is read on, so that our last frames reach the client.
 const LINGER: Duration = Duration::from_secs(2);
@@ -35,8 +35,8 @@ const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES_MAX: usize = 256 * KIB;
 /// What a connection is taken to cost beside its streams: the crate's buffers and tables.
 const CONNECTION_BYTES: usize = 32 * KIB;
-/// What a stream is taken to cost: its task, its state in the crate, its piece on the way.
-const STREAM_BYTES: usize = 20 * KIB;
+/// What a stream is taken to cost beside receive buffers: its task, its state in the crate.
+const STREAM_BYTES: usize = 6 * KIB;
 
 /// One downstream connection.
 pub struct Http2 {
@@ -96,12 +96,11 @@ impl Drop for Charged<'_> {
 }
 
 impl Http2 {
-    /// A connection whose first bytes are in `first`, if they were read.
-    pub fn new(guard: SessionGuard, stream: Stream, facts: Facts, first: Option<RecvBuf>) -> Self {
+    pub fn new(guard: SessionGuard, stream: Stream, facts: Facts) -> Self {
         let context = guard.context();
         let glitches_max = context.serving().snapshot.http.http2_glitches_max;
         let tap = Tap::new(PREFACE.len(), 0, glitches_max, context.runtime.now());
-        let link = Link::new(&context.runtime, stream, first, tap);
+        let link = Link::new(&context.runtime, stream, tap);
         let deadline = context.runtime.deadline();
         let session = Session { guard, facts: RefCell::new(facts), live: Cell::new(0) };
         Self { session: Rc::new(session), link, deadline }

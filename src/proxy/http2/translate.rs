@@ -32,7 +32,8 @@ pub(super) fn write_request(
         write_visible(out, authority.ok_or(Malformed)?)?;
     } else {
         let path = head.uri.path_and_query().map_or("", |path| path.as_str());
-        if !(path.starts_with('/') || path == "*" && head.method == Method::OPTIONS) {
+        let names_the_server = path == "*" && head.method == Method::OPTIONS;
+        if !path.starts_with('/') && !names_the_server {
             return Err(Malformed);
         }
         write_visible(out, path.as_bytes())?;

@@ -7,21 +7,33 @@ use std::collections::VecDeque;
 use std::io;
 use std::task::{Context, Poll, ready};
 
+use rustls::AlertDescription;
+
 use crate::limits;
-use crate::runtime::{RecvBuf, Runtime, Socket};
+use crate::runtime::{BufMaker, RecvBuf, Runtime, Socket};
 use crate::tls::{Phase, RECORD_PLAINTEXT_BYTES_MAX, Session, sealed_bytes_max};
 
 pub struct TlsStream {
     socket: Socket,
     memory: Charge,
     session: RefCell<Session>,
-    partial: RefCell<Partial>,
+    /// The beginning of a record or message; empty most of the time, and then without memory.
+    partial: RefCell<Vec<u8>>,
+    boundary: Cell<Boundary>,
     /// Plaintext that nobody took yet, in order.
     plain: RefCell<VecDeque<RecvBuf>>,
     end: Cell<End>,
+    /// The fatal alert that the peer sent.
+    alert: Cell<Option<AlertDescription>>,
+    /// Bytes received since the last plaintext.
+    barren_bytes: Cell<usize>,
 }
 
 const RECORD_HEADER_BYTES: usize = 5;
+/// Receives without plaintext after which others get a turn.
+const BARREN_RECEIVES_A_TURN: u32 = 4;
+/// The alert record_overflow as a plaintext record (RFC 8446 §6.2).
+const RECORD_OVERFLOW: [u8; 7] = [21, 3, 3, 0, 2, 2, 22];
 
 /// How far the peer's stream has come to its end.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -33,6 +45,13 @@ enum End {
     Truncated,
     /// By an error of the protocol, which the peer was told of.
     Broken,
+}
+
+/// The moments at which a handshake's session is at work.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Step {
+    Begins,
+    Ends,
 }
 
 /// A handshake that failed.
@@ -52,7 +71,10 @@ impl TlsStream {
             session: RefCell::new(session),
             partial: RefCell::default(),
             plain: RefCell::default(),
+            boundary: Cell::default(),
             end: Cell::new(End::Open),
+            alert: Cell::new(None),
+            barren_bytes: Cell::new(0),
         })
     }
 
@@ -64,27 +86,32 @@ impl TlsStream {
         &self.session
     }
 
-    /// Drives the handshake from the bytes received so far (a client has none at first) to its end. Calls `stepped`
-    /// whenever the session took something.
+    /// Drives the handshake to its end. `step` is called before and after the session takes something.
     ///
     /// # Errors
     /// Where it fails; the alert is on its way then.
-    pub async fn handshake(&self, first: Option<RecvBuf>, mut stepped: impl FnMut()) -> Result<(), Failure> {
-        let mut phase = match first {
-            Some(buf) => self.open(buf),
-            None => self.process(&mut [], || self.memory.runtime.empty_buffer()).1,
+    pub async fn handshake(&self, step: impl Fn(Step)) -> Result<(), Failure> {
+        let around = |take: &dyn Fn() -> Result<Phase, rustls::Error>| {
+            step(Step::Begins);
+            let phase = take();
+            step(Step::Ends);
+            phase
         };
+        // A client has the first word.
+        let mut phase = around(&|| self.process(&mut [], &self.memory.runtime.empty_buffer().maker()).1);
         loop {
-            stepped();
             match phase {
                 Ok(Phase::Handshake) => {}
                 Ok(Phase::Open | Phase::PeerClosed) => return Ok(()),
                 Err(error) => return Err(Failure::Protocol(error)),
             }
-            match self.socket.recv().await {
-                Ok(buf) if !buf.is_empty() => phase = self.open(buf),
+            phase = match self.socket.recv().await {
+                Ok(buf) if !buf.is_empty() => {
+                    let buf = Cell::new(Some(buf));
+                    around(&|| buf.take().map_or(Ok(Phase::Handshake), |buf| self.open(buf)))
+                }
                 _ => return Err(Failure::Closed),
-            }
+            };
         }
     }
 
@@ -93,40 +120,54 @@ impl TlsStream {
     fn open(&self, mut buf: RecvBuf) -> Result<Phase, rustls::Error> {
         let mut phase = Ok(Phase::Open);
         let mut partial = self.partial.take();
+        let mut boundary = self.boundary.get();
         // No more of the buffer is copied than completes what had begun.
-        while !partial.bytes.is_empty() && !buf.is_empty() {
-            let missing = partial.missing().min(buf.len());
-            partial.bytes.extend_from_slice(&buf[..missing]);
+        while !partial.is_empty() && !buf.is_empty() {
+            let missing = boundary.missing().min(buf.len());
+            partial.extend_from_slice(&buf[..missing]);
+            boundary.advance(&buf[..missing]);
             buf.advance(missing);
-            let (consumed, after) = self.process(&mut partial.bytes, || buf.sibling());
-            partial.take(consumed);
-            phase = after;
-            phase.as_ref().map_err(Clone::clone)?;
-        }
-        if partial.bytes.is_empty() && !buf.is_empty() {
-            let spare = buf.sibling();
-            let (consumed, after) = self.process(&mut buf, || spare.sibling());
-            phase = after;
-            partial = Partial::default();
-            if consumed < buf.len() && phase.is_ok() {
-                partial.bytes.extend_from_slice(&buf[consumed..]);
+            if boundary.is_news() {
+                let (consumed, after) = self.process(&mut partial, &buf.maker());
+                partial.drain(..consumed);
+                phase = after;
+                phase.as_ref().map_err(Clone::clone)?;
             }
         }
-        if partial.bytes.len() > limits::TLS_MESSAGE_BYTES_MAX {
-            self.end.set(End::Broken);
-            return Err(rustls::Error::PeerSentOversizedRecord);
+        // Before rustls has the bytes: it may move what they are made of.
+        boundary.advance(&buf);
+        if partial.is_empty() {
+            partial = Vec::new();
+            if !buf.is_empty() {
+                let maker = buf.maker();
+                let (consumed, after) = self.process(&mut buf, &maker);
+                phase = after;
+                if phase.is_ok() {
+                    partial.extend_from_slice(&buf[consumed..]);
+                }
+            }
         }
-        self.memory.set_extra(partial.bytes.capacity());
+        if partial.len() > limits::TLS_MESSAGE_BYTES_MAX {
+            return Err(self.too_long());
+        }
+        self.memory.set_extra(partial.capacity());
         self.partial.replace(partial);
+        self.boundary.set(boundary);
         phase
     }
 
+    /// Ends a session whose peer began a message longer than any that is taken.
+    fn too_long(&self) -> rustls::Error {
+        self.end.set(End::Broken);
+        if self.session.borrow().agreed().protocol_version().is_none() {
+            // No keys yet: the alert can go in plaintext.
+            self.socket.send(&RECORD_OVERFLOW, false);
+        }
+        rustls::Error::PeerSentOversizedRecord
+    }
+
     /// Puts records in, and what comes of them where it belongs. Returns the bytes that are done with.
-    fn process(
-        &self,
-        input: &mut [u8],
-        spare: impl Fn() -> RecvBuf,
-    ) -> (usize, Result<Phase, rustls::Error>) {
+    fn process(&self, input: &mut [u8], maker: &BufMaker) -> (usize, Result<Phase, rustls::Error>) {
         let runtime = &self.memory.runtime;
         let mut out = runtime.take_block();
         let mut plain = self.plain.borrow_mut();
@@ -135,7 +176,7 @@ impl TlsStream {
                 return;
             }
             for piece in bytes.chunks(limits::RECV_BUF_BYTES) {
-                let mut buf = spare();
+                let mut buf = maker.make();
                 let fits = buf.append(piece);
                 debug_assert!(fits, "an empty buffer takes {} bytes", piece.len());
                 plain.push_back(buf);
@@ -149,14 +190,20 @@ impl TlsStream {
         match &processed.phase {
             Ok(Phase::PeerClosed) => self.end.set(End::Closed),
             Ok(_) => {}
-            Err(_) => self.end.set(End::Broken),
+            Err(error) => {
+                self.end.set(End::Broken);
+                if let rustls::Error::AlertReceived(alert) = error {
+                    self.alert.set(Some(*alert));
+                }
+            }
         }
         (processed.consumed, processed.phase)
     }
 
     pub fn poll_recv(&self, cx: &mut Context<'_>) -> Poll<io::Result<RecvBuf>> {
-        loop {
+        for _ in 0..BARREN_RECEIVES_A_TURN {
             if let Some(buf) = self.plain.borrow_mut().pop_front() {
+                self.barren_bytes.set(0);
                 return Poll::Ready(Ok(buf));
             }
             match self.end.get() {
@@ -166,21 +213,34 @@ impl TlsStream {
                 End::Broken => return Poll::Ready(Err(io::ErrorKind::InvalidData.into())),
             }
             let buf = ready!(self.socket.poll_recv(cx))?;
+            let barren_bytes = self.barren_bytes.get() + buf.len();
+            self.barren_bytes.set(barren_bytes);
             if buf.is_empty() {
                 self.end.set(End::Truncated);
             } else {
                 // An error shows above, behind the plaintext that came before it.
                 let _ = self.open(buf);
+                if barren_bytes > limits::TLS_BARREN_BYTES_MAX && self.plain.borrow().is_empty() {
+                    // Key updates and empty records cost us more than their sender.
+                    self.end.set(End::Broken);
+                }
             }
         }
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     pub fn poll_hung_up(&self, cx: &mut Context<'_>) -> Poll<()> {
-        self.socket.poll_hung_up(cx)
+        if self.end.get() == End::Open { self.socket.poll_hung_up(cx) } else { Poll::Ready(()) }
     }
 
     pub fn is_hung_up(&self) -> bool {
-        self.socket.is_hung_up()
+        self.end.get() != End::Open || self.socket.is_hung_up()
+    }
+
+    /// The fatal alert that the peer sent, if it did.
+    pub const fn alert(&self) -> Option<AlertDescription> {
+        self.alert.get()
     }
 
     pub fn has_input(&self) -> bool {
@@ -213,7 +273,7 @@ impl TlsStream {
         }
         let (mut session, mut partial) = (self.session.borrow_mut(), self.partial.borrow_mut());
         let room = sealed_bytes_max(plain.len());
-        let sealed = out.write_with(room, |room| session.encrypt(&mut partial.bytes, plain, room));
+        let sealed = out.write_with(room, |room| session.encrypt(&mut partial, plain, room));
         if sealed.is_err() {
             self.end.set(End::Broken);
             self.socket.shutdown_write();
@@ -223,6 +283,10 @@ impl TlsStream {
     }
 
     pub fn poll_sent(&self, bytes_max: usize, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // What could not be sealed was not sent.
+        if self.end.get() == End::Broken {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
         self.socket.poll_sent(bytes_max, cx)
     }
 
@@ -234,13 +298,17 @@ impl TlsStream {
         self.socket.set_bulk(bulk);
     }
 
+    pub fn set_on_demand(&self, on_demand: bool) {
+        self.socket.set_on_demand(on_demand);
+    }
+
     pub fn watch(&self) {
         self.socket.watch();
     }
 
     pub fn is_quiet(&self) -> bool {
         self.plain.borrow().is_empty()
-            && self.partial.borrow().bytes.is_empty()
+            && self.partial.borrow().is_empty()
             && self.end.get() == End::Open
             && self.socket.is_quiet()
     }
@@ -257,7 +325,7 @@ impl TlsStream {
             return;
         }
         let mut out = self.memory.runtime.take_block();
-        self.session.borrow_mut().close(&mut self.partial.borrow_mut().bytes, &mut out);
+        self.session.borrow_mut().close(&mut self.partial.borrow_mut(), &mut out);
         if !out.is_empty() {
             self.socket.send(&out, true);
         }
@@ -269,34 +337,48 @@ impl TlsStream {
     }
 }
 
-/// The beginning of a record or message; empty most of the time, and then without memory.
-#[derive(Default)]
-struct Partial {
-    bytes: Vec<u8>,
-    /// Where the last record begins: a message in many small records is gone through once.
-    record_at: usize,
+/// Where the bytes received so far end among the records. Kept apart from them: rustls moves what it has been given.
+#[derive(Clone, Copy, Debug, Default)]
+struct Boundary {
+    header: [u8; RECORD_HEADER_BYTES],
+    /// Bytes of the header that are here.
+    header_bytes: usize,
+    /// Bytes of the record that are not here yet, once its header is.
+    body_left: usize,
 }
 
-impl Partial {
+impl Boundary {
     /// Bytes until the last record is whole, or until its header is.
-    fn missing(&mut self) -> usize {
-        loop {
-            let record = &self.bytes[self.record_at..];
-            let Some(&[_, _, _, high, low]) = record.first_chunk() else {
-                return RECORD_HEADER_BYTES - record.len();
-            };
-            let whole = RECORD_HEADER_BYTES + usize::from(u16::from_be_bytes([high, low]));
-            if whole > record.len() {
-                return whole - record.len();
-            }
-            self.record_at += whole;
+    const fn missing(&self) -> usize {
+        if self.header_bytes < RECORD_HEADER_BYTES {
+            RECORD_HEADER_BYTES - self.header_bytes
+        } else {
+            self.body_left
         }
     }
 
-    /// Removes what is done with.
-    fn take(&mut self, consumed: usize) {
-        self.bytes.drain(..consumed);
-        self.record_at = self.record_at.saturating_sub(consumed);
+    /// Goes past the bytes that came next.
+    fn advance(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let (these, rest) = bytes.split_at(self.missing().min(bytes.len()));
+            bytes = rest;
+            if self.header_bytes < RECORD_HEADER_BYTES {
+                self.header[self.header_bytes..][..these.len()].copy_from_slice(these);
+                self.header_bytes += these.len();
+                self.body_left = usize::from(u16::from_be_bytes([self.header[3], self.header[4]]));
+            } else {
+                self.body_left -= these.len();
+            }
+            if self.header_bytes == RECORD_HEADER_BYTES && self.body_left == 0 {
+                self.header_bytes = 0;
+            }
+        }
+    }
+
+    /// Whether a record, or the header of one, has just become whole: rustls has no use for less.
+    fn is_news(&self) -> bool {
+        let length = usize::from(u16::from_be_bytes([self.header[3], self.header[4]]));
+        self.header_bytes == 0 || (self.header_bytes == RECORD_HEADER_BYTES && self.body_left == length)
     }
 }
 
@@ -329,7 +411,9 @@ mod tests {
     use super::*;
 
     fn missing(records: &[u8]) -> usize {
-        Partial { bytes: records.to_vec(), record_at: 0 }.missing()
+        let mut boundary = Boundary::default();
+        boundary.advance(records);
+        boundary.missing()
     }
 
     #[test]
@@ -343,10 +427,15 @@ mod tests {
     }
 
     #[test]
-    fn what_was_taken_no_longer_counts() {
-        let mut partial = Partial { bytes: vec![22, 3, 3, 0, 1, 1, 22, 3, 3], record_at: 0 };
-        assert_eq!(partial.missing(), 2);
-        partial.take(6);
-        assert_eq!((partial.record_at, partial.missing()), (0, 2));
+    fn only_a_whole_record_and_a_whole_header_are_news() {
+        let mut boundary = Boundary::default();
+        let news: Vec<bool> = [22, 3, 3, 0, 2, 1, 1, 23]
+            .iter()
+            .map(|byte| {
+                boundary.advance(&[*byte]);
+                boundary.is_news()
+            })
+            .collect();
+        assert_eq!(news, [false, false, false, false, true, false, true, false]);
     }
 }

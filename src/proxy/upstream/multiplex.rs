@@ -9,7 +9,7 @@ use crate::metrics::{ClusterCounter, ClusterGauge, Shard};
 use super::super::http2::{Connecting, Multiplexed, Slot};
 use super::super::snapshot::ClusterProtocol;
 use super::super::stream::Stream;
-use super::{AcquireError, Cluster, Connection, Counted, Endpoint, Making, Tried, Upstreams};
+use super::{AcquireError, Cluster, Connection, Counted, Endpoint, Made, Purpose, Tried, Upstreams};
 
 /// What a request goes up on.
 pub enum Acquired {
@@ -35,10 +35,13 @@ impl Drop for StreamLease {
     }
 }
 
+/// A connection that is being made, for those who wait for it.
+pub(super) type Making = Connecting<Result<(), AcquireError>>;
+
 /// Who makes a connection; the others learn when it gives up.
 struct Maker<'a> {
     endpoint: &'a Endpoint,
-    connecting: Making,
+    connecting: Rc<Making>,
 }
 
 impl Drop for Maker<'_> {
@@ -119,9 +122,9 @@ impl Upstreams {
             if let Some(exchange) = self.take_slot(cluster, endpoint) {
                 return Ok(Acquired::Stream(exchange));
             }
-            if !fresh && let Some(stream) = self.take_idle(cluster, endpoint) {
+            if !fresh && let Some(idle) = self.take_idle(cluster, endpoint) {
                 cluster.health.borrow_mut().on_request(endpoint.position.get(), self.runtime.now());
-                return Ok(Acquired::Connection(self.begin(cluster, endpoint.clone(), stream, true)));
+                return Ok(Acquired::Connection(self.begin(cluster, endpoint.clone(), idle, true)));
             }
             let connecting = endpoint.connecting.borrow().clone();
             if let Some(connecting) = connecting {
@@ -137,8 +140,8 @@ impl Upstreams {
             {
                 return Err(AcquireError::Busy);
             }
-            if let Some(stream) = self.make(cluster, endpoint).await? {
-                return Ok(Acquired::Connection(self.begin(cluster, endpoint.clone(), stream, false)));
+            if let Some(made) = self.make(cluster, endpoint).await? {
+                return Ok(Acquired::Connection(self.begin(cluster, endpoint.clone(), made, false)));
             }
         }
     }
@@ -148,7 +151,7 @@ impl Upstreams {
         &self,
         cluster: &Rc<Cluster>,
         endpoint: &Rc<Endpoint>,
-    ) -> Result<Option<Stream>, AcquireError> {
+    ) -> Result<Option<Made>, AcquireError> {
         let connecting = Rc::new(Connecting::default());
         // Each request needs a connection of its own where the endpoint is known to speak HTTP/1.1.
         if !endpoint.speaks_http1.get() {
@@ -168,15 +171,15 @@ impl Upstreams {
         &self,
         cluster: &Rc<Cluster>,
         endpoint: &Rc<Endpoint>,
-    ) -> Result<Option<Stream>, AcquireError> {
-        let stream = self.connect(cluster, endpoint).await?;
+    ) -> Result<Option<Made>, AcquireError> {
+        let (stream, generation) = self.connect(cluster, endpoint, Purpose::Http).await?;
         // `connect` leaves the count to whoever keeps the connection.
         let counted = Counted::adopt(&cluster.connections);
         let speaks_h2 = matches!(stream, Stream::Socket(_)) || stream.alpn().as_deref() == Some(b"h2");
         endpoint.speaks_http1.set(!speaks_h2);
         if !speaks_h2 && cluster.spec.protocol == ClusterProtocol::Auto {
             counted.keep();
-            return Ok(Some(stream));
+            return Ok(Some((stream, generation)));
         }
         if !speaks_h2 {
             let why = "the endpoint did not choose HTTP/2 by ALPN".to_owned();
@@ -186,7 +189,10 @@ impl Upstreams {
         drop(counted);
         let started = Multiplexed::start(&self.runtime, stream, &cluster.spec, &self.http, || drop(open));
         let multiplexed = started.await.map_err(|_| AcquireError::Refused)?;
-        endpoint.multiplexed.borrow_mut().push(multiplexed);
+        // The certificates changed meanwhile: the next look makes another connection, with them.
+        if generation == cluster.generation.get() {
+            endpoint.multiplexed.borrow_mut().push(multiplexed);
+        }
         Ok(None)
     }
 

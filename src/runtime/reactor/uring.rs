@@ -161,7 +161,7 @@ impl Uring {
             return;
         }
         let fd = types::Fd(slot.fd.as_raw_fd());
-        let entry = if self.multishot_receive {
+        let entry = if self.multishot_receive && !slot.on_demand {
             slot.receiving = Receiving::Multishot;
             opcode::RecvMulti::new(fd, BUFFER_GROUP).build()
         } else {

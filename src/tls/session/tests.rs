@@ -8,7 +8,9 @@ use rustls::{AlertDescription, ServerConfig, ServerConnection};
 use super::*;
 use crate::base::identity::IdentityPattern;
 use crate::tls::fixture::{Authority, params};
-use crate::tls::{Authorities, Client, ClientMaterial, ClientSpec, ServerNameSource, VersionMin, provider};
+use crate::tls::{
+    Authorities, Client, ClientMaterial, ClientSpec, Purpose, ServerNameSource, VersionMin, provider,
+};
 
 /// A client session and a server that it meets.
 struct Pair {
@@ -41,7 +43,7 @@ impl Pair {
         let material = ClientMaterial::new(spec, &roots, None);
         let client = Client::new(&material, &provider, &[]).expect("a client");
         Self {
-            session: client.session([192, 0, 2, 1].into()).expect("a session"),
+            session: client.session([192, 0, 2, 1].into(), Purpose::Http).expect("a session"),
             server: ServerConnection::new(Arc::new(config)).expect("a server"),
             pending: Vec::new(),
             plain: Vec::new(),

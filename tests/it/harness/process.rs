@@ -91,3 +91,11 @@ pub fn io_uring_is_permitted() -> bool {
     let errno = io::Error::last_os_error().raw_os_error();
     rc >= 0 || !matches!(errno, Some(libc::EPERM | libc::ENOSYS | libc::EACCES))
 }
+
+/// Resident memory of a process.
+#[track_caller]
+pub fn resident_bytes(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1_024
+}

@@ -57,6 +57,9 @@ impl Exchange<'_> {
         let Some(spec) = self.context.upstreams.spec(cluster) else { return Ok(Responded::Unanswered) };
         let request_timeout = spec.request_timeout;
         let has_body = request.framing.has_body();
+        // Many streams share what the client's connection may hold: none receives ahead of it.
+        connection.stream.set_bulk(false);
+        connection.stream.set_on_demand(true);
         connection.stream.send(head, has_body);
         let respond = pin!(self.respond(connection, cluster, route));
         if !has_body {
