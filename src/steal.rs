@@ -7,6 +7,7 @@ pub mod controller;
 pub mod counters;
 pub mod meter;
 pub mod source;
+pub mod steering;
 pub mod trace;
 
 use std::time::Duration;

@@ -10,4 +10,5 @@ pub mod hypervisor;
 pub mod listeners;
 pub mod process;
 pub mod random;
+pub mod reuseport;
 pub mod rlimit;

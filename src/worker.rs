@@ -53,6 +53,8 @@ pub enum Message {
     ServerTls { listener: u16, material: Arc<ServerMaterial> },
     /// What a cluster's endpoints are spoken to with from now on.
     ClientTls { cluster: u16, material: Arc<ClientMaterial> },
+    /// How many TLS handshakes to begin in a turn from now on.
+    HandshakesPerTurn(u32),
     /// The secrets of the next period.
     TicketKeys(Arc<TicketKeys>),
 }
@@ -181,6 +183,10 @@ async fn serve(
             }
             Ok(Message::ClientTls { cluster, material }) => {
                 set_client_tls(&context, cluster, &material);
+                continue;
+            }
+            Ok(Message::HandshakesPerTurn(max)) => {
+                context.handshakes.set_per_turn_max(max);
                 continue;
             }
             Ok(Message::TicketKeys(keys)) => {

@@ -15,7 +15,7 @@ use super::admin::{self, Phase, State};
 use super::handover::{self, Facts, Sockets};
 use super::log::Log;
 use super::resolve::{FIRST_LOOKUP_TIMEOUT, Names};
-use super::steal::Sampler;
+use super::steal::{Sampler, Steering};
 use super::{Outcome, banner, log};
 use crate::config::Config;
 use crate::metrics::{Shard, WorkerFacts};
@@ -145,6 +145,7 @@ async fn control(
     probe(engine, ring)?;
     // Workers accept as soon as they run: connections wait in the accept queues until there are addresses to go to.
     let mut endpoints = resolve(&snapshot).await;
+    let steering = Steering::new(sockets.workers.first().map_or(&[], Vec::as_slice));
     let plans =
         sockets.workers.into_iter().zip(&facts.cpus).enumerate().map(|(index, (listeners, cpu))| Plan {
             index: index as u32,
@@ -167,7 +168,9 @@ async fn control(
     give_way(facts.cpus.len());
     let workers = reports.iter().zip(&facts.cpus).zip(state.shards());
     let workers = workers.map(|((report, cpu), shard)| (*cpu, report.thread, shard.clone())).collect();
-    let sampler = (steal.mode != Mode::Off).then(|| Sampler::new(steal, &host, workers));
+    let handshakes_max = snapshot.limits.handshakes_per_turn_max;
+    let sampler =
+        (steal.mode != Mode::Off).then(|| Sampler::new(steal, &host, workers, steering, handshakes_max));
     let live = Live { handles, endpoints, tls: live_tls, sampler };
     Ok(serve(&facts, &state, live, &mut signals, snapshot.drain.deadline).await)
 }
@@ -299,7 +302,9 @@ async fn serve(
             Some((cluster, addresses)) = endpoints.recv() => tell_endpoints(&handles, cluster, &addresses),
             _ = signals.hang_up.recv() => tls.look(state, &handles, true),
             _ = sample.tick(), if sampler.is_some() => {
-                sampler.as_mut().map(|sampler| sampler.sample(state));
+                if let Some(sampler) = &mut sampler {
+                    sampler.sample(state, &handles);
+                }
             }
             _ = look.tick() => {
                 tls.look(state, &handles, false);
@@ -310,6 +315,8 @@ async fn serve(
             }
         }
     }
+    // With it go copies of listeners, which would keep them open.
+    drop(sampler);
     state.set_phase(Phase::Draining);
     tracing::info!(deadline_ms = drain_deadline.as_millis() as u64, "draining");
     let deadline = clock::now() + drain_deadline;

@@ -2,6 +2,7 @@
 //! Reads files of the kernel, under the roots that the configuration names; decides nothing itself.
 
 mod files;
+mod steering;
 pub mod view;
 
 use std::sync::Arc;
@@ -17,12 +18,16 @@ use crate::steal::meter::{CpuMeter, Losses, Meter, Smooth, Trust};
 use crate::steal::source::{self, Machine, Seen};
 use crate::steal::{SAMPLE_INTERVAL, Spec};
 use crate::sys::clock;
+use crate::worker::{Handle, Message};
 
 use files::Files;
+pub use steering::Steering;
 pub use view::View;
 
 /// Samples between two looks at what seldom changes.
 const SELDOM: u64 = 10;
+/// TLS handshakes that a worker may begin in a turn however much it loses.
+const HANDSHAKES_MIN: u32 = 2;
 
 /// The sampler, its meters and the control loop.
 pub struct Sampler {
@@ -35,6 +40,8 @@ pub struct Sampler {
     throttled: Meter,
     trust: Trust,
     controller: Controller,
+    steering: Steering,
+    handshakes_per_turn_max: u32,
     last: Option<Instant>,
     /// Kept for its memory.
     ticks: Vec<CpuTicks>,
@@ -53,6 +60,8 @@ struct Worker {
     gap: Meter,
     gap_smooth: Smooth,
     losses: Losses,
+    /// TLS handshakes that it was told to begin in a turn at most.
+    handshakes: u32,
 }
 
 struct Cpu {
@@ -66,7 +75,13 @@ struct Cpu {
 
 impl Sampler {
     /// `workers`: the CPU, the thread and the shard of each.
-    pub fn new(spec: Spec, host: &HostSpec, workers: Vec<(usize, u32, Arc<Shard>)>) -> Self {
+    pub fn new(
+        spec: Spec,
+        host: &HostSpec,
+        workers: Vec<(usize, u32, Arc<Shard>)>,
+        steering: Steering,
+        handshakes_per_turn_max: u32,
+    ) -> Self {
         let worker = |(cpu, thread, shard)| Worker {
             cpu,
             thread,
@@ -77,6 +92,7 @@ impl Sampler {
             gap: Meter::new(1),
             gap_smooth: Smooth::default(),
             losses: Losses::default(),
+            handshakes: handshakes_per_turn_max,
         };
         Self {
             spec,
@@ -87,6 +103,8 @@ impl Sampler {
             cpus: Vec::new(),
             throttled: Meter::new(1),
             trust: Trust::default(),
+            steering,
+            handshakes_per_turn_max,
             last: None,
             ticks: Vec::new(),
             ever_above_zero: false,
@@ -95,8 +113,8 @@ impl Sampler {
         }
     }
 
-    /// Takes one sample; what is to be done.
-    pub fn sample(&mut self, state: &State) -> Actions {
+    /// Takes one sample and does what it asks for.
+    pub fn sample(&mut self, state: &State, handles: &[Handle]) {
         let cpu_before = clock::thread_cpu();
         let now = clock::now();
         let pause = self.last.replace(now).map_or(SAMPLE_INTERVAL, |last| now.since(last));
@@ -116,6 +134,8 @@ impl Sampler {
         let throttled_ratio = (share as f64 / pause.as_nanos().max(1) as f64).min(1.0);
         let readings = self.read_workers(now, pause, steal_counts, throttled_ratio);
         let actions = self.controller.step(now, &readings);
+        self.steering.set(&actions.weights);
+        self.limit_handshakes(handles);
         self.tell(&actions, source.word());
         self.samples += 1;
         let mut view = state.steal();
@@ -133,7 +153,18 @@ impl Sampler {
         }
         self.show(&mut view, steal_counts);
         view.sampler_cpu += clock::thread_cpu().saturating_sub(cpu_before);
-        actions
+    }
+
+    /// A handshake costs as much as ten requests: a worker that loses time begins fewer in a turn.
+    fn limit_handshakes(&mut self, handles: &[Handle]) {
+        for (index, (worker, handle)) in self.workers.iter_mut().zip(handles).enumerate() {
+            let share = self.controller.handshake_share(index);
+            let most = self.handshakes_per_turn_max;
+            let now = ((f64::from(most) * share) as u32).clamp(HANDSHAKES_MIN.min(most), most);
+            if std::mem::replace(&mut worker.handshakes, now) != now {
+                handle.send(Message::HandshakesPerTurn(now));
+            }
+        }
     }
 
     /// Whether any CPU's counter was suspect; `None` where no CPU could be read.

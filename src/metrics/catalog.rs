@@ -224,6 +224,8 @@ family! {
             "Times the completion queue overflowed into the kernel's backlog.";
         CompletionsStale: "ringfort_worker_completions_stale_total" One PerWorker None,
             "Completions that named a socket which was gone. Anything but 0 is a bug of ours.";
+        ConnectionsAccepted: "ringfort_worker_connections_accepted_total" One PerWorker None,
+            "Downstream connections that the worker accepted.";
         LoopGaps: "ringfort_worker_loop_gap_seconds_total" Seconds PerWorker None,
             "Time in which the loop stood still without a reason of its own: the thread was ready and did not run.";
         SessionsShed: "ringfort_sessions_shed_total" One Sum Some(SHED),

@@ -148,6 +148,14 @@ impl Controller {
         share.map_or(1.0, |share| share * self.workers.len() as f64)
     }
 
+    /// Share of its TLS handshakes that the worker is to begin.
+    pub fn handshake_share(&self, worker: usize) -> f64 {
+        match self.workers.get(worker) {
+            Some(worker) if self.spec.mode == Mode::Act && worker.level == Level::Stolen => worker.left(),
+            _ => 1.0,
+        }
+    }
+
     /// Takes one sample. Readings of workers that are not there are dropped; missing ones read as nothing.
     pub fn step(&mut self, now: Instant, readings: &[Reading]) -> Actions {
         let mut actions = Actions::default();

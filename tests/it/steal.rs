@@ -11,9 +11,12 @@ use serde_json::Value;
 
 use crate::harness::gateway::{Gateway, TempDir};
 use crate::harness::setup::Setup;
-use crate::harness::{Engine, eventually, on_both_engines};
+use crate::harness::{Engine, eventually, on_both_engines, process};
 
-on_both_engines!(a_stolen_cpu_is_noticed_shown_and_forgotten);
+on_both_engines!(
+    a_stolen_cpu_is_noticed_shown_and_forgotten,
+    new_connections_avoid_a_stolen_cpu_while_the_other_is_better,
+);
 
 /// A procfs with two CPUs, each with a share of steal in thousandths, kept up to date as a kernel would.
 struct Machine {
@@ -229,4 +232,75 @@ fn what_is_turned_off_is_not_measured() {
     assert_eq!((&shown["mode"], &shown["cpus"]), (&"off".into(), &Value::Array(Vec::new())));
     assert!(!gateway.admin("/metrics").unwrap().text().contains("\nringfort_throttle_level{"));
     assert_eq!(gateway.workers()[0]["accept_weight"], 1.0);
+}
+
+/// As [`Machine::gateway`], with a worker on each of the two CPUs; `None` where there are not two.
+fn two_workers(machine: &Machine, engine: Engine) -> Option<Gateway> {
+    if std::thread::available_parallelism().map_or(1, usize::from) < 2 {
+        assert!(std::env::var("CI").as_deref() != Ok("true"), "one CPU is not enough");
+        eprintln!("not run: this machine has one CPU");
+        return None;
+    }
+    let setup = Setup::answering(engine).sections(&machine.sections("mode = \"act\"\n"));
+    Some(Gateway::launch(&setup.text().replace("cpus = \"0\"", "cpus = \"0-1\""), setup.launch.clone()))
+}
+
+fn accepted(gateway: &Gateway) -> [f64; 2] {
+    ["worker=\"0\"", "worker=\"1\""]
+        .map(|worker| gateway.metric("ringfort_worker_connections_accepted_total", worker))
+}
+
+/// New connections that each worker got of 200.
+fn spread(gateway: &Gateway) -> [f64; 2] {
+    let before = accepted(gateway);
+    for _ in 0..200 {
+        assert_eq!(gateway.get("/").status, 200);
+    }
+    let after = accepted(gateway);
+    [after[0] - before[0], after[1] - before[1]]
+}
+
+fn new_connections_avoid_a_stolen_cpu_while_the_other_is_better(engine: Engine) {
+    let machine = Machine::new(true);
+    let Some(gateway) = two_workers(&machine, engine) else { return };
+    let even = spread(&gateway);
+    assert!(even[0] > 50.0 && even[1] > 50.0, "{even:?}");
+    machine.steals(0, 600);
+    eventually("worker 0 gets less", || gateway.workers()[0]["accept_weight"].as_f64() < Some(0.8));
+    let shown = steal(&gateway);
+    assert_eq!(shown["mode"], "act");
+    assert!(shown["cpus"][1]["accept_weight"].as_f64() > Some(1.2), "{shown}");
+    let steered = spread(&gateway);
+    assert!(steered[0] > 0.0 && steered[0] < 85.0, "less, never nothing: {steered:?}");
+    machine.steals(0, 0);
+    eventually("both get the same", || gateway.workers()[0]["accept_weight"] == 1.0);
+    let even = spread(&gateway);
+    assert!(even[0] > 50.0 && even[1] > 50.0, "{even:?}");
+}
+
+#[test]
+fn what_all_cpus_lose_alike_moves_no_connection() {
+    let machine = Machine::new(true);
+    let Some(gateway) = two_workers(&machine, Engine::Epoll) else { return };
+    machine.steals(0, 400);
+    machine.steals(1, 400);
+    eventually("both are at level 2", || gateway.workers().iter().all(|worker| worker["level"] == 2));
+    assert!(gateway.workers().iter().all(|worker| worker["accept_weight"] == 1.0));
+}
+
+#[test]
+fn a_data_process_that_died_leaves_no_preference_behind() {
+    let machine = Machine::new(true);
+    let Some(mut gateway) = two_workers(&machine, Engine::Epoll) else { return };
+    machine.steals(0, 900);
+    eventually("worker 0 gets less", || gateway.workers()[0]["accept_weight"].as_f64() < Some(0.5));
+    machine.steals(0, 0);
+    gateway.expect_log("data process");
+    let before = gateway.data_process();
+    process::signal(before, libc::SIGKILL);
+    eventually("another one serves", || {
+        gateway.data_process() != before && gateway.admin("/readyz").is_ok_and(|reply| reply.status == 200)
+    });
+    let even = spread(&gateway);
+    assert!(even[0] > 50.0 && even[1] > 50.0, "{even:?}");
 }

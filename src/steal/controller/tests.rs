@@ -176,13 +176,14 @@ fn a_worker_that_loses_a_third_gets_less_until_it_has_its_share() {
     let first = first.expect("steered");
     assert!((0.15..0.25).contains(&first[0]), "fewer than its part, as it has too many: {first:?}");
     assert!((controller.accept_weight(0) - 2.0 * first[0]).abs() < 1e-9);
+    assert!((0.65..0.7).contains(&controller.handshake_share(0)) && controller.handshake_share(1) == 1.0);
     let (settled, _) = run(&mut controller, [0.33, 0.0], [400, 600], 20);
     let settled = settled.expect("steered");
     assert!((0.38..0.42).contains(&settled[0]), "{settled:?}");
     let (still, moves) = run(&mut controller, [0.33, 0.0], [400, 600], 50);
     assert_eq!((still, moves), (Some(settled), 0), "no system call without a reason");
     let (after, moves) = run(&mut controller, [0.0, 0.0], [400, 600], 80);
-    assert_eq!(after, None);
+    assert_eq!((after, controller.handshake_share(0)), (None, 1.0));
     assert!(moves >= 5, "it returns step by step: {moves}");
 }
 
@@ -243,7 +244,10 @@ proptest! {
             let actions = controller.step(at(ms), &as_readings(readings));
             match actions.weights {
                 Weights::Unchanged => {}
-                Weights::Even => (installed, ()) = (None, moved.push(ms)),
+                Weights::Even => {
+                    installed = None;
+                    moved.push(ms);
+                }
                 Weights::Shares(shares) => {
                     prop_assert!((shares.iter().sum::<f64>() - 1.0).abs() < 1e-9, "I2: {shares:?}");
                     prop_assert!(shares.iter().all(|share| *share >= SHARE_MIN - 1e-9), "I2: {shares:?}");
