@@ -242,7 +242,7 @@ fn two_workers(machine: &Machine, engine: Engine) -> Option<Gateway> {
         return None;
     }
     let setup = Setup::answering(engine).sections(&machine.sections("mode = \"act\"\n"));
-    Some(Gateway::launch(&setup.text().replace("cpus = \"0\"", "cpus = \"0-1\""), setup.launch.clone()))
+    Some(Gateway::launch(&setup.text().replace("cpus = \"0\"", "cpus = \"0-1\""), setup.launch))
 }
 
 fn accepted(gateway: &Gateway) -> [f64; 2] {
