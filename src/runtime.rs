@@ -50,6 +50,10 @@ struct Inner {
     /// Longest time between two entries into the kernel since it was last asked for.
     gap_max: Cell<Duration>,
     gaps: Gaps,
+    /// When the oldest work of this turn may have come.
+    oldest: Cell<Instant>,
+    /// When nothing waited to be done, the last time.
+    emptied: Cell<Instant>,
     /// Bytes that sessions hold beside receive buffers.
     charged: Cell<usize>,
 }
@@ -74,6 +78,8 @@ impl Runtime {
             turns: Cell::new(0),
             gap_max: Cell::new(Duration::ZERO),
             gaps: Gaps::default(),
+            oldest: Cell::new(now),
+            emptied: Cell::new(now),
             charged: Cell::new(0),
         };
         Self(Rc::new(inner))
@@ -157,6 +163,7 @@ impl Runtime {
         let now = clock::now();
         let late = if wait.is_zero() { Duration::ZERO } else { now.since(before + wait) };
         inner.gaps.note(gap, polls, late);
+        self.note_queue(before, now, !wait.is_zero());
         inner.now.set(now);
         inner.turns.set(inner.turns.get() + 1);
         inner.timers.borrow_mut().advance(now, |waker| {
@@ -165,6 +172,31 @@ impl Runtime {
             }
         });
         Ok(())
+    }
+
+    /// Finds how long what is ready now may have waited. The kernel was entered at `before`.
+    fn note_queue(&self, before: Instant, now: Instant, could_wait: bool) {
+        /// Waiting, or sending and receiving for so many tasks? No task's share of an entry takes so long.
+        const ENTRY_OF_A_TASK: Duration = Duration::from_micros(200);
+        /// What came within so short a turn did not wait worth mentioning.
+        const SHORT: Duration = Duration::from_millis(2);
+        let inner = &*self.0;
+        let tasks = u32::try_from(executor::ready()).unwrap_or(u32::MAX);
+        if could_wait && now.since(before) > ENTRY_OF_A_TASK.saturating_mul(tasks.saturating_add(1)) {
+            inner.oldest.set(now);
+            inner.emptied.set(now);
+            return;
+        }
+        // What came while the last turn's tasks ran, or while the thread stood still, came after the last look.
+        inner.oldest.set(inner.now.get());
+        if now.since(inner.now.get()) < SHORT {
+            inner.emptied.set(now);
+        }
+    }
+
+    /// When the oldest work that is ready now may have come, and when the thread last had none to do.
+    pub fn queue_facts(&self) -> (Instant, Instant) {
+        (self.0.oldest.get(), self.0.emptied.get())
     }
 
     pub fn engine(&self) -> Engine {

@@ -6,9 +6,13 @@
 pub mod controller;
 pub mod counters;
 pub mod meter;
+pub mod shed;
 pub mod source;
 pub mod steering;
 pub mod trace;
+
+#[cfg(test)]
+mod tests;
 
 use std::time::Duration;
 

@@ -19,6 +19,7 @@ use crate::proxy::snapshot::Snapshot;
 pub use crate::proxy::tls::TlsMaterials;
 pub use crate::runtime::{EngineChoice, RingSizes};
 use crate::runtime::{Mailbox, MailboxWaker, Runtime};
+use crate::steal;
 use crate::sys::{affinity, process};
 use crate::tls::{ClientMaterial, ServerMaterial, TicketKeys};
 
@@ -40,6 +41,7 @@ pub struct Plan {
     pub shard: Arc<Shard>,
     pub seed: u64,
     pub ring: RingSizes,
+    pub steal: steal::Spec,
 }
 
 /// What the control thread tells a worker.
@@ -140,6 +142,7 @@ fn run(plan: Plan, inbox: Receiver<Message>, report: &Sender<Result<(EngineRepor
         }
     };
     let context = Context::new(runtime.clone(), plan.shard, plan.snapshot, &plan.tls, plan.seed);
+    context.door.set_objective(plan.steal.latency_objective, plan.steal.mode == steal::Mode::Act, &runtime);
     for (listener, material) in (0..).zip(plan.tls.listeners) {
         material.into_iter().for_each(|material| set_server_tls(&context, listener, &material));
     }

@@ -286,7 +286,7 @@ static STEAL: Table = Table {
             Word(&["off", "observe", "act"], &[]),
             Preset::Text("observe"),
             "\"observe\": measured, shown, logged when a level changes. \"act\": a worker that loses time gets fewer new \
-             connections and handshakes while it does.",
+             connections and handshakes while it does; and every worker keeps its queue short.",
         ),
         row("elevated_ratio", SHARE, Preset::Ratio(0.05), "Lost share of a CPU that is level 1."),
         row("stolen_ratio", SHARE, Preset::Ratio(0.1), "Lost share of a CPU that is level 2."),
@@ -301,7 +301,8 @@ static STEAL: Table = Table {
             Integer { min: 1, max: 60_000 },
             25,
             "ms",
-            "What users should be answered within.",
+            "What users should be answered within. In \"act\", a request that waited for 2/5 of it in a queue that stood for 100 ms \
+             is refused with 503, or REFUSED_STREAM.",
         ),
     ],
 };

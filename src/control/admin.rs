@@ -52,7 +52,7 @@ pub static ENDPOINTS: [Endpoint; 8] = [
     get("/workers", "Each worker's CPU, engine, load and longest loop gap, as JSON.", pages::workers),
     get(
         "/steal",
-        "CPU time that the hypervisor and others take, as JSON; ?format=csv is the trace of the last 15 minutes.",
+        "CPU time that the hypervisor and others take: a page for browsers, else JSON; ?format=csv is the trace of 15 minutes.",
         pages::steal,
     ),
     get("/config", "The configuration in effect, defaults filled in, as JSON.", pages::config),

@@ -157,6 +157,7 @@ async fn control(
             shard: state.shards()[index].clone(),
             seed: random::seed(),
             ring,
+            steal,
         });
     let started: io::Result<Vec<Handle>> = plans.map(worker::spawn).collect();
     let handles = started.map_err(|error| format!("cannot start a worker thread: {error}"))?;

@@ -2,6 +2,7 @@
 //! Reads files of the kernel, under the roots that the configuration names; decides nothing itself.
 
 mod files;
+pub mod page;
 mod steering;
 pub mod view;
 
@@ -60,6 +61,8 @@ struct Worker {
     gap: Meter,
     gap_smooth: Smooth,
     losses: Losses,
+    /// What it lost in the samples of this second, added up.
+    lost_sum: f64,
     /// TLS handshakes that it was told to begin in a turn at most.
     handshakes: u32,
 }
@@ -92,6 +95,7 @@ impl Sampler {
             gap: Meter::new(1),
             gap_smooth: Smooth::default(),
             losses: Losses::default(),
+            lost_sum: 0.0,
             handshakes: handshakes_per_turn_max,
         };
         Self {
@@ -139,6 +143,11 @@ impl Sampler {
         self.tell(&actions, source.word());
         self.samples += 1;
         let mut view = state.steal();
+        if self.samples.is_multiple_of(SELDOM) {
+            for (index, worker) in self.workers.iter_mut().enumerate() {
+                view.push_lost(index, std::mem::take(&mut worker.lost_sum) / SELDOM as f64);
+            }
+        }
         if had_cpus.is_some() {
             view.trace.push(now, &self.ticks);
         }
@@ -219,6 +228,7 @@ impl Sampler {
             };
             worker.wait_smooth.follow(wait.ratio, pause);
             let mut lost = worker.losses.lost_ratio();
+            worker.lost_sum += lost;
             if self.files.is_avoided(worker.cpu) {
                 // The kernel's own steal governor has taken work off this CPU; a pinned worker is to do likewise.
                 lost = lost.max(self.spec.stolen_ratio);

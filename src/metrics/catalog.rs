@@ -226,6 +226,10 @@ family! {
             "Completions that named a socket which was gone. Anything but 0 is a bug of ours.";
         ConnectionsAccepted: "ringfort_worker_connections_accepted_total" One PerWorker None,
             "Downstream connections that the worker accepted.";
+        RequestsShed: "ringfort_requests_shed_total" One PerWorker None,
+            "Requests refused because they had waited too long in a queue that stands.";
+        RequestsInTime: "ringfort_requests_in_time_total" One PerWorker None,
+            "Requests answered within steal.latency_objective_ms with a status below 500.";
         LoopGaps: "ringfort_worker_loop_gap_seconds_total" Seconds PerWorker None,
             "Time in which the loop stood still without a reason of its own: the thread was ready and did not run.";
         SessionsShed: "ringfort_sessions_shed_total" One Sum Some(SHED),

@@ -102,6 +102,11 @@ impl Executor {
     }
 }
 
+/// Tasks that are ready, not counting the one that `block_on` runs.
+pub(super) fn ready() -> usize {
+    READY.with_borrow(|ready| ready.queue.len())
+}
+
 pub(super) fn anything_ready() -> bool {
     MAIN_READY.get() || READY.with_borrow(|ready| !ready.queue.is_empty())
 }

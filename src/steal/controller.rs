@@ -2,7 +2,7 @@
 //! samples alone; never cuts off what has begun, never takes a worker's last share of connections.
 //!
 //! Binary gating, which stops accepting on a stolen CPU, is wrong on small machines: it throws away 70 % of a core to
-//! save 30 % (`simulation.rs` shows the harm). So a stolen worker gets fewer connections, in proportion, and only while
+//! save 30 % (`tests/simulation.rs` shows the harm). So a stolen worker gets fewer connections, in proportion, and only while
 //! the CPUs differ: where all lose alike there is nowhere better to go.
 
 use std::time::Duration;

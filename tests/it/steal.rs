@@ -1,6 +1,8 @@
 //! Lost CPU time as an operator sees it: the real binary over a procfs of the test's own, whose counters the test moves.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -9,13 +11,15 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::harness::client::Client;
 use crate::harness::gateway::{Gateway, TempDir};
 use crate::harness::setup::Setup;
-use crate::harness::{Engine, eventually, on_both_engines, process};
+use crate::harness::{Engine, SOON, eventually, on_both_engines, process};
 
 on_both_engines!(
     a_stolen_cpu_is_noticed_shown_and_forgotten,
     new_connections_avoid_a_stolen_cpu_while_the_other_is_better,
+    a_queue_that_stands_is_kept_short_in_mode_act_alone,
 );
 
 /// A procfs with two CPUs, each with a share of steal in thousandths, kept up to date as a kernel would.
@@ -303,4 +307,67 @@ fn a_data_process_that_died_leaves_no_preference_behind() {
     });
     let even = spread(&gateway);
     assert!(even[0] > 50.0 && even[1] > 50.0, "{even:?}");
+}
+
+/// Statuses of answers to more than one worker can do at once: 400 connections with 50 requests each, sent ahead.
+fn flood(gateway: &Gateway) -> (usize, usize) {
+    const REQUESTS: usize = 50;
+    let request = "GET / HTTP/1.1\r\nHost: a.test\r\n\r\n".repeat(REQUESTS);
+    let connect = |_| {
+        let mut stream = TcpStream::connect(("127.0.0.1", gateway.port("web"))).unwrap();
+        stream.set_read_timeout(Some(SOON)).unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
+        stream
+    };
+    let streams: Vec<TcpStream> = (0..400).map(connect).collect();
+    let (mut served, mut shed) = (0, 0);
+    for mut stream in streams {
+        let (mut text, mut piece) = (String::new(), [0; 16_384]);
+        while text.matches("HTTP/1.1 ").count() < REQUESTS {
+            let read = stream.read(&mut piece).unwrap();
+            assert!(read > 0, "the connection is kept: {text}");
+            text.push_str(std::str::from_utf8(&piece[..read]).unwrap());
+        }
+        served += text.matches("HTTP/1.1 200 ").count();
+        shed += text.matches("HTTP/1.1 503 ").count();
+        let told = text.matches("Retry-After: 1").count()
+            + text.matches("Retry-After: 2").count()
+            + text.matches("Retry-After: 3").count();
+        // The last answer may not be whole yet.
+        assert!(text.matches("HTTP/1.1 503 ").count() - told <= 1, "{text}");
+    }
+    (served, shed)
+}
+
+fn a_queue_that_stands_is_kept_short_in_mode_act_alone(engine: Engine) {
+    let machine = Machine::new(true);
+    let gateway = machine.gateway(engine, "mode = \"act\"\nlatency_objective_ms = 1\n");
+    let (mut served, mut shed) = (0, 0);
+    eventually("some is shed", || {
+        let flood = flood(&gateway);
+        (served, shed) = (served + flood.0, shed + flood.1);
+        shed > 0
+    });
+    assert!(served > 0, "never all");
+    gateway.wait_for_metric("ringfort_requests_shed_total", "worker=\"0\"", |count| count == shed as f64);
+    assert_eq!(gateway.get("/").status, 200, "a worker with nothing to do takes all");
+    let gateway = machine.gateway(engine, "mode = \"observe\"\nlatency_objective_ms = 1\n");
+    assert_eq!(flood(&gateway).1, 0);
+    assert_eq!(gateway.metric("ringfort_requests_shed_total", ""), 0.0);
+}
+
+#[test]
+fn a_browser_gets_a_page_that_needs_nothing_else() {
+    let machine = Machine::new(true);
+    let gateway = machine.gateway(Engine::Epoll, "");
+    eventually("a sample", || steal(&gateway)["sample_age_ms"].is_number());
+    let mut client = Client::connect(gateway.port("admin"));
+    client.send("GET /steal HTTP/1.1\r\nHost: localhost\r\nAccept: text/html,application/xhtml+xml\r\n\r\n");
+    let page = client.read_response();
+    let text = page.text();
+    assert_eq!(page.fields.get("content-type"), Some("text/html; charset=utf-8"));
+    assert!(text.contains("<svg") && text.contains("CPU 1") && text.contains("source: procfs"), "{text}");
+    for outside in ["http://", "https://", "<script", "src="] {
+        assert!(!text.contains(outside), "{outside}");
+    }
 }

@@ -11,6 +11,7 @@ use serde_json::json;
 
 use super::state::{Phase, State};
 use super::{ENDPOINTS, Endpoint};
+use crate::control::steal::page;
 use crate::metrics::{Gauge, Shard, render};
 use crate::sys::clock;
 
@@ -46,14 +47,21 @@ pub fn config(state: &State, _: &Parts) -> Response {
     json_answer(StatusCode::OK, state.config())
 }
 
-/// As JSON, or as CSV where the query asks for it.
+/// As the query asks for; else a page for browsers, and JSON for the rest.
 pub fn steal(state: &State, asked: &Parts) -> Response {
     let format = asked.uri.query().unwrap_or("").split('&').find_map(|pair| pair.strip_prefix("format="));
     match format {
         Some("csv") => steal_csv(state),
+        None if takes_html(asked) => Html(page::html(&state.steal(), clock::now())).into_response(),
         None | Some("json") => json_answer(StatusCode::OK, &state.steal().json(clock::now())),
         Some(_) => (StatusCode::BAD_REQUEST, "format is json or csv\n").into_response(),
     }
+}
+
+/// A browser names HTML first; other callers take anything.
+fn takes_html(asked: &Parts) -> bool {
+    let accept = asked.headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
+    accept.is_some_and(|accept| accept.contains("text/html"))
 }
 
 /// The file's name holds when the trace begins.

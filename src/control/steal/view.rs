@@ -1,5 +1,6 @@
 //! What is known of lost CPU time at the moment, for the admin endpoints: JSON, CSV, metrics. Made by the sampler.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -11,6 +12,8 @@ use crate::steal::controller::Level;
 use crate::steal::source::{Hypervisor, Machine, Source};
 use crate::steal::trace::Trace;
 
+/// Seconds of what each worker lost that are kept for the page: a quarter of an hour.
+pub const LOST_SECONDS_MAX: usize = 900;
 const LEVELS: usize = Level::ALL.len();
 
 /// The present state. Where nothing is measured, only the mode.
@@ -29,6 +32,8 @@ pub struct View {
     pub throttled_ratio: f64,
     pub transitions: [[u64; LEVELS]; LEVELS],
     pub trace: Trace,
+    /// By worker: what it lost in each of the last seconds, in thousandths.
+    lost: Vec<VecDeque<u16>>,
 }
 
 pub struct Worker {
@@ -79,11 +84,30 @@ impl Default for View {
             throttled_ratio: 0.0,
             transitions: [[0; LEVELS]; LEVELS],
             trace: Trace::default(),
+            lost: Vec::new(),
         }
     }
 }
 
 impl View {
+    /// Takes what a worker lost in the last second.
+    pub fn push_lost(&mut self, worker: usize, ratio: f64) {
+        if self.lost.len() <= worker {
+            self.lost.resize_with(worker + 1, VecDeque::new);
+        }
+        let seconds = &mut self.lost[worker];
+        seconds.push_back((ratio.clamp(0.0, 1.0) * 1e3).round() as u16);
+        if seconds.len() > LOST_SECONDS_MAX {
+            seconds.pop_front();
+        }
+    }
+
+    /// What a worker lost in each second, the latest last.
+    pub fn lost_seconds(&self, worker: usize) -> Vec<Option<f64>> {
+        let seconds = self.lost.get(worker).into_iter().flatten();
+        seconds.map(|thousandths| Some(f64::from(*thousandths) / 1e3)).collect()
+    }
+
     pub fn is_reported(&self) -> bool {
         self.source.is_some_and(|(source, _)| source.is_reported())
     }

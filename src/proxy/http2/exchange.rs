@@ -85,7 +85,9 @@ pub(super) async fn run(
         }
     }
     context.shard.listener(session.listener()).request(exchange.status.get());
-    context.shard.observe(Histogram::RequestDuration, context.runtime.now().since(started));
+    let took = context.runtime.now().since(started);
+    context.shard.observe(Histogram::RequestDuration, took);
+    context.door.answered(took, exchange.status.get());
 }
 
 struct Exchange<'a> {

@@ -315,7 +315,9 @@ impl Driver<'_> {
     ) {
         let context = self.session.context();
         let memory_bytes_max = context.serving().snapshot.limits.memory_bytes_max;
-        if self.session.live.get() >= self.streams_max || context.runtime.charged() >= memory_bytes_max {
+        let is_full =
+            self.session.live.get() >= self.streams_max || context.runtime.charged() >= memory_bytes_max;
+        if is_full || !context.door.admits(&context.runtime) {
             return respond.send_reset(Reason::REFUSED_STREAM);
         }
         self.requests = self.requests.saturating_add(1);
