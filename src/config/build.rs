@@ -41,7 +41,7 @@ pub(super) fn build(root: &Node<'_>, base: &Path, findings: &mut Findings) -> Op
     let (clusters, mut cluster_names) = clusters::build(root, &mut files, findings);
     let admin_listen = admin.as_ref().map(|admin| admin.listen);
     let mut listeners = listeners::build(root, admin_listen, &mut cluster_names, &mut files, findings);
-    let routes = routes::build(root, &mut listeners, &mut cluster_names, findings);
+    let routes = routes::build(root, &mut listeners, &clusters, &mut cluster_names, findings);
     cluster_names.warn_unused(findings);
     let host = root.table("host");
     let host = HostSpec {

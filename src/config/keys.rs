@@ -209,8 +209,13 @@ const WRITE_STALL_TIMEOUT: Row = number(
     "ms",
     "No progress while bytes wait to be written to a peer.",
 );
-const TCP_IDLE_TIMEOUT: Row =
-    number("tcp_idle_timeout_ms", DEADLINE, 600_000, "ms", "A TCP relay with no byte in either direction.");
+const TCP_IDLE_TIMEOUT: Row = number(
+    "tcp_idle_timeout_ms",
+    DEADLINE,
+    600_000,
+    "ms",
+    "A TCP relay with no byte in either direction, or one direction of a gRPC call.",
+);
 const HANDSHAKE_TIMEOUT: Row = number(
     "handshake_timeout_ms",
     DEADLINE,
@@ -331,7 +336,7 @@ static LISTENER: Table = Table {
             "protocol",
             Word(&["http", "tcp", "tls-passthrough"], &[]),
             Preset::Text("http"),
-            "\"http\": HTTP/1.1, by routes. \"tcp\": relayed to `cluster`. \"tls-passthrough\": TLS relayed undecrypted, by \
+            "\"http\": HTTP/1.1 and HTTP/2, by routes. \"tcp\": relayed to `cluster`. \"tls-passthrough\": TLS relayed undecrypted, by \
              routes; a name that none has is refused with the alert unrecognized_name.",
         ),
         row("cluster", Text, Absent("\"site\""), "Where a \"tcp\" listener relays to."),

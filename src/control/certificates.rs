@@ -70,8 +70,8 @@ impl Certificates {
     /// Reads everything. With what every listener and cluster begins with.
     ///
     /// # Errors
-    /// What cannot be used, all of it. A certificate that has expired, or is not valid yet, is no such: it is used,
-    /// and told as an error.
+    /// What cannot be used, all of it. A certificate or authority that has expired, or a certificate that is not valid
+    /// yet, is no such: it is used, and told as an error.
     pub fn open(snapshot: &Snapshot, now_unix_s: i64) -> Result<(Self, Vec<TlsChange>), Vec<Failure>> {
         let mut certificates = Self::of(snapshot);
         let sources = &mut certificates.sources;
@@ -252,10 +252,7 @@ fn open<T: Content>(sources: &mut [Source<T>], now_unix_s: i64, failures: &mut V
         source.look(now_unix_s, true);
         match (source.good(), source.failure()) {
             (None, Some(failure)) => failures.push(failure.clone()),
-            (Some(_), Some(failure)) => {
-                let (file, problem, cure) = (failure.path.display(), &failure.what, &failure.cure);
-                tracing::error!(%file, problem, cure, "a certificate that clients will refuse is used");
-            }
+            (Some(_), Some(failure)) => tell_used::<T>(failure),
             _ => {}
         }
     }
@@ -277,6 +274,7 @@ fn look<T: Content>(
             Looked::Changed => {
                 counts.0 += 1;
                 tracing::info!(file, "certificates were read anew and are in use");
+                source.failure().into_iter().for_each(tell_used::<T>);
                 changed.push(position);
             }
             Looked::Mended => tracing::info!(file, "certificates can be used as they are again"),
@@ -294,6 +292,12 @@ fn tell_kept(failure: &Failure) {
     tracing::error!(%file, problem, cure, "certificates were changed and cannot be used; the last good ones stay in use");
 }
 
+/// Of what is in use although it may not be.
+fn tell_used<T: Content>(failure: &Failure) {
+    let (file, problem, cure) = (failure.path.display(), &failure.what, &failure.cure);
+    tracing::error!(%file, problem, cure, "{}", T::USED_ANYWAY);
+}
+
 fn tell_expiry<T: Content>(sources: &mut [Source<T>], now_unix_s: i64) {
     for source in sources {
         let expiry = source.expiry(now_unix_s);
@@ -302,10 +306,7 @@ fn tell_expiry<T: Content>(sources: &mut [Source<T>], now_unix_s: i64) {
             (Expiry::Due { days_left }, _) => {
                 tracing::warn!(%file, days_left, "a certificate expires soon; renew it");
             }
-            (Expiry::Ended, Some(failure)) => {
-                let (problem, cure) = (&failure.what, &failure.cure);
-                tracing::error!(%file, problem, cure, "a certificate that clients will refuse is in use");
-            }
+            (Expiry::Ended, Some(failure)) => tell_used::<T>(failure),
             _ => {}
         }
     }

@@ -63,15 +63,22 @@ impl Http1 {
                 Ok(false) => self.requests().await,
                 Err(ending) => ending,
             };
-            self.guard.ended(ending.termination());
-            match ending {
-                Ending::Graceful(_) => self.linger().await,
-                Ending::Close(_) => {
-                    let _ = self.deliver().await;
-                    self.stream.close();
-                }
-                Ending::Abort(_) => self.stream.abort(),
+            // In recycled memory, like an exchange: an idle session must not pay for its end.
+            let context = self.guard.context().clone();
+            context.exchanges.place(self.end(ending)).await;
+        }
+    }
+
+    /// Leaves the connection.
+    async fn end(mut self, ending: Ending) {
+        self.guard.ended(ending.termination());
+        match ending {
+            Ending::Graceful(_) => self.linger().await,
+            Ending::Close(_) => {
+                let _ = self.deliver().await;
+                self.stream.close();
             }
+            Ending::Abort(_) => self.stream.abort(),
         }
     }
 

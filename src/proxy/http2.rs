@@ -14,6 +14,8 @@ mod stream;
 mod tap;
 mod translate;
 
+use std::net::SocketAddr;
+
 use ::http::response;
 
 use crate::h1::{FieldSlots, HeadLimits, Parsed, parse_request};
@@ -25,13 +27,14 @@ pub use piece::Piece;
 pub use server::Http2;
 pub use stream::{Receiver, Sender, StreamFault};
 
-/// Sends the head that would go up in HTTP/1.1 on a stream. `ended`: there is no body.
+/// Sends the head that would go up in HTTP/1.1 on a stream to `endpoint`. `ended`: there is no body.
 ///
 /// # Errors
 /// `Refused` where nothing of it went out; `Malformed` where it has no place in HTTP/2.
 pub fn send_request(
     slot: &mut Slot,
     head: &[u8],
+    endpoint: SocketAddr,
     scheme: &str,
     te_trailers: bool,
     ended: bool,
@@ -43,7 +46,10 @@ pub fn send_request(
         target_bytes_max: usize::MAX >> 1,
         fields_max: usize::MAX,
     };
-    let Ok(Parsed::Complete(head)) = parse_request(head, &mut slots, &limits) else {
+    // HTTP/2 names an authority always; where the client named none, the endpoint's own.
+    let named = translate::with_host(head, endpoint);
+    let Ok(Parsed::Complete(head)) = parse_request(named.as_deref().unwrap_or(head), &mut slots, &limits)
+    else {
         return Err(StreamFault::Malformed);
     };
     let request = translate::request(&head, scheme, te_trailers).ok_or(StreamFault::Malformed)?;

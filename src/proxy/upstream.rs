@@ -18,14 +18,13 @@ use crate::metrics::{ClusterCounter, ClusterGauge, ClusterHistogram, Shard};
 use crate::runtime::{Deadline, Runtime, Socket, TimedOut};
 use crate::tls::{self, Client, Purpose, Session};
 
-use super::http2::Multiplexed;
 use super::snapshot::{self, EndpointAddress, Snapshot};
 use super::stream::{Failure, Stream, TlsStream};
 
 mod multiplex;
 
-use multiplex::Making;
 pub use multiplex::{Acquired, Exchange};
+use multiplex::{Making, Shared};
 
 /// Why no connection could be had.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -104,7 +103,7 @@ struct Endpoint {
     position: Cell<usize>,
     in_flight: Cell<u32>,
     idle: RefCell<Vec<Idle>>,
-    multiplexed: RefCell<Vec<Multiplexed>>,
+    multiplexed: RefCell<Vec<Shared>>,
     /// The connection in HTTP/2 that is being made.
     connecting: RefCell<Option<Rc<Making>>>,
     /// It chose HTTP/1.1 by ALPN when it was last asked.

@@ -104,6 +104,7 @@ impl Fault {
             (Cause::KeyMismatch { position: Some(_) }, _) => "put that certificate first in the chain",
             (Cause::KeyMismatch { position: None }, _) => "name the key that the certificate was made for",
             (Cause::Malformed { .. }, _) => "get the file anew from who issued it",
+            (Cause::Expired { .. }, Part::Authorities) => "put the authority's new certificate there",
             (Cause::Expired { .. }, _) => "renew it",
             (Cause::NotYetValid { .. }, _) => "set this machine's clock right, or wait",
         }

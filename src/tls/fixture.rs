@@ -68,6 +68,14 @@ impl Authority {
         Self { issuer: CertifiedIssuer::signed_by(Self::params(name), key(false), &self.issuer).unwrap() }
     }
 
+    /// The same authority by a certificate that is valid until another year.
+    pub(crate) fn until(&self, year: i32) -> Self {
+        let key = KeyPair::from_pem(&self.issuer.key().serialize_pem()).unwrap();
+        let mut params = Self::params("until");
+        params.not_after = date_time_ymd(year, 1, 1);
+        Self { issuer: CertifiedIssuer::self_signed(params, key).unwrap() }
+    }
+
     fn params(name: &str) -> CertificateParams {
         let mut params = params(name, &[]);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);

@@ -88,19 +88,26 @@ fn names(leaf: &X509Certificate<'_>) -> Names {
     let mut names = Names::default();
     // Two extensions of alternative names: which one counts is a matter of the reader. Neither does.
     let Ok(Some(alternative)) = leaf.subject_alternative_name() else { return names };
+    let all = &alternative.value.general_names;
+    let uris = all.iter().filter_map(|name| if let GeneralName::URI(uri) = name { Some(*uri) } else { None });
+    let dns =
+        all.iter().filter_map(|name| if let GeneralName::DNSName(dns) = name { Some(*dns) } else { None });
     let mut bytes_left = PEER_NAMES_BYTES_MAX;
-    for name in &alternative.value.general_names {
-        let (list, text) = match name {
-            GeneralName::URI(uri) => (&mut names.uris, *uri),
-            GeneralName::DNSName(dns) => (&mut names.dns, *dns),
-            _ => continue,
-        };
-        if text.len() <= ID_BYTES_MAX && text.len() <= bytes_left && list.len() < PEER_NAMES_MAX {
-            bytes_left -= text.len();
-            list.push(text.into());
+    // Identities first: DNS names, however many, take them no room.
+    names.uris = kept(uris, &mut bytes_left);
+    names.dns = kept(dns, &mut bytes_left);
+    names
+}
+
+fn kept<'t>(texts: impl Iterator<Item = &'t str>, bytes_left: &mut usize) -> Vec<Box<str>> {
+    let mut kept = Vec::new();
+    for text in texts {
+        if text.len() <= ID_BYTES_MAX && text.len() <= *bytes_left && kept.len() < PEER_NAMES_MAX {
+            *bytes_left -= text.len();
+            kept.push(text.into());
         }
     }
-    names
+    kept
 }
 
 fn sha256(bytes: &[u8]) -> [u8; 32] {

@@ -14,7 +14,7 @@ use x509_parser::prelude::FromDer;
 use x509_parser::revocation_list::CertificateRevocationList;
 
 use super::certificates::{Certificate, CertificateSet, malformed, parse, words};
-use super::fault::{Fault, Part};
+use super::fault::{Cause, Fault, Part};
 use super::pem;
 use super::spec::{ClientSpec, MtlsMode, ServerSpec};
 
@@ -34,13 +34,18 @@ impl ServerMaterial {
     /// `certificates` in the order of the spec; `trust` unless its mode is `Disable`, under which it has no part.
     ///
     /// # Errors
-    /// That rustls makes no verifier of the trust.
+    /// That rustls makes no verifier of the trust, or that there is no trust where clients are to be judged by one.
     pub fn new(
         spec: ServerSpec,
         certificates: Vec<Arc<Certificate>>,
         trust: Option<&ClientTrust>,
     ) -> Result<Self, Fault> {
-        let trust = trust.filter(|_| spec.mtls != MtlsMode::Disable);
+        let trust = match (spec.mtls, trust) {
+            (MtlsMode::Disable, _) => None,
+            // Without a verifier everybody would come in.
+            (_, None) => return Err(Fault::new(Part::Authorities, Cause::Missing)),
+            (_, trust) => trust,
+        };
         let client_verifier = trust.map(|trust| trust.verifier(spec.mtls)).transpose()?;
         let mut digest = sha256();
         digest.update(match spec.mtls {
@@ -99,6 +104,16 @@ impl Authorities {
         let mut store = RootCertStore::empty();
         store.add_parsable_certificates(der);
         Self { store: Arc::new(store), not_after: i64::MAX, der: Vec::new() }
+    }
+
+    /// # Errors
+    /// That not one of them is valid any more at `now_unix_s`. Path validation does not look at the dates of a trust
+    /// anchor (RFC 5280 §6.1.1), but what an authority signed ends with it as a rule.
+    pub const fn check_dates(&self, now_unix_s: i64) -> Result<(), Fault> {
+        if now_unix_s > self.not_after {
+            return Err(Fault::new(Part::Authorities, Cause::Expired { not_after: self.not_after }));
+        }
+        Ok(())
     }
 }
 

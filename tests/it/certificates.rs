@@ -12,6 +12,7 @@ on_both_engines!(
     a_changed_certificate_is_served_to_new_connections_while_old_ones_go_on,
     a_changed_revocation_list_refuses_the_client_it_names,
     endpoints_are_spoken_to_with_the_authorities_that_are_there_now,
+    a_start_with_an_authority_that_has_ended_is_told,
 );
 
 const RELOADS: &str = "ringfort_certificate_reloads_total";
@@ -108,6 +109,23 @@ fn endpoints_are_spoken_to_with_the_authorities_that_are_there_now(engine: Engin
     std::fs::copy(pki.path("ca.pem"), &ca).unwrap();
     gateway.wait_for_metric(RELOADS, "", |reloads| reloads >= 1.0);
     eventually("the endpoint is trusted", || gateway.get("/").status == 200);
+}
+
+fn a_start_with_an_authority_that_has_ended_is_told(engine: Engine) {
+    let (pki, old) = (Pki::new(), Pki::until("old authority", 2025));
+    pki.issue("a", &until(2040));
+    let keys = format!("mtls = \"strict\"\nclient_ca = {:?}", old.path("ca.pem"));
+    let mut gateway = Gateway::start(&config(engine, &pki, &keys));
+    gateway.expect_log("no authority of a bundle in use is valid any more");
+    gateway.wait_for_log("ca.pem\",\"problem\":\"expired on 2025-01-01");
+    let ready = gateway.admin("/readyz").unwrap();
+    assert!(
+        ready.status == 200 && ready.text().contains("ca.pem: expired on 2025-01-01"),
+        "{}",
+        ready.text()
+    );
+    std::fs::copy(pki.path("ca.pem"), old.path("ca.pem")).unwrap();
+    eventually("nothing is wrong any more", || !gateway.admin("/readyz").unwrap().text().contains("ca.pem"));
 }
 
 #[test]

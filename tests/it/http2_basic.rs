@@ -23,6 +23,7 @@ on_both_engines!(
     a_preface_in_pieces_is_a_preface,
     an_idle_connection_is_closed_with_goaway,
     http1_clients_reach_http2_endpoints,
+    an_early_response_in_http2_ends_an_http1_connection,
 );
 
 /// The two kinds of origin, each with how its cluster is configured.
@@ -204,7 +205,8 @@ fn many_streams_share_one_connection_to_an_endpoint(engine: Engine) {
     });
     assert_eq!(origin.accepted(), 1);
     assert_eq!(gateway.metric("ringfort_upstream_http2_streams_total", ""), 101.0);
-    assert_eq!(gateway.metric("ringfort_upstream_connections_active", ""), 1.0);
+    eventually("it is idle", || gateway.metric("ringfort_upstream_connections_active", "") == 0.0);
+    assert_eq!(gateway.metric("ringfort_upstream_connections_idle", ""), 1.0);
 }
 
 fn an_early_response_does_not_wait_for_the_body(engine: Engine) {
@@ -300,8 +302,33 @@ fn http1_clients_reach_http2_endpoints(engine: Engine) {
     client.send("POST /up HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nX-Up: 1\r\n\r\n");
     assert_eq!(client.read_response().status, 200);
     assert_eq!(client.get("/status/204").status, 204);
+    client.send("OPTIONS * HTTP/1.1\r\nHost: a.test\r\n\r\n");
+    assert_eq!(client.read_response().status, 200);
+    client.send("GET /old HTTP/1.0\r\n\r\n");
+    let old = client.read_response();
+    assert!(old.status == 200 && old.closes() && old.text().starts_with("GET /old"), "{old:?}");
     assert_eq!(origin.accepted(), 1);
     let seen = origin.seen();
     assert_eq!(seen[3].trailers.as_ref().unwrap()["x-up"], "1");
     assert_eq!(seen[2].uri, "http://a.test/up");
+    assert_eq!((seen[5].method.as_str(), seen[5].uri.as_str()), ("OPTIONS", "http://a.test*"));
+    assert_eq!(seen[6].uri, format!("http://{}/old", origin.address()));
+}
+
+fn an_early_response_in_http2_ends_an_http1_connection(engine: Engine) {
+    let origin = H2Origin::start();
+    let gateway = Setup::to_all(engine, &[origin.address()]).cluster_keys("protocol = \"h2\"").start();
+    let mut client = gateway.client();
+    client.send("POST /early HTTP/1.1\r\nHost: a.test\r\nContent-Length: 1000000\r\n\r\nsome");
+    let response = client.read_response();
+    assert_eq!((response.status, response.text().as_str(), response.closes()), (403, "early", true));
+    client.expect_end();
+    // One that breaks off in the middle of its body is felt by the endpoint, whose connection goes on.
+    let mut client = gateway.client();
+    client.send("POST /up HTTP/1.1\r\nHost: a.test\r\nContent-Length: 1000000\r\n\r\nsome");
+    eventually("the endpoint has it", || origin.log().begun.load(std::sync::atomic::Ordering::SeqCst) == 2);
+    client.reset();
+    eventually("the endpoint learns", || origin.seen().iter().any(|seen| seen.broken.is_some()));
+    assert_eq!(gateway.get("/").status, 200);
+    assert_eq!(origin.accepted(), 1);
 }

@@ -22,6 +22,8 @@ on_both_engines!(
     a_stream_above_the_last_one_is_tried_again,
     an_endpoint_that_goes_away_gets_no_new_requests,
     a_broken_connection_to_an_endpoint_is_replaced,
+    a_silent_connection_to_an_endpoint_gets_no_new_requests,
+    an_endpoint_that_speaks_http1_is_a_502,
     no_endpoint_is_a_503_or_502,
     a_busy_cluster_is_a_503,
     drain_is_two_goaways_and_streams_finish,
@@ -237,6 +239,38 @@ fn a_broken_connection_to_an_endpoint_is_replaced(engine: Engine) {
     // The second request dies with its connection, unanswered: a GET is sent again on another one.
     assert_eq!(client.get("/2").status, 200);
     assert_eq!(origin.accepted(), 2);
+}
+
+fn a_silent_connection_to_an_endpoint_gets_no_new_requests(engine: Engine) {
+    let origin = Origin::start(|peer| {
+        let stream = peer.stream().try_clone().unwrap();
+        let mut gateway = RawClient::over(stream);
+        gateway.expect_preface();
+        gateway.send(&frame(raw::SETTINGS, 0, 0, &[]));
+        while let Some(next) = gateway.next() {
+            // The first connection is as one whose other end has vanished.
+            if next.kind == raw::HEADERS && peer.connection > 0 {
+                gateway.send(&frame(raw::HEADERS, 5, next.stream, &[0x88]));
+            }
+        }
+    });
+    let keys = "protocol = \"h2\"\nconnect_timeout_ms = 200\nrequest_timeout_ms = 400";
+    let gateway = Setup::to_all(engine, &[origin.address()]).cluster_keys(keys).start();
+    // What the connection begins with is heard during the first request.
+    assert_eq!(gateway.get("/1").status, 504);
+    assert_eq!(gateway.get("/2").status, 504);
+    assert_eq!(gateway.get("/3").status, 200);
+    assert_eq!(origin.accepted(), 2);
+}
+
+fn an_endpoint_that_speaks_http1_is_a_502(engine: Engine) {
+    let one = Origin::start(|peer| {
+        let _ = peer.send(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n");
+        peer.wait_for_end();
+    });
+    let gateway = Setup::to_all(engine, &[one.address()]).cluster_keys("protocol = \"h2\"").start();
+    assert_eq!(gateway.get("/").status, 502);
+    eventually("the connection is given up", || one.open() == 0);
 }
 
 fn no_endpoint_is_a_503_or_502(engine: Engine) {

@@ -17,6 +17,7 @@ on_both_engines!(
     rapid_resets_never_exceed_the_streams_at_the_endpoint,
     responses_behind_a_closed_window_are_bounded,
     uploads_that_nobody_takes_are_bounded,
+    streams_are_refused_once_the_worker_has_spent_its_memory,
     a_usual_client_is_no_flood,
 );
 
@@ -165,6 +166,35 @@ fn responses_behind_a_closed_window_are_bounded(engine: Engine) {
     eventually("the memory is back", || {
         gateway.metric("ringfort_worker_memory_bytes", "") < held_before + MIB
     });
+}
+
+/// Row G12.
+fn streams_are_refused_once_the_worker_has_spent_its_memory(engine: Engine) {
+    let origin = Origin::serving();
+    let gateway = Setup::to(engine, &origin).limits("memory_bytes_max = 1048576").start();
+    let mut client = RawClient::connect(gateway.web());
+    client.send(&frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0]));
+    let fields =
+        [(":method", "GET"), (":scheme", "http"), (":path", "/bytes/300000"), (":authority", "a.test")];
+    let (mut begun, mut refused) = (0, 0);
+    for number in 0..100 {
+        client.send(&frame(HEADERS, ENDS, stream_of(number), &block(&fields)));
+        match client.verdict(stream_of(number)) {
+            None => begun += 1,
+            Some(code) => {
+                assert_eq!(code, 7);
+                refused += 1;
+            }
+        }
+    }
+    assert!(begun > 20 && refused > 20, "{begun} {refused}");
+    // Once they are gone there is room again.
+    for number in 0..100 {
+        client.send(&frame(RST_STREAM, 0, stream_of(number), &[0, 0, 0, 8]));
+    }
+    gateway.wait_for_metric("ringfort_http2_streams_active", "", |active| active == 0.0);
+    client.send(&frame(HEADERS, ENDS, 1_001, &get(&[])));
+    assert_eq!(client.verdict(1_001), None);
 }
 
 /// What a client sends ahead is bounded by the windows.

@@ -12,7 +12,7 @@ use crate::harness::client::Client;
 use crate::harness::gateway::Gateway;
 use crate::harness::message::{End, NoMessage};
 use crate::harness::origin::Origin;
-use crate::harness::tls::{Leaf, Pki, TLS12, TLS13};
+use crate::harness::tls::{Leaf, Pki, TLS12, TLS13, TlsClient};
 use crate::harness::{Engine, eventually, on_both_engines};
 
 on_both_engines!(
@@ -26,11 +26,15 @@ on_both_engines!(
     a_handshake_that_stalls_is_cut_off_at_its_deadline,
     a_ticket_resumes_on_every_worker,
     a_ticket_opens_no_other_listener_and_no_other_name,
+    a_ticket_ends_with_the_policy_it_was_made_under,
+    a_drain_ends_every_connection_whole,
     without_tickets_nothing_is_resumed,
     both_sides_say_that_the_stream_is_whole,
     a_request_cut_off_without_close_notify_is_not_taken_for_whole,
     a_plain_relay_may_be_reached_over_tls,
     no_client_protocol_in_common_is_told,
+    a_ticket_is_good_for_no_longer_than_the_clients_certificate,
+    after_a_retry_each_client_is_judged_by_its_own_name,
 );
 
 const STRICT: &str = "mtls = \"strict\"\nclient_ca = \"ca.pem\"";
@@ -232,6 +236,12 @@ fn a_client_certificate_that_is_not_to_be_trusted_fails_the_handshake(engine: En
 
 /// Passes bytes between a TLS client and the gateway, one byte a write on the way up.
 fn dripping(port: u16) -> TcpStream {
+    passing(port, |_| {})
+}
+
+/// Passes bytes between a TLS client and the gateway, one byte a write on the way up, `before` each of which it is told
+/// how many went.
+fn passing(port: u16, mut before: impl FnMut(usize) + Send + 'static) -> TcpStream {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     std::thread::spawn(move || {
@@ -243,8 +253,14 @@ fn dripping(port: u16) -> TcpStream {
             let _ = std::io::copy(&mut back_from, &mut back_to);
             let _ = back_to.shutdown(Shutdown::Write);
         });
-        let mut byte = [0];
-        while near.read_exact(&mut byte).is_ok() && far.write_all(&byte).is_ok() {}
+        let (mut byte, mut passed) = ([0], 0);
+        while near.read_exact(&mut byte).is_ok() {
+            before(passed);
+            if far.write_all(&byte).is_err() {
+                break;
+            }
+            passed += 1;
+        }
         let _ = far.shutdown(Shutdown::Write);
     });
     TcpStream::connect(address).unwrap()
@@ -302,31 +318,77 @@ fn a_ticket_opens_no_other_listener_and_no_other_name(engine: Engine) {
     let pki = pki();
     pki.issue("b", &Leaf::server(&["b.test"]));
     let shop = pki.issue("shop", &Leaf::workload("spiffe://cluster.local/ns/production/sa/shop"));
-    let both = "certificates = [PAIR(a), PAIR(b)]";
-    let strict = format!("{both}\n{STRICT}");
-    let listeners = [("web", both), ("other", both), ("strict", &*strict)];
-    let gateway = gateway(engine, &pki, &listeners, ANSWER);
+    // One certificate for both names, another listener with the same, and one that asks for a client's.
+    pki.issue("a", &Leaf::server(&["a.test", "b.test"]));
+    let strict = format!("certificates = [PAIR(a)]\n{STRICT}");
+    let gateway = gateway(engine, &pki, &[("web", ""), ("other", ""), ("strict", &*strict)], ANSWER);
     for versions in [&TLS13, &TLS12] {
-        // The store of rustls' client goes by name alone: it offers a ticket to every port.
-        let client = pki.client().versions(versions).resuming();
-        let kind = |port: &str, name: &str| {
-            let mut connection = client.connect(gateway.port(port), name);
-            connection.send(format!("GET / HTTP/1.1\r\nHost: {name}\r\n\r\n"));
-            assert_eq!(connection.read_response().status, 200);
-            connection.stream().conn.handshake_kind().unwrap()
+        let (client, store) = pki.client().versions(versions).resuming_anywhere();
+        let resumes = |port: &str, name: &str| {
+            let offered = store.offered();
+            let (status, resumed) = get(&client, gateway.port(port), name);
+            assert_eq!(
+                (status, store.offered()),
+                (200, offered + 1),
+                "a ticket is offered at {port} to {name}"
+            );
+            resumed
         };
-        assert_eq!(kind("web", "a.test"), HandshakeKind::Full);
-        assert_eq!(kind("web", "a.test"), HandshakeKind::Resumed);
-        assert_ne!(kind("other", "a.test"), HandshakeKind::Resumed);
-        assert_ne!(kind("web", "b.test"), HandshakeKind::Resumed);
-        let error = client.try_get(gateway.port("strict"), "a.test").unwrap_err();
+        get(&client, gateway.web(), "a.test");
+        assert!(resumes("web", "a.test"));
+        assert!(!resumes("web", "b.test"), "another name");
+        assert!(resumes("web", "b.test"));
+        assert!(!resumes("other", "b.test"), "another listener");
+        assert!(resumes("other", "b.test"));
+        let error = client.try_get(gateway.port("strict"), "b.test").unwrap_err();
         assert!(alert(&error).is_some(), "a ticket without a certificate opens the strict listener: {error}");
         // One with a certificate does there, and keeps its identity.
         let known = client.clone().presenting(&shop).resuming();
-        assert_eq!(known.try_get(gateway.port("strict"), "a.test").unwrap().status, 200);
-        let mut again = known.connect(gateway.port("strict"), "a.test");
-        assert_eq!(again.get("/").status, 200);
-        assert_eq!(again.stream().conn.handshake_kind(), Some(HandshakeKind::Resumed));
+        assert!(!get(&known, gateway.port("strict"), "a.test").1);
+        assert!(get(&known, gateway.port("strict"), "a.test").1);
+    }
+}
+
+/// Status of a GET, and whether the session was resumed.
+fn get(client: &TlsClient, port: u16, name: &str) -> (u16, bool) {
+    let mut connection = client.connect(port, name);
+    connection.send(format!("GET / HTTP/1.1\r\nHost: {name}\r\n\r\n"));
+    let status = connection.read_response().status;
+    (status, connection.stream().conn.handshake_kind() == Some(HandshakeKind::Resumed))
+}
+
+/// What is known of a client's certificate is judged anew under another policy (CVE-2025-23419).
+fn a_ticket_ends_with_the_policy_it_was_made_under(engine: Engine) {
+    let (pki, others) = (pki(), Pki::of("another authority"));
+    let workload = Leaf::workload("spiffe://cluster.local/ns/production/sa/shop");
+    let shop = pki.issue("shop", &workload);
+    let revoked = pki.issue("revoked", &Leaf { serial: Some(77), ..workload.clone() });
+    let foreign = others.issue("foreign", &workload);
+    let authorities = others.path("both.pem");
+    let [ours, theirs] = [&pki, &others].map(|pki| std::fs::read_to_string(pki.path("ca.pem")).unwrap());
+    for versions in [&TLS13, &TLS12] {
+        std::fs::write(&authorities, &ours).unwrap();
+        let list = pki.revoke("crl.pem", &[]);
+        let keys = format!("mtls = \"strict\"\nclient_ca = {authorities:?}\nclient_crl = {list:?}");
+        let gateway = gateway(engine, &pki, &[("strict", &keys)], ANSWER);
+        let port = gateway.port("strict");
+        let may_enter = |pair| pki.client().presenting(pair).try_get(port, "a.test").is_ok();
+        let (client, store) = pki.client().presenting(&shop).versions(versions).resuming_anywhere();
+        let resumes = || {
+            let (status, resumed) = get(&client, port, "a.test");
+            assert_eq!(status, 200);
+            resumed
+        };
+        assert!(!resumes() && resumes(), "nothing has changed yet");
+        // Neither change says anything of this client; that it is in force shows with another one.
+        pki.revoke("crl.pem", &[77]);
+        eventually("the list is in force", || !may_enter(&revoked));
+        assert!(!resumes(), "a ticket outlives the revocation lists that it was made under");
+        assert!(resumes());
+        std::fs::write(&authorities, format!("{ours}{theirs}")).unwrap();
+        eventually("the authorities are in force", || may_enter(&foreign));
+        assert!(!resumes(), "a ticket outlives the authorities that it was made under");
+        assert_eq!(store.offered(), 4, "a ticket is offered every time but the first");
     }
 }
 
@@ -375,6 +437,59 @@ fn a_request_cut_off_without_close_notify_is_not_taken_for_whole(engine: Engine)
     gateway.wait_for_metric("ringfort_sessions_ended_total", "client_closed", |count| count == 1.0);
 }
 
+/// SIGTERM while one connection is idle, one waits for the grace, one is half through its handshake, and one has a
+/// response under way that its client is slow to read.
+fn a_drain_ends_every_connection_whole(engine: Engine) {
+    const LEN: usize = 24 << 20;
+    let (pki, origin) = (pki(), Origin::serving());
+    let rest = format!("[drain]\nidle_grace_ms = 1500\ndeadline_ms = 20000\n{}", to(&origin));
+    let mut gateway = gateway(engine, &pki, &[("web", "")], &rest);
+    let port = gateway.web();
+    let connect = || pki.client().connect(port, "a.test");
+    let (mut long, mut idle, mut kept) = (connect(), connect(), connect());
+    assert_eq!((idle.get("/").status, kept.get("/").status), (200, 200));
+    let (open, gate) = std::sync::mpsc::channel();
+    let (half, is_half) = std::sync::mpsc::channel();
+    let stream = passing(port, move |passed| {
+        if passed == 100 {
+            let _ = half.send(());
+            let _ = gate.recv();
+        }
+    });
+    let client = pki.client();
+    let late = std::thread::spawn(move || {
+        client.try_over(stream, "a.test").map(|mut client| (client.get("/"), client))
+    });
+    is_half.recv().unwrap();
+    eventually("a handshake is under way", || {
+        gateway.metric("ringfort_worker_tls_handshakes_active", "") == 1.0
+    });
+    long.send(format!("GET /bytes/{LEN} HTTP/1.1\r\nHost: a.test\r\n\r\n"));
+    eventually("the long response begins", || origin.targets().contains(&format!("/bytes/{LEN}")));
+    gateway.terminate();
+    eventually("new connections are refused", || TcpStream::connect(("127.0.0.1", port)).is_err());
+    open.send(()).unwrap();
+    let (last, mut late) = late.join().unwrap().expect("the handshake goes on");
+    let again = kept.get("/");
+    assert_eq!((last.status, last.closes(), again.status, again.closes()), (200, true, 200, true));
+    let response = long.read_response();
+    assert_eq!((response.status, response.end), (200, End::Complete));
+    let mut wanted = Digest::default();
+    wanted.add(&random(LEN as u64, LEN));
+    assert_eq!(response.digest, wanted.text());
+    for (who, client) in [("late", &mut late), ("kept", &mut kept), ("idle", &mut idle), ("long", &mut long)]
+    {
+        // `Ok(0)` is an end with close_notify, an error one without.
+        assert_eq!(
+            client.stream().read(&mut [0; 16]).ok(),
+            Some(0),
+            "{who} is told that its stream is whole"
+        );
+    }
+    let status = gateway.wait_exit(Duration::from_secs(10));
+    assert_eq!(status.and_then(|status| status.code()), Some(0), "{}", gateway.log_text());
+}
+
 fn a_plain_relay_may_be_reached_over_tls(engine: Engine) {
     let pki = pki();
     let origin = Origin::start(|peer| {
@@ -412,4 +527,44 @@ fn no_client_protocol_in_common_is_told(engine: Engine) {
         assert!(reply.starts_with(&[21, 3]) && reply.len() == 7, "an alert for {garbage:?}: {reply:?}");
     }
     gateway.wait_for_metric("ringfort_tls_handshake_failures_total", "malformed", |count| count == 3.0);
+}
+
+fn a_ticket_is_good_for_no_longer_than_the_clients_certificate(engine: Engine) {
+    let pki = pki();
+    let workload = Leaf::workload("spiffe://cluster.local/ns/production/sa/shop");
+    let brief = pki.issue("brief", &Leaf { ends_in_s: Some(3), ..workload });
+    let gateway = gateway(engine, &pki, &[("strict", STRICT)], ANSWER);
+    let port = gateway.port("strict");
+    for versions in [&TLS13, &TLS12] {
+        let client = pki.client().presenting(&brief).versions(versions).resuming();
+        let mut last = client.try_get(port, "a.test").map(|_| ());
+        if versions.len() == TLS13.len() && gateway.metric("ringfort_tls_handshakes_total", "strict") == 1.0 {
+            assert!(last.is_ok(), "{last:?}");
+            assert_eq!(client.try_get(port, "a.test").unwrap().status, 200);
+            assert_eq!(gateway.metric("ringfort_tls_resumed_total", "strict"), 1.0);
+        }
+        eventually("the certificate has ended", || {
+            last = client.try_get(port, "a.test").map(|_| ());
+            last.is_err()
+        });
+        // Not cut off: a full handshake, in which the client could have presented another one.
+        assert_eq!(alert(last.as_ref().unwrap_err()), Some(AlertDescription::CertificateExpired), "{last:?}");
+    }
+}
+
+fn after_a_retry_each_client_is_judged_by_its_own_name(engine: Engine) {
+    let pki = pki();
+    pki.issue("b", &Leaf::server(&["b.test"]));
+    let gateway = gateway(engine, &pki, &[("web", "certificates = [PAIR(a), PAIR(b)]")], ANSWER);
+    for _ in 0..3 {
+        // This one offers a key of no group that the gateway takes, and is asked for another.
+        let mut retried = pki.client().with_unusable_first_group().connect(gateway.web(), "a.test");
+        assert_eq!(retried.get("/").status, 200);
+        assert_eq!(retried.stream().conn.handshake_kind(), Some(HandshakeKind::FullWithHelloRetryRequest));
+        // This one's hello comes in two pieces, as those with post-quantum keys do.
+        let mut split = pki.client().try_over(dripping(gateway.web()), "b.test").unwrap();
+        split.send("GET / HTTP/1.1\r\nHost: b.test\r\n\r\n");
+        assert_eq!(split.read_response().status, 200);
+    }
+    assert_eq!(gateway.metric("ringfort_tls_misdirected_requests_total", "web"), 0.0);
 }

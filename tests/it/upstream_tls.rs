@@ -16,6 +16,8 @@ on_both_engines!(
     a_relay_may_go_on_in_tls,
     connections_made_under_old_certificates_are_not_used_again,
     long_bodies_pass_both_ways_to_an_endpoint_in_tls,
+    an_endpoint_that_refuses_our_certificate_is_told_of,
+    an_endpoint_learns_that_a_stream_is_whole,
 );
 
 /// One HTTP listener towards `endpoint` in TLS, with these keys beside `ca`.
@@ -168,4 +170,31 @@ fn long_bodies_pass_both_ways_to_an_endpoint_in_tls(engine: Engine) {
     let mut wanted = crate::harness::bytes::Digest::default();
     wanted.add(&body);
     assert_eq!((response.end, response.digest), (End::Complete, wanted.text()));
+}
+
+fn an_endpoint_that_refuses_our_certificate_is_told_of(engine: Engine) {
+    let pki = Pki::new();
+    let origin = pki.origin(&pki.issue("site", &Leaf::server(&["site.test"])), true, mirror);
+    // TLS 1.3: our handshake is done before the endpoint says that it wanted a certificate.
+    let mut gateway = gateway(engine, &pki, origin, "server_name = \"site.test\"", "");
+    gateway.expect_log("the TLS handshake with an endpoint failed");
+    assert_eq!(gateway.get("/").status, 502);
+    gateway.wait_for_metric("ringfort_upstream_tls_failures_total", "site", |count| count >= 1.0);
+    gateway.wait_for_log("CertificateRequired");
+}
+
+fn an_endpoint_learns_that_a_stream_is_whole(engine: Engine) {
+    let pki = Pki::new();
+    let (ended, ends) = std::sync::mpsc::channel();
+    let ended = std::sync::Mutex::new(ended);
+    let origin = pki.origin(&pki.issue("site", &Leaf::server(&["site.test"])), false, move |stream| {
+        let mut request = [0; 4_096];
+        let _ = stream.read(&mut request);
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok");
+        // `Ok(0)` is an end with close_notify; one without is an error.
+        let _ = ended.lock().unwrap().send(stream.read(&mut request).map_err(|error| error.kind()));
+    });
+    let gateway = gateway(engine, &pki, origin, "server_name = \"site.test\"", "");
+    assert_eq!(gateway.get("/").text(), "ok");
+    assert_eq!(ends.recv_timeout(crate::harness::SOON).unwrap(), Ok(0));
 }

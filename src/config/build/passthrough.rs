@@ -4,7 +4,7 @@ use super::listeners::Kind;
 use super::routes::Reader;
 use crate::config::node::shorten;
 use crate::config::problem::Finding;
-use crate::route::HostPattern;
+use crate::route::{Action, HostPattern};
 
 /// Keys of a route that mean something where nothing is decrypted.
 const KEYS: [&str; 6] = ["name", "listener", "hosts", "alpn", "cluster", "clusters"];
@@ -44,6 +44,38 @@ impl Reader<'_, '_> {
         }
         self.warn_addresses(hosts);
         suits
+    }
+
+    /// Whether the route leads from a listener that passes TLS on to a cluster that puts TLS of its own around what it
+    /// is given: no endpoint of HTTP could take that apart. Tells it.
+    pub(super) fn wraps_twice(&mut self, listeners: &[u16], action: Option<&Action>) -> bool {
+        let passes =
+            |index: &&u16| self.listeners.kinds.get(usize::from(**index)) == Some(&Kind::Passthrough);
+        let Some(passing) = listeners.iter().find(passes) else { return false };
+        let name = shorten(self.listeners.names.at(*passing).0);
+        let reached: Vec<u16> = match action {
+            Some(Action::Cluster(cluster)) => vec![*cluster],
+            Some(Action::WeightedClusters(clusters)) => clusters.weights().map(|(index, _)| index).collect(),
+            _ => Vec::new(),
+        };
+        let mut wraps = false;
+        for cluster in reached.iter().filter_map(|index| self.clusters.get(usize::from(*index))) {
+            if cluster.tls.is_none() {
+                continue;
+            }
+            let weighted = self.node.tables("clusters");
+            let weighted = weighted.iter().filter_map(|node| node.text("name"));
+            let mut named = self.node.text("cluster").into_iter().chain(weighted);
+            let named = named.find(|name| name.text == &*cluster.name);
+            let span = named.map_or_else(|| self.node.span(), |name| name.span);
+            let what = format!(
+                "cluster \"{}\" has \"tls\", but listener \"{name}\" passes the clients' own TLS on",
+                shorten(&cluster.name)
+            );
+            self.error(&span, what, "name a cluster of the same endpoints without \"tls\"");
+            wraps = true;
+        }
+        wraps
     }
 
     /// An address is no server name (RFC 6066 §3), so such a host is never met.

@@ -10,6 +10,7 @@ use crate::config::nearest::nearest;
 use crate::config::node::{Node, Text, shorten};
 use crate::config::problem::{Finding, Findings, Span};
 use crate::config::values;
+use crate::proxy::snapshot::Cluster;
 use crate::route::{
     Action, FieldMatch, FieldRule, HostPattern, PathMatch, Pattern, PatternError, ROUTES_MAX, Spec, Table,
 };
@@ -23,6 +24,7 @@ const METHODS: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "
 pub(super) fn build<'t>(
     root: &Node<'t>,
     listeners: &mut Listeners<'t>,
+    cluster_specs: &[Cluster],
     clusters: &mut Names<'_>,
     findings: &mut Findings,
 ) -> Option<Table> {
@@ -31,7 +33,8 @@ pub(super) fn build<'t>(
     let mut specs = Vec::new();
     for (index, node) in nodes.iter().enumerate().take(ROUTES_MAX + 1) {
         names.add(node, findings);
-        let reader = Reader { node, findings: &mut *findings, listeners: &mut *listeners };
+        let reader =
+            Reader { node, findings: &mut *findings, listeners: &mut *listeners, clusters: cluster_specs };
         specs.push(reader.route(index, clusters));
     }
     let complete = specs.iter().all(Option::is_some);
@@ -84,6 +87,7 @@ pub(super) struct Reader<'r, 't> {
     pub(super) node: &'r Node<'t>,
     pub(super) findings: &'r mut Findings,
     pub(super) listeners: &'r mut Listeners<'t>,
+    pub(super) clusters: &'r [Cluster],
 }
 
 impl<'t> Reader<'_, 't> {
@@ -107,6 +111,7 @@ impl<'t> Reader<'_, 't> {
         let fields: Vec<FieldMatch> = headers.iter().filter_map(|header| self.field(header)).collect();
         let complete = fields.len() == count;
         let action = self.action(clusters);
+        let wraps = self.wraps_twice(listeners.as_deref().unwrap_or_default(), action.as_ref());
         let prefix_rewrite = self.prefix_rewrite(action.as_ref());
         let request_edits = edits(&self.node.table("request_headers"), self.findings);
         let response_edits = edits(&self.node.table("response_headers"), self.findings);
@@ -120,7 +125,7 @@ impl<'t> Reader<'_, 't> {
             name: name.into(),
             listeners: listeners?,
             hosts: hosts?,
-            alpn: alpn.filter(|_| suits)?,
+            alpn: alpn.filter(|_| suits && !wraps)?,
             path: path?,
             methods: methods?,
             identities: identities?,

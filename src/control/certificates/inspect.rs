@@ -56,12 +56,10 @@ impl Report<'_> {
         }
         let good = source.good().cloned()?;
         let end = good.not_after();
-        if let (None, Some(path)) = (source.failure(), source.path()) {
-            if end < self.now_unix_s {
-                self.tell(Severity::Error, path, format!("expired on {}", date(end)), "renew it");
-            } else if end.saturating_sub(self.now_unix_s) <= SOON_S {
-                self.warn(path, format!("expires on {}", date(end)), "renew it");
-            }
+        if let (None, Some(path)) = (source.failure(), source.path())
+            && end.saturating_sub(self.now_unix_s) <= SOON_S
+        {
+            self.warn(path, format!("expires on {}", date(end)), "renew it");
         }
         Some(good)
     }

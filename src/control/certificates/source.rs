@@ -26,9 +26,16 @@ pub(super) trait Content: Sized {
     fn not_after(&self) -> i64;
     /// Whether it may be used at that time.
     fn check_dates(&self, now_unix_s: i64) -> Result<(), Fault>;
+    /// What it means that it is used although it may not be.
+    const USED_ANYWAY: &'static str;
 }
 
+const AUTHORITIES_ENDED: &str =
+    "no authority of a bundle in use is valid any more: what they signed ends with them";
+
 impl Content for Certificate {
+    const USED_ANYWAY: &'static str = "a certificate that its peers will refuse is in use";
+
     fn parse(files: &[Vec<u8>]) -> Result<Self, Fault> {
         Self::from_pem(file(files, 0), file(files, 1))
     }
@@ -43,6 +50,8 @@ impl Content for Certificate {
 }
 
 impl Content for ClientTrust {
+    const USED_ANYWAY: &'static str = AUTHORITIES_ENDED;
+
     fn parse(files: &[Vec<u8>]) -> Result<Self, Fault> {
         Self::from_pem(file(files, 0), files.get(1).map(Vec::as_slice))
     }
@@ -51,12 +60,14 @@ impl Content for ClientTrust {
         self.authorities.not_after
     }
 
-    fn check_dates(&self, _: i64) -> Result<(), Fault> {
-        Ok(())
+    fn check_dates(&self, now_unix_s: i64) -> Result<(), Fault> {
+        self.authorities.check_dates(now_unix_s)
     }
 }
 
 impl Content for Authorities {
+    const USED_ANYWAY: &'static str = AUTHORITIES_ENDED;
+
     fn parse(files: &[Vec<u8>]) -> Result<Self, Fault> {
         Self::from_pem(file(files, 0))
     }
@@ -71,8 +82,8 @@ impl Content for Authorities {
         self.not_after
     }
 
-    fn check_dates(&self, _: i64) -> Result<(), Fault> {
-        Ok(())
+    fn check_dates(&self, now_unix_s: i64) -> Result<(), Fault> {
+        Self::check_dates(self, now_unix_s)
     }
 }
 
@@ -138,6 +149,8 @@ impl<T: Content> Source<T> {
         match self.read(now_unix_s) {
             Ok(true) => {
                 self.warned_days = None;
+                let dates = self.good.as_ref().map_or(Ok(()), |(good, _)| good.check_dates(now_unix_s));
+                self.failure = dates.err().map(|fault| self.failure_of(&fault));
                 Looked::Changed
             }
             Ok(false) if before.is_some() => Looked::Mended,
@@ -161,13 +174,16 @@ impl<T: Content> Source<T> {
         }
         let new = if self.paths.is_empty() { T::parse_store(bytes) } else { T::parse(&bytes) };
         let new = new.map_err(|fault| self.failure_of(&fault))?;
-        let dates = new.check_dates(now_unix_s).map_err(|fault| self.failure_of(&fault));
         // To start without the certificate would take more away from clients than to start with one that they may
-        // refuse: a crash, or a clock that is wrong, is no reason to serve nobody.
-        if self.good.is_none() || dates.is_ok() {
+        // refuse: a crash, or a clock that is wrong, is no reason to serve nobody. Nor is what has ended a reason to
+        // keep out what is no worse, such as a newer revocation list of the same authorities.
+        if self.good.as_ref().is_none_or(|(good, _)| good.check_dates(now_unix_s).is_err()) {
             self.good = Some((Arc::new(new), hash));
+            return Ok(true);
         }
-        dates.map(|()| true)
+        new.check_dates(now_unix_s).map_err(|fault| self.failure_of(&fault))?;
+        self.good = Some((Arc::new(new), hash));
+        Ok(true)
     }
 
     fn bytes(&self) -> Result<Vec<Vec<u8>>, Failure> {

@@ -211,6 +211,50 @@ fn a_start_with_a_certificate_that_has_ended_serves_and_tells() {
 }
 
 #[test]
+fn authorities_that_have_ended_are_used_and_told_at_start_and_later() {
+    let folder = Folder::new();
+    let (ours, others) = (Authority::new("ours"), Authority::new("others"));
+    folder.pair("a", &leaf(2050));
+    folder.write("ca.pem", &ours.pem());
+    folder.write("crl.pem", &ours.revoke(&[]));
+    let config = folder.config(MUTUAL, "tls = { ca = \"ca.pem\" }");
+    let now = END_UNIX_S + DAY_S;
+    let open = |now| Certificates::open(&config.snapshot, now).unwrap();
+    let expired = |certificates: &Certificates| {
+        let told = certificates.problems();
+        assert!(
+            told.iter().all(|told| told.contains("ca.pem: expired on ") && told.contains("; put ")),
+            "{told:?}"
+        );
+        told.len()
+    };
+    // As that of the listener's clients, and as that of the cluster's endpoints.
+    let (mut certificates, changes) = open(now);
+    assert_eq!((changes.len(), expired(&certificates)), (2, 2));
+    assert!(look_on(&mut certificates).is_empty());
+    assert_eq!(certificates.facts().failures, 0, "nothing was reloaded");
+    // What ends while it is in use.
+    let (mut running, _) = open(END_UNIX_S - DAY_S);
+    assert_eq!(expired(&running), 0);
+    running.look(now, false);
+    assert_eq!(expired(&running), 2);
+    // A revocation is not kept out by the end of the authority.
+    folder.write("crl.pem", &ours.revoke(&[7]));
+    let TlsChange::Listener(_, before) = &changes[0] else { panic!("{changes:?}") };
+    let changes: Vec<TlsChange> = (0..20).flat_map(|_| certificates.look(now, false)).collect();
+    assert_ne!(listener(changes).policy_digest, before.policy_digest);
+    assert_eq!(expired(&certificates), 2);
+    folder.write("ca.pem", &others.until(2050).pem());
+    folder.write("crl.pem", &others.revoke(&[]));
+    let changes: Vec<TlsChange> = (0..20).flat_map(|_| certificates.look(now, false)).collect();
+    assert_eq!((changes.len(), expired(&certificates)), (2, 0));
+    // One that has ended never replaces one that has not.
+    folder.write("ca.pem", &ours.pem());
+    assert!((0..20).all(|_| certificates.look(now, false).is_empty()));
+    assert_eq!(expired(&certificates), 2);
+}
+
+#[test]
 fn each_step_towards_the_end_is_told_once() {
     let folder = Folder::new();
     folder.pair("a", &leaf(2040));
@@ -295,6 +339,7 @@ fn a_check_tells_errors_and_warnings_at_the_place_that_names_the_file() {
         "{now:#?}"
     );
     let now = told(END_UNIX_S + DAY_S);
+    assert!(now.iter().any(|told| told.ends_with("; put the authority's new certificate there")), "{now:#?}");
     let expired = |file: &str| now.iter().any(|told| told.contains(&format!("error: {file}: expired on")));
     assert!(expired("/a.pem") && expired("/b.pem") && expired("/ca.pem"), "{now:#?}");
 }

@@ -6,6 +6,7 @@ use std::future::Future;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context as TaskContext, Poll};
+use std::time::Duration;
 
 use h2::client::{Builder, ResponseFuture, SendRequest};
 use http::{Request, response};
@@ -40,7 +41,10 @@ struct State {
     /// Requests ever begun.
     begun: Cell<u64>,
     idle_since: Cell<Instant>,
+    /// Carries no more requests.
     closed: Cell<bool>,
+    /// A request that took this long and heard nothing shows that nobody is there.
+    silence_max: Duration,
 }
 
 impl Multiplexed {
@@ -81,6 +85,7 @@ impl Multiplexed {
             begun: Cell::new(0),
             idle_since: Cell::new(runtime.now()),
             closed: Cell::new(false),
+            silence_max: spec.connect_timeout,
         });
         runtime.charge(CONNECTION_BYTES);
         let (driven, stall) = (state.clone(), spec.request_timeout);
@@ -118,8 +123,14 @@ impl Multiplexed {
     pub fn slot(&self, runtime: &Runtime) -> Slot {
         self.state.streams.set(self.state.streams.get() + 1);
         self.state.begun.set(self.state.begun.get() + 1);
-        let reused = self.state.begun.get() > 1;
-        Slot { send: self.send.clone(), state: self.state.clone(), runtime: runtime.clone(), reused }
+        Slot {
+            send: self.send.clone(),
+            state: self.state.clone(),
+            runtime: runtime.clone(),
+            reused: self.state.begun.get() > 1,
+            began: runtime.now(),
+            heard_before: self.state.link.received_bytes.get(),
+        }
     }
 }
 
@@ -128,7 +139,7 @@ async fn drive(
     runtime: &Runtime,
     state: &State,
     connection: h2::client::Connection<Io, Piece>,
-    stall: std::time::Duration,
+    stall: Duration,
 ) {
     let link = &state.link;
     let deadline = runtime.deadline();
@@ -164,12 +175,20 @@ pub struct Slot {
     runtime: Runtime,
     /// Whether the connection carried a request before.
     pub reused: bool,
+    began: Instant,
+    heard_before: u64,
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
         self.state.streams.set(self.state.streams.get() - 1);
-        self.state.idle_since.set(self.runtime.now());
+        let now = self.runtime.now();
+        self.state.idle_since.set(now);
+        // A peer that vanished without a word would swallow one request after another until the kernel gives up.
+        let heard_nothing = self.state.link.received_bytes.get() == self.heard_before;
+        if heard_nothing && now.since(self.began) >= self.state.silence_max {
+            self.state.closed.set(true);
+        }
     }
 }
 

@@ -19,7 +19,7 @@ use crate::base::field_edits::FieldEdits;
 use crate::h1::{FieldSlots, HeadLimits, Parsed, parse_response};
 use crate::http::answer::{standard_text, write_answer};
 use crate::http::{BodyFraming, Reject, grpc, trim_ows};
-use crate::metrics::{ClusterCounter, Histogram, ListenerCounter};
+use crate::metrics::{ClusterCounter, Histogram};
 use crate::runtime::Deadline;
 
 use super::super::body::{BodyError, Pace};
@@ -154,8 +154,6 @@ impl Exchange<'_> {
         }
         let mut facts = self.session.facts.borrow_mut();
         let mut asker = Asker { listener: self.session.guard.listener(), facts: &mut facts, stream: None };
-        let shard = self.context.shard.listener(self.session.listener());
-        shard.add(ListenerCounter::Http2Streams, 1);
         match judge(self.context, self.serving, &mut asker, neutral)? {
             Parsed::Complete(request) => Ok(request),
             Parsed::Partial => Err(Reject::HEAD_TOO_LARGE),

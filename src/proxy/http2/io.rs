@@ -15,8 +15,8 @@ use crate::runtime::{RecvBuf, Runtime};
 use super::super::stream::Stream;
 use super::tap::Tap;
 
-/// Gathered bytes are sent once there are this many; a longer write goes out as it is.
-const GATHERED_BYTES_MAX: usize = 16 * KIB;
+/// Gathered bytes are sent at the latest once there are this many: copying a frame costs less than a call for each.
+const GATHERED_BYTES_MAX: usize = 64 * KIB;
 /// Larger ones are not the pool's.
 const BLOCK_BYTES_MAX: usize = 4 * KIB;
 /// Bytes that wait for the kernel before the crate is told to wait too: bounds what a peer that reads nothing costs.
@@ -131,8 +131,7 @@ impl Link {
     }
 
     fn poll_write(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        if self.unsent() > UNSENT_BYTES_MAX {
-            self.push();
+        if self.stream.unsent() > UNSENT_BYTES_MAX {
             match self.stream.poll_sent(UNSENT_BYTES_MAX / 2, cx) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
@@ -141,19 +140,14 @@ impl Link {
         }
         self.tap.borrow_mut().sent(bytes);
         self.sent_bytes.set(self.sent_bytes.get() + bytes.len() as u64);
+        if self.output.borrow().len() + bytes.len() > GATHERED_BYTES_MAX {
+            self.push();
+        }
         let mut output = self.output.borrow_mut();
-        if output.len() + bytes.len() <= GATHERED_BYTES_MAX {
-            if output.capacity() == 0 {
-                *output = self.runtime.take_block();
-            }
-            output.extend_from_slice(bytes);
-            return Poll::Ready(Ok(bytes.len()));
+        if output.capacity() == 0 {
+            *output = self.runtime.take_block();
         }
-        if !output.is_empty() {
-            self.stream.send(&output, true);
-            output.clear();
-        }
-        self.stream.send(bytes, false);
+        output.extend_from_slice(bytes);
         Poll::Ready(Ok(bytes.len()))
     }
 }

@@ -35,7 +35,7 @@ const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES_MAX: usize = 256 * KIB;
 /// What a connection is taken to cost beside its streams: the crate's buffers and tables.
 const CONNECTION_BYTES: usize = 32 * KIB;
-/// What a stream is taken to cost beside receive buffers: its task, its state in the crate.
+/// What a stream is taken to cost beside receive buffers and its window: its task, its state in the crate.
 const STREAM_BYTES: usize = 6 * KIB;
 
 /// One downstream connection.
@@ -51,9 +51,24 @@ pub(super) struct Session {
     pub(super) facts: RefCell<Facts>,
     /// Streams whose task has not ended: until then they count, whatever their peer did to them (CVE-2023-44487).
     live: Cell<u32>,
+    /// Those of them whose request has a body, so that its peer may fill their window.
+    with_body: Cell<u32>,
 }
 
 impl Session {
+    /// What all windows together can hold, which the crate keeps until somebody takes it.
+    fn window_bytes(&self) -> usize {
+        let streams = self.with_body.get() as usize * limits::HTTP2_STREAM_WINDOW_BYTES as usize;
+        streams.min(limits::HTTP2_CONNECTION_WINDOW_BYTES as usize)
+    }
+
+    fn count_body(&self, count: impl Fn(u32) -> u32) {
+        let runtime = &self.context().runtime;
+        runtime.discharge(self.window_bytes());
+        self.with_body.set(count(self.with_body.get()));
+        runtime.charge(self.window_bytes());
+    }
+
     pub(super) fn listener(&self) -> usize {
         usize::from(self.guard.listener())
     }
@@ -64,21 +79,30 @@ impl Session {
 }
 
 /// One stream's task, counted and charged until it ends.
-struct Live(Rc<Session>);
+struct Live {
+    session: Rc<Session>,
+    has_body: bool,
+}
 
 impl Live {
-    fn new(session: &Rc<Session>) -> Self {
+    fn new(session: &Rc<Session>, has_body: bool) -> Self {
         session.live.set(session.live.get() + 1);
         session.context().runtime.charge(STREAM_BYTES);
         let shard = session.context().shard.listener(session.listener());
         shard.gauge_add(ListenerGauge::Http2StreamsActive, 1);
-        Self(session.clone())
+        if has_body {
+            session.count_body(|count| count + 1);
+        }
+        Self { session: session.clone(), has_body }
     }
 }
 
 impl Drop for Live {
     fn drop(&mut self) {
-        let session = &self.0;
+        let session = &self.session;
+        if self.has_body {
+            session.count_body(|count| count - 1);
+        }
         session.live.set(session.live.get() - 1);
         session.context().runtime.discharge(STREAM_BYTES);
         let shard = session.context().shard.listener(session.listener());
@@ -102,7 +126,8 @@ impl Http2 {
         let tap = Tap::new(PREFACE.len(), 0, glitches_max, context.runtime.now());
         let link = Link::new(&context.runtime, stream, tap);
         let deadline = context.runtime.deadline();
-        let session = Session { guard, facts: RefCell::new(facts), live: Cell::new(0) };
+        let session =
+            Session { guard, facts: RefCell::new(facts), live: Cell::new(0), with_body: Cell::new(0) };
         Self { session: Rc::new(session), link, deadline }
     }
 
@@ -299,12 +324,17 @@ impl Driver<'_> {
                 Poll::Pending => break,
             }
         }
-        if self.session.live.get() > 0 {
-            self.idle_since = now;
-        } else {
+        if self.is_idle() {
             self.link.rest();
+        } else {
+            self.idle_since = now;
         }
         None
+    }
+
+    /// Whether no stream is served, nor has something on its way out.
+    fn is_idle(&self) -> bool {
+        self.session.live.get() == 0 && !self.connection.has_streams()
     }
 
     fn begin_stream(
@@ -315,15 +345,19 @@ impl Driver<'_> {
     ) {
         let context = self.session.context();
         let memory_bytes_max = context.serving().snapshot.limits.memory_bytes_max;
-        let is_full =
-            self.session.live.get() >= self.streams_max || context.runtime.charged() >= memory_bytes_max;
-        if is_full || !context.door.admits(&context.runtime) {
+        let memory_bytes = context.runtime.charged() + context.runtime.buffer_stats().bytes_in_use;
+        let grace = context.serving().snapshot.drain.idle_grace;
+        // The client was told long ago that there is no more.
+        let late = self.going.is_some_and(|(_, since)| now.since(since) > grace);
+        let is_full = self.session.live.get() >= self.streams_max || memory_bytes >= memory_bytes_max;
+        if late || is_full || !context.door.admits(&context.runtime) {
             return respond.send_reset(Reason::REFUSED_STREAM);
         }
+        context.shard.listener(self.session.listener()).add(ListenerCounter::Http2Streams, 1);
         self.requests = self.requests.saturating_add(1);
-        let live = Live::new(self.session);
+        let live = Live::new(self.session, !request.body().is_end_stream());
         context.runtime.spawn(async move {
-            exchange::run(live.0.clone(), request, respond).await;
+            exchange::run(live.session.clone(), request, respond).await;
             drop(live);
         });
         if self.going.is_none() && self.requests >= self.requests_max {
@@ -364,7 +398,7 @@ impl Driver<'_> {
     fn due(&mut self, now: Instant) -> Instant {
         let timeouts = self.session.guard.timeouts();
         let mut due = Instant::FAR;
-        if self.session.live.get() == 0 {
+        if self.is_idle() {
             due = match self.going {
                 Some((_, since)) => since + self.session.context().serving().snapshot.drain.idle_grace,
                 None if self.requests == 0 => self.idle_since + timeouts.header,
@@ -397,6 +431,6 @@ impl Driver<'_> {
         if self.link.tap.borrow().open_block().is_some() && now >= self.block.1 + timeouts.header {
             return Some(Overdue::Block);
         }
-        (self.session.live.get() == 0).then_some(Overdue::Idle)
+        self.is_idle().then_some(Overdue::Idle)
     }
 }

@@ -2,6 +2,8 @@
 //! and HTTP/1.1 has no word for; all else is left to the one parser of heads. Never decides where a body ends: it
 //! writes down what the frames said, and the parser decides.
 
+use std::net::SocketAddr;
+
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Uri, Version};
 
@@ -219,6 +221,15 @@ pub(super) fn request(head: &RequestHead<'_, '_>, scheme: &str, te_trailers: boo
     Some(request)
 }
 
+/// A head that was written for HTTP/1.1 to no host, as HTTP/1.0 may ask, made one to `endpoint`. `None` where it has one.
+pub(super) fn with_host(head: &[u8], endpoint: SocketAddr) -> Option<Vec<u8>> {
+    const NO_HOST: &[u8] = b"Host: \r\n";
+    let line_len = memchr::memchr(b'\n', head)? + 1;
+    let rest = head[line_len..].strip_prefix(NO_HOST)?;
+    let host = endpoint.to_string();
+    Some([&head[..line_len], b"Host: ", host.as_bytes(), b"\r\n", rest].concat())
+}
+
 /// The response that goes to a client in HTTP/2. `None` where a part of it has no place there.
 pub(super) fn response(
     head: &ResponseHead<'_, '_>,
@@ -358,6 +369,14 @@ mod tests {
         assert_eq!(neutral(request, true), Err(Malformed));
     }
 
+    #[test]
+    fn a_head_without_host_gets_one() {
+        let named =
+            with_host(b"GET / HTTP/1.1\r\nHost: \r\nX: y\r\n\r\n", "[::1]:80".parse().unwrap()).unwrap();
+        assert_eq!(named, b"GET / HTTP/1.1\r\nHost: [::1]:80\r\nX: y\r\n\r\n");
+        assert_eq!(with_host(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", "1.2.3.4:5".parse().unwrap()), None);
+    }
+
     fn parsed_response(text: &str, check: impl Fn(&ResponseHead<'_, '_>)) {
         let mut slots = FieldSlots::new();
         match parse_response(text.as_bytes(), &mut slots, &HeadLimits::default(), false) {
@@ -406,5 +425,44 @@ mod tests {
         let mut out = Vec::new();
         write_trailers(&mut out, &fields).unwrap();
         assert_eq!(out, b"grpc-status: 0\r\nx-sum: abc\r\n");
+    }
+
+    proptest::proptest! {
+        /// No field, method or target makes another field or another line of it.
+        #[test]
+        fn what_is_written_is_read_back_field_by_field(
+            method in "[A-Z]{1,8}",
+            path in "/[ -~]{0,12}",
+            fields in proptest::collection::vec(("[a-z][a-z0-9-]{0,6}", "[\\t -~\u{80}-\u{ff}]{0,8}"), 0..6),
+            ended: bool,
+        ) {
+            let mut request = Request::builder().method(method.as_str()).uri("http://a.test/");
+            if let Ok(uri) = Uri::builder().scheme("http").authority("a.test").path_and_query(path.as_str()).build() {
+                request = request.uri(uri);
+            }
+            for (name, value) in &fields {
+                request = request.header(name, value);
+            }
+            let Ok(request) = request.body(()) else { return Ok(()) };
+            let (head, ()) = request.into_parts();
+            let mut out = Vec::new();
+            if write_request(&mut out, &head, ended).is_err() {
+                return Ok(());
+            }
+            let mut slots = FieldSlots::new();
+            if let Ok(parsed) = parse_request(&out, &mut slots, &HeadLimits::default()) {
+                let Parsed::Complete(parsed) = parsed else { panic!("a head that does not end: {out:?}") };
+                proptest::prop_assert_eq!(parsed.head_len, out.len());
+                proptest::prop_assert_eq!(parsed.method, head.method.as_str());
+                for (name, value) in head.headers.iter().filter(|(name, _)| *name != header::COOKIE) {
+                    let found = parsed.fields().iter().any(|field| {
+                        field.name == name.as_str() && field.value == value.as_bytes()
+                    });
+                    proptest::prop_assert!(found, "{} {:?}", name, value);
+                }
+                // Beside them only those that we write: the host, and one that frames.
+                proptest::prop_assert!(parsed.fields().len() <= head.headers.len() + 2);
+            }
+        }
     }
 }

@@ -1,6 +1,8 @@
 //! Endpoints that are spoken to in HTTP/2: which connection has room for a request, when another one is made, when one
 //! is given up. Requests that find a connection being made wait for it: a burst makes one, not as many.
 
+use std::cell::Cell;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -23,15 +25,23 @@ pub struct Exchange {
     lease: StreamLease,
 }
 
+impl Exchange {
+    pub fn endpoint(&self) -> SocketAddr {
+        self.lease.endpoint.address
+    }
+}
+
 /// Counts a request at its endpoint until it is dropped.
 struct StreamLease {
     cluster: Rc<Cluster>,
     endpoint: Rc<Endpoint>,
+    open: Rc<Open>,
 }
 
 impl Drop for StreamLease {
     fn drop(&mut self) {
         self.endpoint.in_flight.set(self.endpoint.in_flight.get() - 1);
+        self.open.set_requests(self.open.requests.get().saturating_sub(1));
     }
 }
 
@@ -52,24 +62,62 @@ impl Drop for Maker<'_> {
     }
 }
 
-/// One connection in HTTP/2, counted until it has ended.
+/// A connection in HTTP/2 as an endpoint keeps it.
+pub(super) struct Shared {
+    multiplexed: Multiplexed,
+    open: Rc<Open>,
+}
+
+/// Counts one connection in HTTP/2: idle, or active while it carries a request, until it has ended.
 struct Open {
     cluster: Rc<Cluster>,
     shard: Arc<Shard>,
+    requests: Cell<u32>,
+    ended: Cell<bool>,
 }
 
 impl Open {
-    fn new(cluster: &Rc<Cluster>, shard: &Arc<Shard>) -> Self {
+    fn new(cluster: &Rc<Cluster>, shard: &Arc<Shard>) -> Rc<Self> {
         cluster.connections.set(cluster.connections.get() + 1);
-        shard.cluster(cluster.position).gauge_add(ClusterGauge::ConnectionsActive, 1);
-        Self { cluster: cluster.clone(), shard: shard.clone() }
+        let (requests, ended) = (Cell::new(0), Cell::new(false));
+        let open = Self { cluster: cluster.clone(), shard: shard.clone(), requests, ended };
+        open.add(ClusterGauge::ConnectionsIdle, 1);
+        Rc::new(open)
+    }
+
+    fn add(&self, gauge: ClusterGauge, delta: i64) {
+        self.shard.cluster(self.cluster.position).gauge_add(gauge, delta);
+    }
+
+    fn gauge(&self) -> ClusterGauge {
+        match self.requests.get() {
+            0 => ClusterGauge::ConnectionsIdle,
+            _ => ClusterGauge::ConnectionsActive,
+        }
+    }
+
+    fn set_requests(&self, requests: u32) {
+        if self.ended.get() {
+            return;
+        }
+        self.add(self.gauge(), -1);
+        self.requests.set(requests);
+        self.add(self.gauge(), 1);
+    }
+
+    fn end(&self) {
+        self.ended.set(true);
+        self.cluster.connections.set(self.cluster.connections.get() - 1);
+        self.add(self.gauge(), -1);
     }
 }
 
-impl Drop for Open {
+/// Ends the count, however the task of a connection ends.
+struct Ended(Rc<Open>);
+
+impl Drop for Ended {
     fn drop(&mut self) {
-        self.cluster.connections.set(self.cluster.connections.get() - 1);
-        self.shard.cluster(self.cluster.position).gauge_add(ClusterGauge::ConnectionsActive, -1);
+        self.0.end();
     }
 }
 
@@ -187,11 +235,12 @@ impl Upstreams {
         }
         let open = Open::new(cluster, &self.shard);
         drop(counted);
-        let started = Multiplexed::start(&self.runtime, stream, &cluster.spec, &self.http, || drop(open));
+        let ended = Ended(open.clone());
+        let started = Multiplexed::start(&self.runtime, stream, &cluster.spec, &self.http, || drop(ended));
         let multiplexed = started.await.map_err(|_| AcquireError::Refused)?;
         // The certificates changed meanwhile: the next look makes another connection, with them.
         if generation == cluster.generation.get() {
-            endpoint.multiplexed.borrow_mut().push(multiplexed);
+            endpoint.multiplexed.borrow_mut().push(Shared { multiplexed, open });
         }
         Ok(None)
     }
@@ -199,23 +248,25 @@ impl Upstreams {
     /// A stream of the least busy connection that has room.
     fn take_slot(&self, cluster: &Rc<Cluster>, endpoint: &Rc<Endpoint>) -> Option<Exchange> {
         let mut multiplexed = endpoint.multiplexed.borrow_mut();
-        multiplexed.retain(Multiplexed::is_alive);
-        let with_room = multiplexed.iter().filter(|connection| connection.has_room());
-        let slot = with_room.min_by_key(|connection| connection.streams())?.slot(&self.runtime);
+        multiplexed.retain(|shared| shared.multiplexed.is_alive());
+        let with_room = multiplexed.iter().filter(|shared| shared.multiplexed.has_room());
+        let Shared { multiplexed, open } = with_room.min_by_key(|shared| shared.multiplexed.streams())?;
+        let slot = multiplexed.slot(&self.runtime);
+        open.set_requests(open.requests.get() + 1);
         if slot.reused {
             self.shard.cluster(cluster.position).add(ClusterCounter::ConnectionsReused, 1);
         }
         self.shard.cluster(cluster.position).add(ClusterCounter::Http2Streams, 1);
         cluster.health.borrow_mut().on_request(endpoint.position.get(), self.runtime.now());
         endpoint.in_flight.set(endpoint.in_flight.get() + 1);
-        let lease = StreamLease { cluster: cluster.clone(), endpoint: endpoint.clone() };
+        let lease = StreamLease { cluster: cluster.clone(), endpoint: endpoint.clone(), open: open.clone() };
         Some(Exchange { slot, lease })
     }
 
     /// Gives up connections in HTTP/2 that are of no use any more: requests on their way finish.
     pub(super) fn sweep_multiplexed(&self, cluster: &Cluster, endpoint: &Endpoint, all_idle: bool) {
         let now = self.runtime.now();
-        endpoint.multiplexed.borrow_mut().retain(|connection| {
+        endpoint.multiplexed.borrow_mut().retain(|Shared { multiplexed: connection, .. }| {
             let idle = connection.idle_since();
             let idle_too_long =
                 idle.is_some_and(|since| all_idle || now.since(since) >= cluster.spec.idle_timeout);

@@ -130,6 +130,18 @@ fn more_than_is_kept_is_left_out_but_never_the_identity() {
 }
 
 #[test]
+fn dns_names_take_no_room_from_the_identity() {
+    let id = format!("spiffe://td/{}", "s".repeat(300));
+    let long = ["a".repeat(60), "b".repeat(60), "c".repeat(60), "d".repeat(40)].join(".");
+    let mut names: Vec<SanType> = (0..40).map(|n| dns(&format!("{n}.{long}.test"))).collect();
+    names.push(uri(&id));
+    let peer = PeerIdentity::of_leaf(&leaf(&names, DistinguishedName::new()), None);
+    assert_eq!(peer.spiffe.as_deref(), Some(&*id));
+    let bytes: usize = peer.dns.iter().map(|name| name.len()).sum();
+    assert!(peer.dns.len() > 20 && bytes <= PEER_NAMES_BYTES_MAX - id.len(), "{} of {bytes}", peer.dns.len());
+}
+
+#[test]
 fn alternative_names_given_twice_count_for_nothing() {
     // Sequence of one URI name.
     let second = b"\x30\x0f\x86\x0dspiffe://td/x";

@@ -5,9 +5,8 @@ use rustls::pki_types::UnixTime;
 use rustls::{CertificateError, Error};
 use std::time::Duration;
 
-use super::super::fault::Cause;
 use super::*;
-use crate::tls::fixture::{Authority, NOW_UNIX_S, Pair, params};
+use crate::tls::fixture::{Authority, END_UNIX_S, NOW_UNIX_S, Pair, params};
 
 fn spec(mtls: MtlsMode) -> ServerSpec {
     ServerSpec {
@@ -79,6 +78,31 @@ fn permissive_asks_without_insisting_and_disable_does_not_ask() {
     assert!(strict.client_auth_mandatory() && strict.offer_client_auth());
     assert!(!permissive.client_auth_mandatory() && permissive.offer_client_auth());
     assert!(material(MtlsMode::Disable, Some(&trust)).client_verifier.is_none());
+}
+
+#[test]
+fn clients_that_are_to_be_judged_are_not_let_in_unjudged() {
+    for mode in [MtlsMode::Permissive, MtlsMode::Strict] {
+        let fault = ServerMaterial::new(spec(mode), vec![Pair::of(&["a.test"]).parse()], None).unwrap_err();
+        assert_eq!(fault, Fault::new(Part::Authorities, Cause::Missing), "{mode:?}");
+    }
+}
+
+#[test]
+fn an_authority_that_has_ended_vouches_for_what_has_not() {
+    let authority = Authority::new("ours");
+    let trust = trust(&authority.pem(), None);
+    let mut params = client(1);
+    params.not_after = rcgen::date_time_ymd(2060, 1, 1);
+    let chain: Vec<CertificateDer<'static>> =
+        pem::sections(authority.issue(&params).chain.as_bytes(), Part::Chain).unwrap();
+    let later = UnixTime::since_unix_epoch(Duration::from_secs(END_UNIX_S as u64 + 86_400));
+    let verifier = material(MtlsMode::Strict, Some(&trust)).client_verifier.unwrap();
+    assert!(verifier.verify_client_cert(&chain[0], &[], later).is_ok());
+    assert_eq!(trust.authorities.check_dates(END_UNIX_S), Ok(()));
+    let cause = Cause::Expired { not_after: END_UNIX_S };
+    let fault = trust.authorities.check_dates(END_UNIX_S + 1);
+    assert_eq!(fault, Err(Fault::new(Part::Authorities, cause)));
 }
 
 #[test]

@@ -4,20 +4,23 @@
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DistinguishedName,
     DnType, ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
     PKCS_RSA_SHA256, RevocationReason, RevokedCertParams, SanType, SerialNumber, date_time_ymd,
 };
-use rustls::client::Resumption;
-use rustls::crypto::aws_lc_rs::default_provider;
+use rustls::client::{ClientSessionStore, Resumption, Tls12ClientSessionValue, Tls13ClientSessionValue};
+use rustls::crypto::aws_lc_rs::{default_provider, kx_group};
+use rustls::crypto::{ActiveKeyExchange, SharedSecret, SupportedKxGroup};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{
-    ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection, StreamOwned,
+    ClientConfig, ClientConnection, NamedGroup, RootCertStore, ServerConfig, ServerConnection, StreamOwned,
     SupportedProtocolVersion,
 };
 
@@ -48,6 +51,8 @@ pub struct Leaf {
     pub rsa: bool,
     /// Years from the first of January to the first of January; 2020 to 2040 where absent.
     pub years: Option<(i32, i32)>,
+    /// Seconds from now to its end, in place of the second year.
+    pub ends_in_s: Option<u64>,
     /// Only for servers, or only for clients; for both where absent.
     pub usage: Option<ExtendedKeyUsagePurpose>,
     pub serial: Option<u64>,
@@ -71,12 +76,17 @@ impl Pki {
 
     /// An authority of another name.
     pub fn of(authority: &str) -> Self {
+        Self::until(authority, 2045)
+    }
+
+    /// An authority that ends with the first of January of the year.
+    pub fn until(authority: &str, year: i32) -> Self {
         let dir = TempDir::new();
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         params.distinguished_name = named(authority);
-        (params.not_before, params.not_after) = (date_time_ymd(2020, 1, 1), date_time_ymd(2045, 1, 1));
+        (params.not_before, params.not_after) = (date_time_ymd(2020, 1, 1), date_time_ymd(year, 1, 1));
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
         let authority = CertifiedIssuer::self_signed(params, key).unwrap();
         dir.file("ca.pem", &authority.pem());
@@ -98,6 +108,9 @@ impl Pki {
         params.subject_alt_names.extend(uris);
         let (from, to) = leaf.years.unwrap_or((2020, 2040));
         (params.not_before, params.not_after) = (date_time_ymd(from, 1, 1), date_time_ymd(to, 1, 1));
+        if let Some(seconds) = leaf.ends_in_s {
+            params.not_after = (SystemTime::now() + Duration::from_secs(seconds)).into();
+        }
         let both = [ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.extended_key_usages = leaf.usage.clone().map_or_else(|| both.to_vec(), |usage| vec![usage]);
         params.serial_number = leaf.serial.map(SerialNumber::from);
@@ -143,6 +156,7 @@ impl Pki {
             certificate: None,
             versions: &TLS12_UP,
             alpn: Vec::new(),
+            unusable_first_group: false,
             fixed: None,
         }
     }
@@ -230,6 +244,83 @@ fn timeouts(stream: &TcpStream) {
     stream.set_write_timeout(Some(SOON)).unwrap();
 }
 
+/// A group that the gateway does not take; nothing is ever agreed in it.
+#[derive(Debug)]
+struct Unusable;
+
+impl SupportedKxGroup for Unusable {
+    fn start(&self) -> Result<Box<dyn ActiveKeyExchange>, rustls::Error> {
+        Ok(Box::new(Self))
+    }
+
+    fn name(&self) -> NamedGroup {
+        NamedGroup::secp521r1
+    }
+}
+
+impl ActiveKeyExchange for Unusable {
+    fn complete(self: Box<Self>, _: &[u8]) -> Result<SharedSecret, rustls::Error> {
+        Err(rustls::Error::General("nothing can be agreed in this group".into()))
+    }
+
+    fn pub_key(&self) -> &[u8] {
+        &[4; 133]
+    }
+
+    fn group(&self) -> NamedGroup {
+        NamedGroup::secp521r1
+    }
+}
+
+/// Sessions that a client keeps whatever name they were begun under: the last of TLS 1.2 and all of TLS 1.3.
+#[derive(Debug, Default)]
+pub struct AnyName {
+    tls12: Mutex<Option<Tls12ClientSessionValue>>,
+    tls13: Mutex<Vec<Tls13ClientSessionValue>>,
+    offered: AtomicUsize,
+}
+
+impl AnyName {
+    /// Sessions given out to be resumed so far.
+    pub fn offered(&self) -> usize {
+        self.offered.load(Ordering::SeqCst)
+    }
+
+    fn count<T>(&self, session: Option<T>) -> Option<T> {
+        self.offered.fetch_add(usize::from(session.is_some()), Ordering::SeqCst);
+        session
+    }
+}
+
+impl ClientSessionStore for AnyName {
+    fn set_kx_hint(&self, _: ServerName<'static>, _: NamedGroup) {}
+
+    fn kx_hint(&self, _: &ServerName<'_>) -> Option<NamedGroup> {
+        None
+    }
+
+    fn set_tls12_session(&self, _: ServerName<'static>, session: Tls12ClientSessionValue) {
+        *self.tls12.lock().unwrap() = Some(session);
+    }
+
+    fn tls12_session(&self, _: &ServerName<'_>) -> Option<Tls12ClientSessionValue> {
+        self.count(self.tls12.lock().unwrap().clone())
+    }
+
+    fn remove_tls12_session(&self, _: &ServerName<'static>) {
+        *self.tls12.lock().unwrap() = None;
+    }
+
+    fn insert_tls13_ticket(&self, _: ServerName<'static>, session: Tls13ClientSessionValue) {
+        self.tls13.lock().unwrap().push(session);
+    }
+
+    fn take_tls13_ticket(&self, _: &ServerName<'static>) -> Option<Tls13ClientSessionValue> {
+        let session = self.tls13.lock().unwrap().pop();
+        self.count(session)
+    }
+}
+
 /// How a client speaks TLS.
 #[derive(Clone)]
 pub struct TlsClient {
@@ -237,6 +328,7 @@ pub struct TlsClient {
     certificate: Option<(PathBuf, PathBuf)>,
     versions: &'static [&'static SupportedProtocolVersion],
     alpn: Vec<Vec<u8>>,
+    unusable_first_group: bool,
     /// Made once where sessions are kept: rustls resumes only under the configuration that it began under.
     fixed: Option<Arc<ClientConfig>>,
 }
@@ -252,6 +344,12 @@ impl TlsClient {
         self
     }
 
+    /// Has the gateway ask for another key share (HelloRetryRequest): the first is of P-521, which it does not take.
+    pub fn with_unusable_first_group(mut self) -> Self {
+        self.unusable_first_group = true;
+        self
+    }
+
     pub fn alpn(mut self, protocols: &[&str]) -> Self {
         self.alpn = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
         self
@@ -264,8 +362,20 @@ impl TlsClient {
         self
     }
 
+    /// As `resuming`, and offers to whatever name the sessions of any. Gives how many were offered so far.
+    pub fn resuming_anywhere(mut self) -> (Self, Arc<AnyName>) {
+        self.fixed = None;
+        let store = Arc::new(AnyName::default());
+        self.fixed = Some(self.config(Resumption::store(store.clone())));
+        (self, store)
+    }
+
     fn config(&self, resumption: Resumption) -> Arc<ClientConfig> {
-        let builder = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+        let mut provider = default_provider();
+        if self.unusable_first_group {
+            provider.kx_groups = vec![&Unusable, kx_group::X25519];
+        }
+        let builder = ClientConfig::builder_with_provider(Arc::new(provider))
             .with_protocol_versions(self.versions)
             .unwrap()
             .with_root_certificates(self.roots.clone());

@@ -88,7 +88,10 @@ impl Exchange<'_> {
         let scheme = if spec.tls.is_some() { "https" } else { "http" };
         let framing = self.request.framing;
         let has_body = framing.has_body();
-        let sent = send_request(&mut exchange.slot, head, scheme, self.request.te_trailers, !has_body);
+        let sent = {
+            let endpoint = exchange.endpoint();
+            send_request(&mut exchange.slot, head, endpoint, scheme, self.request.te_trailers, !has_body)
+        };
         let (mut call, mut sender) = match sent {
             Ok(sent) => sent,
             Err(StreamFault::Refused) => return (Some(Responded::Refused), None),

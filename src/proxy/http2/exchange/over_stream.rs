@@ -51,7 +51,10 @@ impl Exchange<'_> {
         let request_timeout = spec.request_timeout;
         let scheme = if spec.tls.is_some() { "https" } else { "http" };
         let has_body = request.framing.has_body();
-        let sent = send_request(&mut exchange.slot, to.head, scheme, request.te_trailers, !has_body);
+        let sent = {
+            let endpoint = exchange.endpoint();
+            send_request(&mut exchange.slot, to.head, endpoint, scheme, request.te_trailers, !has_body)
+        };
         let (mut call, mut sender) = match sent {
             Ok(sent) => sent,
             Err(StreamFault::Refused) => return Ok(Responded::Refused),
