@@ -92,7 +92,7 @@ impl Sampler {
             wait: Meter::new(1),
             wait_total_ns: None,
             wait_smooth: Smooth::default(),
-            gap: Meter::new(1),
+            gap: Meter::published(),
             gap_smooth: Smooth::default(),
             losses: Losses::default(),
             lost_sum: 0.0,
