@@ -32,6 +32,10 @@ const SHARE_MIN: f64 = 0.02;
 const SHARE_RETURN_PER_S: f64 = 0.10;
 /// Below it a change of a share is not worth a system call.
 const SHARE_STEP: f64 = 0.01;
+/// How strongly connections that a worker has beyond its share count against it, where there are many.
+const CORRECTION: f64 = 2.0;
+/// Connections of a worker from which their spread says more than chance.
+const CONNECTIONS_TELL: f64 = 20.0;
 /// Without a sample for so long, nothing that was known counts.
 const STALE_AFTER: Duration = Duration::from_secs(1);
 
@@ -241,10 +245,11 @@ impl Controller {
         let left: f64 = self.workers.iter().map(Worker::left).sum();
         let connections = |index: usize| readings.get(index).map_or(0, |reading| reading.connections) as f64;
         let all: f64 = (0..self.workers.len()).map(connections).sum();
+        let correction = CORRECTION * all / (all + CONNECTIONS_TELL * self.workers.len() as f64);
         let share = |(index, worker): (usize, &Worker)| {
             let target = worker.left() / left;
             let present = if all > 0.0 { connections(index) / all } else { target };
-            target + 2.0 * (target - present)
+            target + correction * (target - present)
         };
         normalized(self.workers.iter().enumerate().map(share).collect())
     }

@@ -153,6 +153,15 @@ fn a_recorded_trace_is_followed_without_flapping() {
     assert!(at_level.iter().all(|samples| *samples > 0), "{at_level:?}");
 }
 
+/// A longer one, by hand: `RINGFORT_STEAL_TRACE=FILE cargo test --lib a_trace_of_yours -- --nocapture`.
+#[test]
+fn a_trace_of_yours_is_followed_without_flapping() {
+    let Some(path) = std::env::var_os("RINGFORT_STEAL_TRACE") else { return };
+    let (worst, at_level) = replay(&std::fs::read_to_string(path).expect("a trace"));
+    println!("changes in the worst minute {worst}, samples at each level {at_level:?}");
+    assert!(worst <= 6, "{worst}");
+}
+
 #[test]
 fn a_worker_that_loses_a_third_gets_less_until_it_has_its_share() {
     let mut controller = Controller::new(act(), 2);
@@ -185,6 +194,21 @@ fn a_worker_that_loses_a_third_gets_less_until_it_has_its_share() {
     let (after, moves) = run(&mut controller, [0.0, 0.0], [400, 600], 80);
     assert_eq!((after, controller.handshake_share(0)), (None, 1.0));
     assert!(moves >= 5, "it returns step by step: {moves}");
+}
+
+#[test]
+fn one_connection_more_or_less_hardly_moves_a_share() {
+    let shares = |connections: [u64; 2]| {
+        let mut controller = Controller::new(act(), 2);
+        let reading =
+            |lost, worker: usize| Reading { lost_ratio: Some(lost), connections: connections[worker] };
+        for n in 0..20 {
+            controller.step(at(n * 100), &[reading(0.33, 0), reading(0.0, 1)]);
+        }
+        controller.accept_weight(0) / 2.0
+    };
+    assert!((shares([0, 1]) - shares([1, 0])).abs() < 0.1);
+    assert!(shares([0, 1_000]) - shares([1_000, 0]) > 0.5);
 }
 
 #[test]
