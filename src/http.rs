@@ -10,6 +10,7 @@ pub mod framing;
 pub mod grpc;
 pub mod path;
 pub mod reject;
+pub mod websocket;
 
 pub use answer::{Prepared, write_answer};
 pub use authority::Authority;
@@ -54,6 +55,15 @@ pub fn write_decimal(out: &mut Vec<u8>, mut number: u64) {
 pub const fn is_token_byte(byte: u8) -> bool {
     matches!(byte, b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*'
         | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~')
+}
+
+/// Whether this names a protocol to change to: a token, perhaps with a version behind a slash (RFC 9110 §7.8).
+pub fn is_protocol(text: &str) -> bool {
+    let is_token = |text: &str| !text.is_empty() && text.bytes().all(is_token_byte);
+    match text.split_once('/') {
+        Some((name, version)) => is_token(name) && is_token(version),
+        None => is_token(text),
+    }
 }
 
 /// Strips optional white space, SP and HTAB only (RFC 9110 §5.6.3). `u8::is_ascii_whitespace` would also take

@@ -8,7 +8,7 @@ pub mod steal;
 
 pub use catalog::{
     AcceptError, ClusterCounter, ClusterGauge, ClusterHistogram, Counter, Gauge, HandshakeFailure, Histogram,
-    ListenerCounter, ListenerGauge, Process, Shed,
+    ListenerCounter, ListenerGauge, Process, Shed, TunnelProtocol,
 };
 pub use render::{CertificateEnd, CertificateFacts, ProcessFacts, WorkerFacts};
 pub use shard::Shard;

@@ -18,11 +18,13 @@ mod action;
 mod explain;
 mod pattern;
 mod table;
+mod tunnels;
 
 pub use action::{Action, Redirect, Respond, WeightedClusters};
 pub use explain::{Candidate, Explanation, Standing};
 pub use pattern::{Pattern, PatternError};
 pub use table::{ROUTES_MAX, Route, Table, TooManyRoutes};
+pub use tunnels::Tunnels;
 
 /// One route as written. What it names is checked by who builds it: names of fields are lower-case tokens, hosts
 /// lower-case, indices exist.
@@ -43,6 +45,7 @@ pub struct Spec {
     /// All must match.
     pub fields: Vec<FieldMatch>,
     pub action: Action,
+    pub tunnels: Tunnels,
     /// Replaces the prefix that matched; only with `PathMatch::Prefix`. Starts with `/`.
     pub prefix_rewrite: Option<Box<str>>,
     pub request_edits: FieldEdits,

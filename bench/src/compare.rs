@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::h2load;
 use crate::load::Plan;
 use crate::machine::Machine;
 use crate::measure::{self, Sample, Timing};
@@ -58,6 +59,10 @@ pub struct Options {
     nginx: PathBuf,
     #[arg(long, default_value = "/usr/sbin/haproxy")]
     haproxy: PathBuf,
+    #[arg(long, default_value = "/usr/bin/h2load")]
+    h2load: PathBuf,
+    #[arg(long, default_value = "/usr/sbin/nghttpd")]
+    nghttpd: PathBuf,
     /// The CPU of the proxy
     #[arg(long, default_value_t = 0)]
     proxy_cpu: usize,
@@ -94,6 +99,8 @@ pub fn run(options: &Options) -> io::Result<bool> {
         nginx: options.nginx.clone(),
         haproxy: options.haproxy.clone(),
         ringfort: options.ringfort.clone(),
+        h2load: options.h2load.clone(),
+        nghttpd: options.nghttpd.clone(),
     };
     let mut versions = BTreeMap::new();
     for proxy in &options.only {
@@ -222,6 +229,21 @@ fn measure_one(
     let timing = options.timing(workload);
     match workload.method {
         Method::Requests => Ok(vec![measure::requests(rig, &mut running, plan, timing, round)?]),
+        Method::Streams(streams) => {
+            let plan = h2load::Plan {
+                address: running.address,
+                tls: workload.protocol.terms().is_some(),
+                target: workload.target,
+                connections: workload.connections,
+                streams,
+                message: (workload.protocol == Protocol::Grpc).then(|| rig.grpc_message()),
+                body_bytes: workload.body_bytes,
+            };
+            Ok(vec![measure::streams(rig, &mut running, &plan, timing, round)?])
+        }
+        Method::Idle if workload.protocol.needs_prior_knowledge() => {
+            Ok(vec![measure::idle_http2(&mut running, workload.target, workload.connections, round)?])
+        }
         Method::Idle => Ok(vec![measure::idle(&mut running, plan, round)?]),
         Method::Scale(sizes) => {
             let mut samples = Vec::with_capacity(sizes.len());
@@ -249,7 +271,9 @@ fn groups_of(workload: &Workload, proxies: &[Proxy]) -> Vec<Group> {
                 |size: &usize| group(format!("scale-{size}"), format!("h1-small, {size} connections"));
             sizes.iter().map(named).collect()
         }
-        Method::Requests | Method::Idle => vec![group(workload.name.to_owned(), workload.about.to_owned())],
+        Method::Requests | Method::Streams(_) | Method::Idle => {
+            vec![group(workload.name.to_owned(), workload.about.to_owned())]
+        }
     }
 }
 

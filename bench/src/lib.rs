@@ -6,6 +6,8 @@
 pub mod certificate;
 pub mod child;
 pub mod compare;
+pub mod h2;
+pub mod h2load;
 pub mod load;
 pub mod machine;
 pub mod measure;

@@ -10,6 +10,7 @@ use serde::Serialize;
 use crate::load::{Load, Measured, Plan};
 use crate::procfs::{self, Memory, Ticks, Usage};
 use crate::rig::{Rig, Running};
+use crate::{h2, h2load};
 
 /// Connections that are there before idle memory is counted, so that what the first ones bring about is not.
 const IDLE_BASE: usize = 64;
@@ -79,6 +80,63 @@ pub fn requests(
     })
 }
 
+/// CPU time a request under load by h2load. Its connections are made within the time that counts: a few of them, for
+/// very many requests.
+pub fn streams(
+    rig: &Rig,
+    proxy: &mut Running,
+    plan: &h2load::Plan,
+    timing: Timing,
+    round: usize,
+) -> io::Result<Sample> {
+    let program = &rig.programs.h2load;
+    h2load::run(program, plan, timing.warm_up).map_err(|error| proxy.explain(error))?;
+    let (machine, proxy_cpu) = (procfs::ticks(None)?, procfs::ticks(Some(rig.cpus.proxy))?);
+    let load_cpu = procfs::ticks(Some(rig.cpus.load))?;
+    let usage = proxy.usage()?;
+    let load = h2load::run(program, plan, timing.span).map_err(|error| proxy.explain(error))?;
+    let used = proxy.usage()?.since(usage);
+    let load_cpu = procfs::ticks(Some(rig.cpus.load))?.since(load_cpu);
+    let proxy_cpu = procfs::ticks(Some(rig.cpus.proxy))?.since(proxy_cpu);
+    let (responses, span_us) = (load.responses as f64, load.seconds * 1e6);
+    let used_us = if used.running_ns > 0 { used.running_us() } else { used.ticks_us() };
+    Ok(Sample {
+        round,
+        connections: plan.connections,
+        cost: used_us / responses,
+        cost_by_ticks: used.ticks_us() / responses,
+        user_ratio: used.user_ratio(),
+        proxy_cpu_ratio: used_us / span_us,
+        foreign_cpu_ratio: ((proxy_cpu.busy_us() - used_us) / span_us).max(0.0),
+        generator_cpu_ratio: 0.0,
+        load_cpu_ratio: load_cpu.busy_us() / span_us,
+        steal_ratio: procfs::ticks(None)?.since(machine).steal_ratio(),
+        memory: proxy.memory()?,
+        load,
+    })
+}
+
+/// User memory of each of `count` connections of HTTP/2, after one request each.
+pub fn idle_http2(
+    proxy: &mut Running,
+    target: &'static str,
+    count: usize,
+    round: usize,
+) -> io::Result<Sample> {
+    let steal = procfs::ticks(None)?;
+    let address = proxy.address;
+    let open = |count: usize| (0..count).map(|_| h2::Connection::open(address, target)).collect();
+    let base: Vec<_> = Result::map_err(open(IDLE_BASE), |error| proxy.explain(error))?;
+    thread::sleep(IDLE_SETTLE);
+    let before = proxy.memory()?;
+    let idle: Vec<_> = Result::map_err(open(count), |error| proxy.explain(error))?;
+    thread::sleep(IDLE_SETTLE);
+    let memory = proxy.memory()?;
+    base.iter().chain(&idle).try_for_each(h2::Connection::check)?;
+    let steal = procfs::ticks(None)?.since(steal);
+    Ok(Sample::of_memory(round, count, before, memory, steal, Measured::default()))
+}
+
 /// User memory of each of `plan.connections` connections, after one request each.
 pub fn idle(proxy: &mut Running, plan: Plan, round: usize) -> io::Result<Sample> {
     let count = plan.connections;
@@ -94,20 +152,35 @@ pub fn idle(proxy: &mut Running, plan: Plan, round: usize) -> io::Result<Sample>
     thread::sleep(IDLE_SETTLE);
     let memory = proxy.memory()?;
     load.check()?;
-    Ok(Sample {
-        round,
-        connections: count,
-        cost: memory.anonymous.saturating_sub(before.anonymous) as f64 / count as f64,
-        cost_by_ticks: 0.0,
-        user_ratio: 0.0,
-        proxy_cpu_ratio: 0.0,
-        foreign_cpu_ratio: 0.0,
-        generator_cpu_ratio: 0.0,
-        load_cpu_ratio: 0.0,
-        steal_ratio: procfs::ticks(None)?.since(steal).steal_ratio(),
-        memory,
-        load: load.measured(),
-    })
+    let steal = procfs::ticks(None)?.since(steal);
+    Ok(Sample::of_memory(round, count, before, memory, steal, load.measured()))
+}
+
+impl Sample {
+    /// What `count` connections added to the proxy's memory.
+    fn of_memory(
+        round: usize,
+        count: usize,
+        before: Memory,
+        memory: Memory,
+        steal: Ticks,
+        load: Measured,
+    ) -> Self {
+        Self {
+            round,
+            connections: count,
+            cost: memory.anonymous.saturating_sub(before.anonymous) as f64 / count as f64,
+            cost_by_ticks: 0.0,
+            user_ratio: 0.0,
+            proxy_cpu_ratio: 0.0,
+            foreign_cpu_ratio: 0.0,
+            generator_cpu_ratio: 0.0,
+            load_cpu_ratio: 0.0,
+            steal_ratio: steal.steal_ratio(),
+            memory,
+            load,
+        }
+    }
 }
 
 struct Phase {

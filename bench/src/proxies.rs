@@ -26,6 +26,9 @@ pub struct Programs {
     pub nginx: PathBuf,
     pub haproxy: PathBuf,
     pub ringfort: PathBuf,
+    /// The load of HTTP/2, and the origin of gRPC.
+    pub h2load: PathBuf,
+    pub nghttpd: PathBuf,
 }
 
 /// What a configuration is made from.
@@ -103,8 +106,8 @@ impl Proxy {
 
     /// What it is started with besides; `openssl` is the file that holds [`OPENSSL_CONFIG`].
     pub fn environment(self, protocol: Protocol, openssl: PathBuf) -> Vec<(&'static str, PathBuf)> {
-        match (self, protocol) {
-            (Self::Haproxy | Self::HaproxySplice, Protocol::Tls(Terms::Pinned)) => {
+        match (self, protocol.terms()) {
+            (Self::Haproxy | Self::HaproxySplice, Some(Terms::Pinned)) => {
                 vec![("OPENSSL_CONF", openssl)]
             }
             _ => Vec::new(),
@@ -158,11 +161,11 @@ fn nginx(site: &Site<'_>) -> String {
     let folder = folder.display();
     let affinity = format!("{:b}", 1_u64 << site.cpu.min(63));
     let (module, body) = match site.protocol {
-        Protocol::Http | Protocol::Tls(_) => (String::new(), nginx_http(site)),
         Protocol::Tcp => {
             let module = site.nginx_stream_module.map(|path| format!("load_module {};\n", path.display()));
             (module.unwrap_or_default(), nginx_stream(*listen, *origin))
         }
+        _ => (String::new(), nginx_http(site)),
     };
     format!(
         "{module}daemon off;
@@ -176,15 +179,33 @@ events {{ worker_connections 20000; multi_accept on; use epoll; }}
     )
 }
 
+const NGINX_PROXY_PASS: &str = "      proxy_pass http://origin;
+      proxy_http_version 1.1;
+      proxy_set_header Connection \"\";
+      proxy_set_header Host $host;
+      proxy_buffer_size 16k;
+      proxy_buffers 16 16k;
+      proxy_busy_buffers_size 64k;
+      proxy_max_temp_file_size 0;
+";
+
+const NGINX_GRPC_PASS: &str = "      grpc_pass grpc://origin;
+      grpc_buffer_size 16k;
+";
+
 // keepalive and keepalive_requests: no connection on either side is closed during a run. Buffers: a body of
 // 100 KiB fits, so that none goes through a temporary file.
 fn nginx_http(site: &Site<'_>) -> String {
     let Site { listen, origin, folder, .. } = site;
     let folder = folder.display();
-    let (ssl, terms) = match site.protocol {
-        Protocol::Tls(terms) => (" ssl", nginx_tls(site, terms)),
-        Protocol::Http | Protocol::Tcp => ("", String::new()),
+    let terms = site.protocol.terms().map_or_else(String::new, |terms| nginx_tls(site, terms));
+    let listener = match site.protocol {
+        Protocol::Tls(_) => " ssl",
+        Protocol::H2 => " ssl http2",
+        Protocol::H2c | Protocol::Grpc => " http2",
+        Protocol::Http | Protocol::Tcp => "",
     };
+    let pass = if site.protocol == Protocol::Grpc { NGINX_GRPC_PASS } else { NGINX_PROXY_PASS };
     format!(
         "http {{
   access_log off;
@@ -204,17 +225,9 @@ fn nginx_http(site: &Site<'_>) -> String {
     keepalive_timeout 600s;
   }}
   server {{
-    listen {listen} reuseport backlog=4096{ssl};
+    listen {listen} reuseport backlog=4096{listener};
 {terms}    location / {{
-      proxy_pass http://origin;
-      proxy_http_version 1.1;
-      proxy_set_header Connection \"\";
-      proxy_set_header Host $host;
-      proxy_buffer_size 16k;
-      proxy_buffers 16 16k;
-      proxy_busy_buffers_size 64k;
-      proxy_max_temp_file_size 0;
-    }}
+{pass}    }}
   }}
 }}
 "
@@ -261,15 +274,19 @@ fn haproxy(site: &Site<'_>, splice: bool) -> String {
     let Site { listen, origin, cpu, .. } = site;
     let (splice, pipes) = if splice { ("  option splice-auto\n", "  maxpipes 200\n") } else { ("", "") };
     let mode = match site.protocol {
-        Protocol::Http | Protocol::Tls(_) => "  mode http\n  option http-keep-alive\n  http-reuse always\n",
         Protocol::Tcp => "  mode tcp\n",
+        _ => "  mode http\n  option http-keep-alive\n  http-reuse always\n",
     };
-    let (global, bind) = match site.protocol {
-        Protocol::Tls(terms) => {
-            (haproxy_tls(terms), format!(" ssl crt {}", bundle_file(site.folder).display()))
-        }
-        Protocol::Http | Protocol::Tcp => ("", String::new()),
+    let version = match site.protocol {
+        Protocol::H2 => " alpn h2,http/1.1",
+        Protocol::H2c | Protocol::Grpc => " proto h2",
+        Protocol::Http | Protocol::Tcp | Protocol::Tls(_) => "",
     };
+    let (global, ssl) = site.protocol.terms().map_or(("", String::new()), |terms| {
+        (haproxy_tls(terms), format!(" ssl crt {}", bundle_file(site.folder).display()))
+    });
+    let bind = format!("{ssl}{version}");
+    let upstream = if site.protocol == Protocol::Grpc { " proto h2" } else { "" };
     format!(
         "global
   nbthread 1
@@ -289,7 +306,7 @@ frontend bench
   bind {listen}{bind}
   default_backend origin
 backend origin
-  server origin {origin} pool-purge-delay 600s
+  server origin {origin}{upstream} pool-purge-delay 600s
 "
     )
 }
@@ -318,21 +335,20 @@ fn haproxy_tls(terms: Terms) -> &'static str {
 fn ringfort(site: &Site<'_>, engine: &str) -> String {
     let Site { listen, admin, origin, cpu, folder, .. } = site;
     let (protocol, route) = match site.protocol {
-        Protocol::Http | Protocol::Tls(_) => {
-            ("protocol = \"http\"", "[[route]]\nlistener = \"bench\"\ncluster = \"origin\"\n")
-        }
         Protocol::Tcp => ("protocol = \"tcp\"\ncluster = \"origin\"", ""),
+        _ => ("protocol = \"http\"", "[[route]]\nlistener = \"bench\"\ncluster = \"origin\"\n"),
     };
     // Suite and group are the client's choice of one where they are pinned: Ringfort has no keys for them.
-    let tls = match site.protocol {
-        Protocol::Tls(terms) => format!(
+    let tls = match site.protocol.terms() {
+        Some(terms) => format!(
             "[listener.tls]\ncertificates = [{{ cert = \"{}\", key = \"{}\" }}]\n{}",
             certificate_file(folder).display(),
             key_file(folder).display(),
             if terms == Terms::Pinned { "session_tickets = false\n" } else { "" }
         ),
-        Protocol::Http | Protocol::Tcp => String::new(),
+        None => String::new(),
     };
+    let upstream = if site.protocol == Protocol::Grpc { "protocol = \"h2\"\n" } else { "" };
     format!(
         "[workers]
 cpus = \"{cpu}\"
@@ -359,7 +375,7 @@ listen = \"{listen}\"
 name = \"origin\"
 endpoints = [\"{origin}\"]
 pool_idle_per_worker_max = 9000
-",
+{upstream}",
         folder.display()
     )
 }
@@ -368,7 +384,10 @@ pool_idle_per_worker_max = 9000
 mod tests {
     use super::*;
 
-    const PROTOCOLS: [Protocol; 5] = [
+    const PROTOCOLS: [Protocol; 8] = [
+        Protocol::H2,
+        Protocol::H2c,
+        Protocol::Grpc,
         Protocol::Http,
         Protocol::Tcp,
         Protocol::Tls(Terms::Pinned),

@@ -109,7 +109,9 @@ pub fn table(group: &Group) -> String {
             let latencies = [row.p50_us, row.p99_us, row.p999_us];
             let _ = write!(out, "{:>10.0}", row.rate_per_second.median);
             latencies.iter().for_each(|latency| {
-                let _ = write!(out, "{:>10.0}", latency.median);
+                // h2load tells none.
+                let text = if latency.max > 0.0 { format!("{:.0}", latency.median) } else { "-".to_owned() };
+                let _ = write!(out, "{text:>10}");
             });
         }
         let _ = write!(out, "{:>10.1}", row.peak_rss_bytes.median / 1048576.0);

@@ -1,6 +1,7 @@
 //! One origin, one proxy in front of it, everything on loopback, and a folder that goes when the rig goes.
 //! Never runs two proxies at once.
 
+use std::cell::RefCell;
 use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -15,8 +16,8 @@ use rustls::{ClientConnection, Stream};
 use crate::child::{Child, Launch};
 use crate::proxies::{OPENSSL_CONFIG, Programs, Proxy, Site, nginx_stream_module};
 use crate::tls::{Offer, Tls};
-use crate::workload::{Protocol, Terms};
-use crate::{certificate, procfs, wire};
+use crate::workload::{GRPC_PREFIX_BYTES, GRPC_TARGET, Protocol, Terms};
+use crate::{certificate, h2, procfs, wire};
 
 /// A proxy or origin that does not answer within this is given up.
 const START_MAX: Duration = Duration::from_secs(10);
@@ -33,6 +34,8 @@ pub struct Rig {
     pub cpus: Cpus,
     pub programs: Programs,
     origin: SocketAddr,
+    /// Answers calls of gRPC; started with the first proxy that needs it.
+    grpc_origin: RefCell<Option<(SocketAddr, Child)>>,
     nginx_stream_module: Option<PathBuf>,
     /// What every proxy presents.
     certificate: CertificateDer<'static>,
@@ -59,13 +62,14 @@ impl Rig {
         let log = folder.0.join("origin.log");
         let launch = Launch { name: "origin", program, arguments: &arguments, environment: &[], log };
         let mut process = Child::spawn(launch, cpus.load, cpus.load)?;
-        wait_until_answering(origin, None, &mut process)?;
+        wait_until_answering(origin, &Probe::Http1(None), &mut process)?;
         let nginx_stream_module = nginx_stream_module();
         let certificate = certificate::make(&folder.0)?;
         Ok(Self {
             cpus,
             programs,
             origin,
+            grpc_origin: RefCell::default(),
             nginx_stream_module,
             certificate,
             _origin_process: process,
@@ -87,16 +91,49 @@ impl Rig {
             protocol,
             listen: free_address()?,
             admin: free_address()?,
-            origin: self.origin,
+            origin: if protocol == Protocol::Grpc { self.grpc_origin()? } else { self.origin },
             cpu: self.cpus.proxy,
             folder: &self.folder.0,
             nginx_stream_module: self.nginx_stream_module.as_deref(),
         })
     }
 
+    /// The message that a call sends and is answered with.
+    pub fn grpc_message(&self) -> PathBuf {
+        self.folder.0.join("htdocs").join(GRPC_TARGET.trim_start_matches('/'))
+    }
+
+    fn grpc_origin(&self) -> io::Result<SocketAddr> {
+        if let Some((address, _)) = &*self.grpc_origin.borrow() {
+            return Ok(*address);
+        }
+        let message = self.grpc_message();
+        message.parent().map_or(Ok(()), fs::create_dir_all)?;
+        let mut bytes = vec![0; GRPC_PREFIX_BYTES];
+        bytes[GRPC_PREFIX_BYTES - 1] = wire::SMALL_BYTES as u8;
+        bytes.resize(GRPC_PREFIX_BYTES + wire::SMALL_BYTES, b'x');
+        fs::write(&message, bytes)?;
+        let address = free_address()?;
+        let folder = self.folder.0.join("htdocs").display().to_string();
+        let port = address.port().to_string();
+        let trailer = "--trailer=grpc-status: 0";
+        let arguments =
+            ["--no-tls", "--address=127.0.0.1", "--htdocs", &folder, trailer, &port].map(str::to_owned);
+        let program = &self.programs.nghttpd;
+        let log = self.folder.0.join("nghttpd.log");
+        let launch = Launch { name: "nghttpd", program, arguments: &arguments, environment: &[], log };
+        let mut process = Child::spawn(launch, self.cpus.load, self.cpus.load).map_err(|error| {
+            let cure = "install the package nghttp2-server, or name it with --nghttpd PATH";
+            io::Error::new(error.kind(), format!("{error}; {cure}"))
+        })?;
+        wait_until_answering(address, &Probe::PriorKnowledge(GRPC_TARGET), &mut process)?;
+        self.grpc_origin.replace(Some((address, process)));
+        Ok(address)
+    }
+
     /// How the load generator speaks to a proxy.
     pub fn tls(&self, protocol: Protocol) -> Option<Tls> {
-        let Protocol::Tls(terms) = protocol else { return None };
+        let terms = protocol.terms()?;
         Some(Tls {
             server_name: certificate::NAME.to_owned(),
             offer: if terms == Terms::Defaults { Offer::Openssl } else { Offer::Aes128 },
@@ -120,7 +157,12 @@ impl Rig {
             environment: &proxy.environment(protocol, openssl),
             log: self.folder.0.join(format!("{}.log", proxy.name())),
         };
-        let started = self.start_process(launch, site.listen, self.tls(protocol).as_ref());
+        let probe = match protocol {
+            Protocol::Grpc => Probe::PriorKnowledge(GRPC_TARGET),
+            _ if protocol.needs_prior_knowledge() => Probe::PriorKnowledge("/small"),
+            _ => Probe::Http1(self.tls(protocol)),
+        };
+        let started = self.start_process(launch, site.listen, &probe);
         if (proxy, protocol) == (Proxy::Nginx, Protocol::Tcp) && site.nginx_stream_module.is_none() {
             let cure = "nginx relays TCP by its stream module only: install the package libnginx-mod-stream";
             return started.map_err(|error| io::Error::other(format!("{error}; {cure}")));
@@ -137,17 +179,13 @@ impl Rig {
         address: SocketAddr,
         log: PathBuf,
     ) -> io::Result<Running> {
-        self.start_process(Launch { name, program, arguments, environment: &[], log }, address, None)
+        let launch = Launch { name, program, arguments, environment: &[], log };
+        self.start_process(launch, address, &Probe::Http1(None))
     }
 
-    fn start_process(
-        &self,
-        launch: Launch<'_>,
-        address: SocketAddr,
-        tls: Option<&Tls>,
-    ) -> io::Result<Running> {
+    fn start_process(&self, launch: Launch<'_>, address: SocketAddr, probe: &Probe) -> io::Result<Running> {
         let mut process = Child::spawn(launch, self.cpus.proxy, self.cpus.load)?;
-        wait_until_answering(address, tls, &mut process)?;
+        wait_until_answering(address, probe, &mut process)?;
         let pids = procfs::tree(process.pid())?;
         Ok(Running { address, process, pids })
     }
@@ -192,11 +230,22 @@ pub fn free_address() -> io::Result<SocketAddr> {
     TcpListener::bind("127.0.0.1:0")?.local_addr()
 }
 
-fn wait_until_answering(address: SocketAddr, tls: Option<&Tls>, process: &mut Child) -> io::Result<()> {
+/// How a program is asked whether it answers.
+enum Probe {
+    Http1(Option<Tls>),
+    /// HTTP/2 in plaintext, for this target.
+    PriorKnowledge(&'static str),
+}
+
+fn wait_until_answering(address: SocketAddr, probe: &Probe, process: &mut Child) -> io::Result<()> {
     let deadline = Instant::now() + START_MAX;
     loop {
         process.alive()?;
-        let error = match answers(address, tls) {
+        let answered = match probe {
+            Probe::Http1(tls) => answers(address, tls.as_ref()),
+            Probe::PriorKnowledge(target) => h2::Connection::open(address, target).map(drop),
+        };
+        let error = match answered {
             Ok(()) => return Ok(()),
             Err(error) => error,
         };

@@ -10,6 +10,8 @@ pub enum Method {
     Requests,
     /// CPU µs a request at each of these numbers of connections.
     Scale(&'static [usize]),
+    /// CPU µs a request, with so many under way on each connection, by h2load.
+    Streams(usize),
     /// Bytes of user memory a connection.
     Idle,
 }
@@ -21,6 +23,12 @@ pub enum Protocol {
     Tcp,
     /// HTTP over TLS.
     Tls(Terms),
+    /// HTTP/2 by ALPN over TLS with pinned terms, towards an HTTP/1.1 origin.
+    H2,
+    /// HTTP/2 in plaintext by prior knowledge, towards an HTTP/1.1 origin.
+    H2c,
+    /// gRPC: HTTP/2 in plaintext on both sides.
+    Grpc,
 }
 
 /// What TLS is to be, on every proxy alike.
@@ -101,7 +109,23 @@ const TLS_HANDSHAKE: Workload = Workload {
     ..TLS_SMALL
 };
 
-pub const WORKLOADS: [Workload; 13] = [
+const H2_MUX: Workload = Workload {
+    name: "h2-mux",
+    about: "HTTP/2 over TLS, 100-byte bodies, 16 connections with 100 streams each",
+    protocol: Protocol::H2,
+    method: Method::Streams(100),
+    connections: 16,
+    promise: Promise::AgainstPeers(0.95),
+    in_smoke: false,
+    ..H1_SMALL
+};
+
+/// What the calls of `grpc-unary` name.
+pub const GRPC_TARGET: &str = "/echo.Echo/Unary";
+/// Octets before each message of gRPC: whether it is compressed, and its length.
+pub const GRPC_PREFIX_BYTES: usize = 5;
+
+pub const WORKLOADS: [Workload; 17] = [
     H1_SMALL,
     Workload {
         name: "h1-100k",
@@ -187,15 +211,58 @@ pub const WORKLOADS: [Workload; 13] = [
         stretch: Some(6.0 * 1024.0),
         ..TLS_SMALL
     },
+    H2_MUX,
+    Workload {
+        name: "h2-small",
+        about: "HTTP/2 over TLS, 100-byte bodies, 64 connections with one stream each",
+        method: Method::Streams(1),
+        connections: 64,
+        ..H2_MUX
+    },
+    Workload {
+        name: "grpc-unary",
+        about: "unary calls with 100-byte messages over HTTP/2 on both sides, 16 connections with 10 streams each",
+        protocol: Protocol::Grpc,
+        method: Method::Streams(10),
+        target: GRPC_TARGET,
+        body_bytes: wire::SMALL_BYTES + GRPC_PREFIX_BYTES,
+        ..H2_MUX
+    },
+    Workload {
+        name: "h2-idle",
+        about: "user memory of 2,000 HTTP/2 connections in plaintext after one request each",
+        protocol: Protocol::H2c,
+        method: Method::Idle,
+        connections: 2_000,
+        promise: Promise::None,
+        ..H2_MUX
+    },
 ];
 
 impl Protocol {
+    /// What TLS is to be, if there is any.
+    pub fn terms(self) -> Option<Terms> {
+        match self {
+            Self::Tls(terms) => Some(terms),
+            Self::H2 => Some(Terms::Pinned),
+            Self::Http | Self::Tcp | Self::H2c | Self::Grpc => None,
+        }
+    }
+
+    /// Whether it is HTTP/2 without HTTP/1.1 beside it.
+    pub fn needs_prior_knowledge(self) -> bool {
+        matches!(self, Self::H2c | Self::Grpc)
+    }
+
     /// In names of files.
     pub fn name(self) -> &'static str {
         match self {
             Self::Http => "http",
             Self::Tcp => "tcp",
             Self::Tls(Terms::Pinned) => "tls",
+            Self::H2 => "h2",
+            Self::H2c => "h2c",
+            Self::Grpc => "grpc",
             Self::Tls(Terms::Resumed) => "tls-resume",
             Self::Tls(Terms::Defaults) => "tls-defaults",
         }
@@ -226,7 +293,7 @@ impl Workload {
             Method::Requests if matches!(self.protocol, Protocol::Tls(_)) && self.reuse == Reuse::Churn => {
                 "CPU µs/connection"
             }
-            Method::Requests | Method::Scale(_) => "CPU µs/request",
+            Method::Requests | Method::Scale(_) | Method::Streams(_) => "CPU µs/request",
         }
     }
 }

@@ -21,6 +21,7 @@ mod listeners;
 mod passthrough;
 mod routes;
 mod tls;
+mod tunnels;
 
 /// All of a configuration but its text.
 pub(super) struct Parts {

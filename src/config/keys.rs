@@ -216,6 +216,13 @@ const TCP_IDLE_TIMEOUT: Row = number(
     "ms",
     "A TCP relay with no byte in either direction, or one direction of a gRPC call.",
 );
+const TUNNEL_IDLE_TIMEOUT: Row = number(
+    "tunnel_idle_timeout_ms",
+    DEADLINE,
+    600_000,
+    "ms",
+    "A tunnel (WebSocket, CONNECT) with no byte in either direction.",
+);
 const HANDSHAKE_TIMEOUT: Row = number(
     "handshake_timeout_ms",
     DEADLINE,
@@ -251,6 +258,7 @@ static TIMEOUTS: Table = Table {
         BODY_RATE_MIN,
         WRITE_STALL_TIMEOUT,
         TCP_IDLE_TIMEOUT,
+        TUNNEL_IDLE_TIMEOUT,
         HANDSHAKE_TIMEOUT,
         CONNECT_TIMEOUT,
         REQUEST_TIMEOUT,
@@ -432,6 +440,7 @@ static LISTENER_TIMEOUTS: Table = Table {
         own(BODY_RATE_MIN),
         own(WRITE_STALL_TIMEOUT),
         own(TCP_IDLE_TIMEOUT),
+        own(TUNNEL_IDLE_TIMEOUT),
         own(HANDSHAKE_TIMEOUT),
     ],
 };
@@ -474,6 +483,14 @@ static ROUTE: Table = Table {
             "SPIFFE ids, or whole trust domains: whom the client's certificate names. Absent: anybody.",
         ),
         row("cluster", Text, Absent("\"site\""), "Forwards to this cluster."),
+        row(
+            "tunnels",
+            TextList,
+            Absent("[\"websocket\", \"connect\"]"),
+            "Protocols that clients may change to (Upgrade; in HTTP/2 extended CONNECT), and \"connect\" for the method \
+             CONNECT, which has no path. The endpoint decides; what follows is passed on unread. Absent: websocket; \
+             []: none.",
+        ),
         row(
             "rewrite_prefix",
             Text,

@@ -19,6 +19,15 @@ pub struct HeadLimits {
     pub fields_max: usize,
 }
 
+impl HeadLimits {
+    /// For heads that we wrote: what came from others in them was measured when it came.
+    pub const OURS: Self = Self {
+        head_bytes_max: usize::MAX >> 1,
+        target_bytes_max: usize::MAX >> 1,
+        fields_max: limits::FIELDS_CEILING,
+    };
+}
+
 impl Default for HeadLimits {
     fn default() -> Self {
         Self {

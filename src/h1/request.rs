@@ -4,7 +4,8 @@
 use crate::h1::head::{Facts, FieldLines, FieldSet, FieldSlots, HeadLimits, Parsed, collect, reject_fields};
 use crate::h1::target::{Target, is_target_byte};
 use crate::http::framing::{BodyFraming, decide_request};
-use crate::http::{Authority, Reject, Version, is_token_byte};
+use crate::http::websocket::WEBSOCKET;
+use crate::http::{Authority, Reject, Version, is_protocol, is_token_byte};
 use crate::limits;
 
 /// A request head that is safe to route and to forward. Borrows the received bytes.
@@ -27,9 +28,10 @@ pub struct RequestHead<'h, 'b> {
     /// The client waits for a 100 before it sends its body. The writer forwards the expectation where this is true:
     /// whoever answers it here sets it to false before writing.
     pub expect_continue: bool,
-    /// A WebSocket opening that may be forwarded as such: `GET`, HTTP/1.1, no body, listed in `Connection`.
-    /// Every other upgrade is stripped (RFC 9110 §7.8 lets a server ignore it).
-    pub upgrade: bool,
+    /// The one protocol that the client asks to change to, in a way that may be forwarded: in HTTP/1.1, without a
+    /// body, listed in `Connection`, for WebSocket with `GET`. Every other upgrade is stripped (RFC 9110 §7.8 lets a
+    /// server ignore it), and so is this one unless the writer finds it here.
+    pub upgrade: Option<&'b str>,
     /// May be sent twice (RFC 9110 §9.2.2).
     pub idempotent: bool,
     pub is_head: bool,
@@ -126,7 +128,7 @@ fn judge<'h, 'b>(
         framing,
         keep_alive: !connection.close && (version == Version::Http11 || connection.keep_alive),
         expect_continue,
-        upgrade: connection.upgrade && is_websocket(method, version, framing, facts),
+        upgrade: if connection.upgrade { asked_protocol(method, version, framing, facts) } else { None },
         idempotent: matches!(method, "GET" | "HEAD" | "PUT" | "DELETE" | "OPTIONS" | "TRACE"),
         is_head: method == "HEAD",
         max_forwards,
@@ -170,13 +172,22 @@ fn judge_expect(version: Version, framing: BodyFraming, facts: &Facts) -> Result
     Ok(version == Version::Http11 && framing.has_body())
 }
 
-/// Only WebSocket is let through: an unknown protocol, and h2c above all, would tunnel past every rule here.
-fn is_websocket(method: &str, version: Version, framing: BodyFraming, facts: &Facts) -> bool {
-    method == "GET"
-        && version == Version::Http11
-        && !framing.has_body()
-        && !facts.upgrade_repeated
-        && facts.upgrade.is_some_and(|protocol| protocol.eq_ignore_ascii_case(b"websocket"))
+/// h2c would carry requests past every rule here (RFC 9113 §3.1 has done away with it); of a list of protocols nobody
+/// knows which one the answer will mean.
+fn asked_protocol<'b>(
+    method: &str,
+    version: Version,
+    framing: BodyFraming,
+    facts: &Facts<'b>,
+) -> Option<&'b str> {
+    if version != Version::Http11 || framing.has_body() || facts.upgrade_repeated || method == "CONNECT" {
+        return None;
+    }
+    let protocol = std::str::from_utf8(facts.upgrade?).ok()?;
+    if protocol.eq_ignore_ascii_case(WEBSOCKET) {
+        return (method == "GET").then_some(WEBSOCKET);
+    }
+    (is_protocol(protocol) && !protocol.eq_ignore_ascii_case("h2c")).then_some(protocol)
 }
 
 /// Saturates: a larger number than fits is still "many".

@@ -55,8 +55,9 @@ pub fn write_request(
         write_decimal(out, u64::from(hops.saturating_sub(1)));
         out.extend_from_slice(b"\r\n");
     }
-    if head.upgrade {
-        out.extend_from_slice(b"Connection: Upgrade\r\nUpgrade: websocket\r\n");
+    if let Some(protocol) = head.upgrade {
+        out.extend_from_slice(b"Connection: Upgrade\r\n");
+        write_field(out, b"Upgrade", protocol.as_bytes());
     }
     write_forwarded(out, head, forwarded, edits);
     write_edits(out, edits);

@@ -59,6 +59,9 @@ rejects! {
     HEAD_TOO_LARGE: 431, "head_too_large", "The header section is too large.";
     TOO_MANY_FIELDS: 431, "too_many_fields", "There are too many header fields.";
     TRAILER_TOO_LARGE: 431, "trailer_too_large", "The trailer section is too large.";
+    BAD_WEBSOCKET_KEY: 400, "bad_websocket_key", "The Sec-WebSocket-Key is not valid.";
+    CONNECT_WITH_BODY: 400, "connect_with_body", "A CONNECT request carries a body.";
+    NOT_SWITCHED: 502, "not_switched", "The upstream server did not change to the protocol asked for.";
     UNKNOWN_TRANSFER_CODING: 501, "unknown_transfer_coding", "This transfer coding is not implemented here.";
     VERSION_NOT_SUPPORTED: 505, "version_not_supported", "Only HTTP/1.1 and HTTP/1.0 are spoken here.";
 }

@@ -83,6 +83,16 @@ pub const HISTOGRAM_CELLS: usize = BUCKET_BOUNDS_NS.len() + 2;
 /// Classes of an HTTP status. `none`: the exchange ended with no status sent or received.
 pub const CLASS: Label = Label { name: "class", values: &["1xx", "2xx", "3xx", "4xx", "5xx", "none"] };
 
+/// What a tunnel is opened for; positions in [`TUNNEL`].
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum TunnelProtocol {
+    Websocket,
+    Connect,
+    Other,
+}
+
+pub const TUNNEL: Label = Label { name: "protocol", values: &["websocket", "connect", "other"] };
+
 /// Status codes of gRPC by their numbers. `none`: the response ended without one.
 pub const GRPC_STATUS: Label = Label {
     name: "status",
@@ -298,6 +308,8 @@ family! {
             "Requests that came as a stream of HTTP/2.";
         Http2Glitches: "ringfort_http2_glitches_total" One Sum None,
             "HTTP/2 frames that cost and brought no work, of connections that ended.";
+        Tunnels: "ringfort_tunnels_opened_total" One Sum Some(TUNNEL),
+            "Tunnels opened, by protocol.";
         Http2GoawaysSent: "ringfort_http2_goaways_sent_total" One Sum None,
             "GOAWAY frames sent to clients, on connections that ended.";
     }
@@ -310,6 +322,8 @@ family! {
             "Downstream connections open now.";
         Http2StreamsActive: "ringfort_http2_streams_active" One Sum None,
             "Streams of downstream HTTP/2 connections being served now.";
+        TunnelsActive: "ringfort_tunnels_active" One Sum None,
+            "Tunnels open now.";
     }
 }
 
@@ -634,6 +648,7 @@ mod tests {
             ("Counter::AcceptErrors", ".accept_error("),
             ("ListenerCounter::Requests", ".request("),
             ("ListenerCounter::TlsFailures", ".handshake_failed("),
+            ("ListenerCounter::Tunnels", ".tunnel_opened("),
             ("ClusterCounter::Requests", ".response("),
             ("ClusterCounter::GrpcStatus", ".grpc_status("),
         ];

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use super::catalog::{
     AcceptError, BUCKET_BOUNDS_NS, ClusterCounter, ClusterGauge, ClusterHistogram, Counter, GRPC_STATUS,
-    Gauge, HISTOGRAM_CELLS, HandshakeFailure, Histogram, ListenerCounter, ListenerGauge, Shed, class_index,
-    offsets, width,
+    Gauge, HISTOGRAM_CELLS, HandshakeFailure, Histogram, ListenerCounter, ListenerGauge, Shed,
+    TunnelProtocol, class_index, offsets, width,
 };
 
 /// Values of one worker. Counters only grow, gauges may go both ways, durations are nanoseconds.
@@ -200,6 +200,12 @@ impl ListenerShard<'_> {
     /// Counts a TLS handshake that failed.
     pub fn handshake_failed(self, cause: HandshakeFailure) {
         let at = LISTENER_COUNTER_AT[ListenerCounter::TlsFailures as usize] + cause as usize;
+        self.shard.add_at(self.base + at, 1);
+    }
+
+    /// Counts a tunnel as opened.
+    pub fn tunnel_opened(self, protocol: TunnelProtocol) {
+        let at = LISTENER_COUNTER_AT[ListenerCounter::Tunnels as usize] + protocol as usize;
         self.shard.add_at(self.base + at, 1);
     }
 

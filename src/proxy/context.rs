@@ -31,6 +31,8 @@ const EXCHANGES_KEPT_MAX: usize = 2_048;
 pub struct Serving {
     pub snapshot: Arc<Snapshot>,
     pub head_limits: HeadLimits,
+    /// Whether some route lets clients change to another protocol.
+    pub changes_protocols: bool,
     /// By route: the answer it always gives.
     prepared: Vec<Option<Prepared>>,
 }
@@ -44,7 +46,10 @@ impl Serving {
             fields_max: http.fields_max,
         };
         let prepared = snapshot.routes.routes().iter().map(prepare).collect();
-        Rc::new(Self { snapshot, head_limits, prepared })
+        let forwards = |route: &&Route| !matches!(route.action, Action::Respond(_) | Action::Redirect(_));
+        let mut forwarding = snapshot.routes.routes().iter().filter(forwards);
+        let changes_protocols = forwarding.any(|route| route.tunnels.any_upgrade());
+        Rc::new(Self { snapshot, head_limits, changes_protocols, prepared })
     }
 
     /// A listener of the snapshot that accepted a connection may be gone from a later one.

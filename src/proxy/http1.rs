@@ -21,6 +21,7 @@ use super::facts::Facts;
 use super::http2::Http2;
 use super::outcome::{Ending, Termination};
 use super::stream::Stream;
+use super::tunnel::{self, Tunnel};
 
 /// How long a closing connection is read on, so that what the client still sends does not make the kernel answer
 /// with RST and destroy the response on its way (RFC 9112 §9.6).
@@ -33,6 +34,8 @@ pub struct Http1 {
     facts: Facts,
     deadline: Deadline,
     requests: u32,
+    /// What the connection goes on as, once it is no HTTP any more.
+    tunnel: Option<Box<Tunnel>>,
 }
 
 /// What follows an exchange.
@@ -40,13 +43,15 @@ enum Next {
     /// Another request; its first bytes may be here already.
     Request(Option<RecvBuf>),
     End(Ending),
+    /// No more HTTP.
+    Tunnel(Box<Tunnel>),
 }
 
 impl Http1 {
     pub fn new(guard: SessionGuard, stream: Stream, facts: Facts) -> Self {
         let deadline = guard.context().runtime.deadline();
         deadline.set(guard.context().runtime.now() + guard.timeouts().header);
-        Self { guard, stream, facts, deadline, requests: 0 }
+        Self { guard, stream, facts, deadline, requests: 0, tunnel: None }
     }
 
     /// Serves until the connection ends.
@@ -63,6 +68,10 @@ impl Http1 {
                 Ok(false) => self.requests().await,
                 Err(ending) => ending,
             };
+            if let Some(tunnel) = self.tunnel.take() {
+                let Self { guard, stream, .. } = self;
+                return Box::pin(tunnel::over_connection(guard, stream, tunnel)).await;
+            }
             // In recycled memory, like an exchange: an idle session must not pay for its end.
             let context = self.guard.context().clone();
             context.exchanges.place(self.end(ending)).await;
@@ -127,6 +136,10 @@ impl Http1 {
             match context.exchanges.place(exchange::run(self, first)).await {
                 Next::Request(rest) => carry = rest,
                 Next::End(ending) => return ending,
+                Next::Tunnel(tunnel) => {
+                    self.tunnel = Some(tunnel);
+                    return Ending::Close(Termination::TunnelClosed);
+                }
             }
             // Pipelined requests are answered in order, but do not keep other sessions waiting.
             if carry.is_some() {

@@ -9,6 +9,7 @@ mod client;
 mod exchange;
 mod io;
 mod piece;
+mod rules;
 pub mod server;
 mod stream;
 mod tap;
@@ -22,12 +23,15 @@ use crate::h1::{FieldSlots, HeadLimits, Parsed, parse_request};
 use crate::http::Reject;
 use crate::runtime::Runtime;
 
+use super::tunnel::Opening;
+
 pub use client::{Answered, Call, Connecting, Multiplexed, Slot};
 pub use piece::Piece;
 pub use server::Http2;
 pub use stream::{Receiver, Sender, StreamFault};
 
-/// Sends the head that would go up in HTTP/1.1 on a stream to `endpoint`. `ended`: there is no body.
+/// Sends the head that would go up in HTTP/1.1 on a stream to `endpoint`; one with `Upgrade` as an extended CONNECT
+/// (RFC 8441). `ended`: there is no body.
 ///
 /// # Errors
 /// `Refused` where nothing of it went out; `Malformed` where it has no place in HTTP/2.
@@ -40,23 +44,24 @@ pub fn send_request(
     ended: bool,
 ) -> Result<(Call, Sender), StreamFault> {
     let mut slots = FieldSlots::new();
-    // It was measured when it came; what we added is not the client's.
-    let limits = HeadLimits {
-        head_bytes_max: usize::MAX >> 1,
-        target_bytes_max: usize::MAX >> 1,
-        fields_max: usize::MAX,
-    };
     // HTTP/2 names an authority always; where the client named none, the endpoint's own.
     let named = translate::with_host(head, endpoint);
-    let Ok(Parsed::Complete(head)) = parse_request(named.as_deref().unwrap_or(head), &mut slots, &limits)
-    else {
+    let named = named.as_deref().unwrap_or(head);
+    let Ok(Parsed::Complete(head)) = parse_request(named, &mut slots, &HeadLimits::OURS) else {
         return Err(StreamFault::Malformed);
     };
     let request = translate::request(&head, scheme, te_trailers).ok_or(StreamFault::Malformed)?;
     slot.send(request, ended)
 }
 
-/// Calls `read` with a response head in its neutral form. `is_head`: the request was HEAD.
+/// What of a request its response is to be read by.
+#[derive(Clone, Copy)]
+pub struct Asked<'a> {
+    pub is_head: bool,
+    pub opening: Option<&'a Opening>,
+}
+
+/// Calls `read` with a response head in its neutral form.
 ///
 /// # Errors
 /// Those of `read`, and where HTTP/2 calls the response malformed.
@@ -64,13 +69,14 @@ pub fn response_in_neutral_form<T>(
     runtime: &Runtime,
     head: &response::Parts,
     ended: bool,
-    is_head: bool,
+    asked: Asked<'_>,
     read: impl FnOnce(&[u8]) -> Result<T, Reject>,
 ) -> Result<T, Reject> {
     let mut neutral = runtime.take_block();
     let status = head.status.as_u16();
-    let bodyless = is_head || matches!(status, 100..=199 | 204 | 304);
-    let written = translate::write_response(&mut neutral, head, ended, bodyless);
+    let opening = asked.opening.filter(|_| head.status.is_success());
+    let bodyless = asked.is_head || opening.is_some() || matches!(status, 100..=199 | 204 | 304);
+    let written = translate::write_response(&mut neutral, head, ended, bodyless, opening);
     let read = written.map_err(|_| Reject::BAD_FIELD_VALUE.by_upstream()).and_then(|()| read(&neutral));
     runtime.put_block(neutral);
     read

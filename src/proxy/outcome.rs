@@ -28,7 +28,7 @@ terminations! {
     PlaintextRefused: "plaintext_refused", "The client sent no TLS to a listener that takes nothing else.";
     HeaderTimeout: "header_timeout", "The client did not finish its request head in time.";
     BodyTimeout: "body_timeout", "The client sent its request body too slowly.";
-    IdleTimeout: "idle_timeout", "No request, or no byte of a relay, came in time.";
+    IdleTimeout: "idle_timeout", "No request, or no byte of a relay or tunnel, came in time.";
     WriteStalled: "write_stalled", "The client did not take what was sent to it.";
     RequestsMax: "requests_max", "Closed with the response to the last request a connection may carry.";
     EarlyResponse: "early_response", "Closed with a response that came before the request body ended.";
@@ -36,9 +36,10 @@ terminations! {
     UpstreamConnect: "upstream_connect", "No endpoint could be connected to.";
     UpstreamTls: "upstream_tls", "No endpoint passed the TLS handshake, or none took our certificate.";
     UpstreamFailed: "upstream_failed", "The endpoint broke its response off, or sent an invalid one.";
-    UpstreamReset: "upstream_reset", "The endpoint reset a relayed connection.";
+    UpstreamReset: "upstream_reset", "The endpoint reset a relayed connection or tunnel.";
     UpstreamTimeout: "upstream_timeout", "The endpoint did not answer or take the request in time.";
-    TunnelRefused: "tunnel_refused", "The client asked for a tunnel (CONNECT), which no route allows.";
+    TunnelRefused: "tunnel_refused", "The client asked for a tunnel and got none: what it sent on is not HTTP.";
+    TunnelClosed: "tunnel_closed", "Both sides of a tunnel ended.";
     Drained: "drained", "Closed because the gateway drains.";
     Shed: "shed", "Refused to keep the worker within its limits.";
 }

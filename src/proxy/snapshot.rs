@@ -83,6 +83,8 @@ pub struct Timeouts {
     pub write_stall: Duration,
     /// A TCP relay with no byte in either direction.
     pub tcp_idle: Duration,
+    /// A tunnel with no byte in either direction.
+    pub tunnel_idle: Duration,
     /// From accept to the end of the TLS handshake; on a passthrough listener, to the end of the ClientHello.
     pub handshake: Duration,
 }
@@ -96,6 +98,7 @@ impl Timeouts {
         body_rate_min_bytes_per_s: 0,
         write_stall: Duration::ZERO,
         tcp_idle: Duration::ZERO,
+        tunnel_idle: Duration::ZERO,
         handshake: Duration::ZERO,
     };
 }

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use super::action::Action;
-use super::{FieldLookup, FieldMatch, HostPattern, PathMatch, Request, Spec};
+use super::{FieldLookup, FieldMatch, HostPattern, PathMatch, Request, Spec, Tunnels};
 use crate::base::field_edits::FieldEdits;
 use crate::base::identity::IdentityPattern;
 
@@ -19,6 +19,7 @@ const COMPARED_MAX: usize = 1_024;
 pub struct Route {
     pub name: Box<str>,
     pub action: Action,
+    pub tunnels: Tunnels,
     pub request_edits: FieldEdits,
     pub response_edits: FieldEdits,
     pub(super) listeners: Vec<u16>,
@@ -90,6 +91,7 @@ impl From<Spec> for Route {
             identities,
             fields,
             action,
+            tunnels,
             prefix_rewrite,
             ..
         } = spec;
@@ -97,6 +99,7 @@ impl From<Spec> for Route {
         Self {
             name,
             action,
+            tunnels,
             request_edits,
             response_edits,
             listeners,

@@ -15,6 +15,7 @@ fn spec(name: &str) -> Spec {
         identities: Vec::new(),
         fields: Vec::new(),
         action: Action::Cluster(0),
+        tunnels: Tunnels::default(),
         prefix_rewrite: None,
         request_edits: FieldEdits::default(),
         response_edits: FieldEdits::default(),

@@ -20,12 +20,16 @@ use super::suites::versions;
 pub enum Purpose {
     /// Requests, in the version that ALPN settles.
     Http,
+    /// A request in HTTP/1.1 and no other, whatever the endpoint prefers.
+    Http1,
     /// Bytes of a protocol unknown to us: no ALPN, which its server might refuse.
     Relay,
 }
 
 pub struct Client {
     config: Arc<ClientConfig>,
+    /// The same with HTTP/1.1 alone.
+    http1: Arc<ClientConfig>,
     /// The same without ALPN.
     relay: Arc<ClientConfig>,
     server_name: ServerNameSource,
@@ -54,8 +58,10 @@ impl Client {
         // A resumed session would not have its endpoint judged again, and connections are kept: little is lost.
         config.resumption = Resumption::disabled();
         let relay = Arc::new(config.clone());
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let http1 = Arc::new(config.clone());
         config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
-        Ok(Self { config: Arc::new(config), relay, server_name: spec.server_name.clone() })
+        Ok(Self { config: Arc::new(config), http1, relay, server_name: spec.server_name.clone() })
     }
 
     /// A session towards an endpoint at `address`.
@@ -65,6 +71,7 @@ impl Client {
     pub fn session(&self, address: IpAddr, purpose: Purpose) -> Result<Session, Error> {
         let config = match purpose {
             Purpose::Http => &self.config,
+            Purpose::Http1 => &self.http1,
             Purpose::Relay => &self.relay,
         };
         let name = match &self.server_name {

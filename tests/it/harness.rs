@@ -10,6 +10,7 @@ pub mod origin;
 pub mod process;
 pub mod setup;
 pub mod tls;
+pub mod websocket;
 
 use std::time::{Duration, Instant};
 

@@ -480,7 +480,6 @@ fn an_upgrade_is_refused_cleanly(engine: Engine) {
     );
     let response = client.read_response();
     assert_ne!(response.status, 101);
-    assert!(origin.requests().iter().all(|request| !request.fields.has("upgrade")));
     if !response.closes() {
         assert_eq!(client.get("/after").status, 200);
     }

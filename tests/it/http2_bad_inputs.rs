@@ -21,10 +21,13 @@ on_both_engines!(
     trailers_that_are_wrong_end_the_stream,
     more_streams_than_allowed_are_refused,
     a_field_block_that_never_ends_is_given_up,
+    settings_that_are_never_acknowledged_end_the_connection,
+    a_window_that_shrinks_below_zero_is_waited_for,
 );
 
 const PROTOCOL_ERROR: u32 = 1;
 const FLOW_CONTROL_ERROR: u32 = 3;
+const SETTINGS_TIMEOUT: u32 = 4;
 const STREAM_CLOSED: u32 = 5;
 const FRAME_SIZE_ERROR: u32 = 6;
 const REFUSED_STREAM: u32 = 7;
@@ -82,7 +85,7 @@ fn framing_errors_end_the_connection(engine: Engine) {
         ("WINDOW_UPDATE on an idle stream", frame(WINDOW_UPDATE, 0, 1, &[0, 0, 0, 1]), &[PROTOCOL_ERROR]),
         ("CONTINUATION out of nowhere", frame(CONTINUATION, END_HEADERS, 1, &[]), &[PROTOCOL_ERROR]),
         ("even stream", request(2), &[PROTOCOL_ERROR]),
-        ("stream going down", joined(&[request(5), request(3)]), &[PROTOCOL_ERROR, STREAM_CLOSED]),
+        ("stream going down", joined(&[request(5), request(3)]), &[PROTOCOL_ERROR]),
         (
             "PING inside a field block",
             joined(&[headers(1, 0, &get(&[])), frame(PING, 0, 0, &[0; 8])]),
@@ -110,11 +113,7 @@ fn framing_errors_end_the_connection(engine: Engine) {
         ("SETTINGS of five bytes", frame(SETTINGS, 0, 0, &[0; 5]), &[FRAME_SIZE_ERROR]),
         ("WINDOW_UPDATE of three bytes", frame(WINDOW_UPDATE, 0, 0, &[0; 3]), &[FRAME_SIZE_ERROR]),
         ("ENABLE_PUSH of 2", frame(SETTINGS, 0, 0, &[0, 2, 0, 0, 0, 2]), &[PROTOCOL_ERROR]),
-        (
-            "INITIAL_WINDOW_SIZE of 2^31",
-            frame(SETTINGS, 0, 0, &[0, 4, 0x80, 0, 0, 0]),
-            &[FLOW_CONTROL_ERROR, PROTOCOL_ERROR],
-        ),
+        ("INITIAL_WINDOW_SIZE of 2^31", frame(SETTINGS, 0, 0, &[0, 4, 0x80, 0, 0, 0]), &[FLOW_CONTROL_ERROR]),
         ("MAX_FRAME_SIZE of 1", frame(SETTINGS, 0, 0, &[0, 5, 0, 0, 0, 1]), &[PROTOCOL_ERROR]),
         ("SETTINGS ACK with a payload", frame(SETTINGS, 1, 0, &[0; 6]), &[FRAME_SIZE_ERROR]),
         ("WINDOW_UPDATE of 0", frame(WINDOW_UPDATE, 0, 0, &[0; 4]), &[PROTOCOL_ERROR]),
@@ -159,10 +158,16 @@ fn errors_of_a_stream_end_the_stream(engine: Engine) {
             joined(&[open, frame(WINDOW_UPDATE, 0, 1, &[0x7f, 0xff, 0xff, 0xff])]),
             &[FLOW_CONTROL_ERROR],
         ),
+        ("DATA behind the end", joined(&[request(1), frame(DATA, 0, 1, b"x")]), &[STREAM_CLOSED]),
+        ("HEADERS behind the end", joined(&[request(1), request(1)]), &[STREAM_CLOSED]),
         (
-            "DATA behind the end",
-            joined(&[request(1), frame(DATA, 0, 1, b"x")]),
-            &[STREAM_CLOSED, PROTOCOL_ERROR],
+            "DATA behind a reset",
+            joined(&[
+                headers(1, END_HEADERS, &get(&[])),
+                frame(RST_STREAM, 0, 1, &[0; 4]),
+                frame(DATA, 0, 1, b"x"),
+            ]),
+            &[STREAM_CLOSED],
         ),
     ];
     for (row, bytes, codes) in rows {
@@ -236,11 +241,12 @@ fn malformed_requests_reach_no_endpoint(engine: Engine) {
         ("no authority at all", without(":authority")),
         ("another host", with("host", "b.test")),
         ("host twice", with("host", "a.test").into_iter().chain([("host", "a.test")]).collect()),
-        ("extended CONNECT not offered", {
+        ("extended CONNECT with a length", {
             let mut fields = changed(":method", "CONNECT");
-            fields.push((":protocol", "websocket"));
+            fields.extend([(":protocol", "websocket"), ("content-length", "3")]);
             fields
         }),
+        ("a protocol and another method", with(":protocol", "websocket")),
         ("CONNECT with a path", changed(":method", "CONNECT")),
         ("CONNECT without authority", vec![(":method", "CONNECT")]),
         ("CONNECT", vec![(":method", "CONNECT"), (":authority", "a.test:80")]),
@@ -398,4 +404,46 @@ fn a_field_block_that_never_ends_is_given_up(engine: Engine) {
     eventually("it is counted", || {
         gateway.metric("ringfort_sessions_ended_total", "reason=\"header_timeout\"") == 1.0
     });
+}
+
+/// Row E16.
+fn settings_that_are_never_acknowledged_end_the_connection(engine: Engine) {
+    let gateway = Setup::answering(engine).header_timeout_ms(300).start();
+    let mut client = RawClient::silent(gateway.web());
+    client.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+    client.send(&joined(&[frame(SETTINGS, 0, 0, &[]), request(1)]));
+    assert_eq!(client.verdict(1), None);
+    assert_eq!(end_of(&mut client), Some(SETTINGS_TIMEOUT));
+}
+
+/// Row E19: what is on its way when SETTINGS lower the window makes it negative, and nothing goes until it is positive.
+fn a_window_that_shrinks_below_zero_is_waited_for(engine: Engine) {
+    const BYTES: usize = 200_000;
+    let origin = Origin::serving();
+    let gateway = Setup::to(engine, &origin).start();
+    let mut client = RawClient::connect(gateway.web());
+    let path = format!("/bytes/{BYTES}");
+    let fields = [(":method", "GET"), (":scheme", "http"), (":path", &path), (":authority", "a.test")];
+    client.send(&headers(1, ENDS, &block(&fields)));
+    let mut received = 0;
+    while received < 65_535 {
+        let data = client.until(|frame| frame.kind == DATA).expect("DATA");
+        received += data.payload.len();
+    }
+    assert_eq!(received, 65_535);
+    client.send(&frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0]));
+    client.send(&frame(WINDOW_UPDATE, 0, 0, &0x10_0000_u32.to_be_bytes()));
+    // The stream's window is -65,535 now, and 0 with this.
+    client.send(&frame(WINDOW_UPDATE, 0, 1, &65_535_u32.to_be_bytes()));
+    client.send(&frame(PING, 0, 0, &[9; 8]));
+    let next = client.until(|frame| matches!(frame.kind, DATA | PING | RST_STREAM | GOAWAY)).unwrap();
+    assert_eq!(next.kind, PING);
+    client.send(&frame(WINDOW_UPDATE, 0, 1, &(BYTES as u32).to_be_bytes()));
+    while let Some(data) = client.until(|frame| frame.kind == DATA) {
+        received += data.payload.len();
+        if data.flags & END_STREAM != 0 {
+            break;
+        }
+    }
+    assert_eq!(received, BYTES);
 }

@@ -29,4 +29,7 @@ mod tcp;
 mod tidy;
 mod tls;
 mod tls_peers;
+mod tunnels;
+mod tunnels_h2;
 mod upstream_tls;
+mod websocket;

@@ -2,8 +2,9 @@
 //! that only some of them know.
 
 use std::io::Write;
-use std::net::{Ipv4Addr, TcpStream};
-use std::sync::{Arc, Mutex};
+use std::net::{Ipv4Addr, Shutdown, TcpStream};
+use std::sync::{Arc, Barrier, Mutex};
+use std::thread::JoinHandle;
 
 use aws_lc_rs::aead::{AES_128_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use aws_lc_rs::hkdf::{HKDF_SHA256, KeyType, Prk};
@@ -24,6 +25,7 @@ on_both_engines!(
     empty_records_without_end_are_cut_off,
     a_few_key_updates_are_followed,
     key_updates_without_end_are_cut_off,
+    clients_that_never_say_anything_keep_nobody_waiting,
 );
 
 /// `ContentType`s of RFC 8446 §5.
@@ -246,4 +248,40 @@ fn a_few_key_updates_are_followed(engine: Engine) {
 fn key_updates_without_end_are_cut_off(engine: Engine) {
     let (pki, gateway) = start(engine);
     Forger::connect(&pki, &gateway).flood(&gateway, Forger::key_update);
+}
+
+/// Empty records with a KeyUpdate between any two: neither comes too often in a row. Whether such clients are cut off or
+/// not, another one is served meanwhile.
+fn clients_that_never_say_anything_keep_nobody_waiting(engine: Engine) {
+    const CLIENTS: usize = 4;
+    const PAIRS: usize = 40_000;
+    let (pki, gateway) = start(engine);
+    let at_once = Arc::new(Barrier::new(CLIENTS + 1));
+    let flood = |mut forger: Forger| {
+        let at_once = at_once.clone();
+        std::thread::spawn(move || {
+            let mut records = Vec::new();
+            for _ in 0..PAIRS {
+                records.extend(forger.key_update());
+                records.extend(forger.record(DATA, &[], 0));
+            }
+            at_once.wait();
+            let _ = forger.send(&records);
+            let _ = forger.client.stream().sock.shutdown(Shutdown::Write);
+            // Until all of it was gone through, or cut off.
+            let _ = std::io::copy(&mut forger.client.stream().sock, &mut std::io::sink());
+        })
+    };
+    let floods: Vec<_> = (0..CLIENTS).map(|_| flood(Forger::connect(&pki, &gateway))).collect();
+    at_once.wait();
+    // By the gateway's own time: a busy machine says nothing of how it shares that out.
+    let data = gateway.data_process();
+    let mut longest = 0;
+    while !floods.iter().all(JoinHandle::is_finished) {
+        let started = process::cpu_ticks(data);
+        assert_eq!(pki.client().try_get(gateway.web(), "a.test").unwrap().status, 200);
+        longest = longest.max(process::cpu_ticks(data) - started);
+    }
+    assert!(longest < 75, "a request waited for {longest} ticks of the gateway's time");
+    floods.into_iter().for_each(|flood| flood.join().unwrap());
 }

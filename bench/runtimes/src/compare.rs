@@ -52,7 +52,13 @@ pub fn run(options: &Options) -> io::Result<()> {
     pin::current_thread_to(options.load_cpu)?;
     let program = std::env::current_exe()?;
     // Only its own servers are started here.
-    let programs = Programs { nginx: "".into(), haproxy: "".into(), ringfort: "".into() };
+    let programs = Programs {
+        nginx: "".into(),
+        haproxy: "".into(),
+        ringfort: "".into(),
+        h2load: "".into(),
+        nghttpd: "".into(),
+    };
     let cpus = Cpus { proxy: options.server_cpu, load: options.load_cpu };
     let rig = Rig::start(&program, programs, cpus)?;
     let runtimes =

@@ -205,6 +205,7 @@ fn timeouts(own: &Node<'_>, all: &Node<'_>) -> Timeouts {
         body_rate_min_bytes_per_s: own.integer(rate).unwrap_or_else(|| super::number(all, rate)),
         write_stall: millis("write_stall_timeout_ms"),
         tcp_idle: millis("tcp_idle_timeout_ms"),
+        tunnel_idle: millis("tunnel_idle_timeout_ms"),
         handshake: millis("handshake_timeout_ms"),
     }
 }

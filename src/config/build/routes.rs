@@ -16,7 +16,7 @@ use crate::route::{
 };
 use crate::tls::MtlsMode;
 
-const PATHS: [&str; 3] = ["path", "path_prefix", "path_regex"];
+pub(super) const PATHS: [&str; 3] = ["path", "path_prefix", "path_regex"];
 const FIELD_RULES: [&str; 4] = ["exact", "prefix", "regex", "present"];
 const METHODS: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
 
@@ -113,6 +113,7 @@ impl<'t> Reader<'_, 't> {
         let action = self.action(clusters);
         let wraps = self.wraps_twice(listeners.as_deref().unwrap_or_default(), action.as_ref());
         let prefix_rewrite = self.prefix_rewrite(action.as_ref());
+        let tunnels = self.tunnels(action.as_ref());
         let request_edits = edits(&self.node.table("request_headers"), self.findings);
         let response_edits = edits(&self.node.table("response_headers"), self.findings);
         if let (Some(Action::Respond(_) | Action::Redirect(_)), Some(span)) =
@@ -131,6 +132,7 @@ impl<'t> Reader<'_, 't> {
             identities: identities?,
             fields: complete.then_some(fields)?,
             action: action?,
+            tunnels: tunnels?,
             prefix_rewrite: prefix_rewrite?,
             request_edits,
             response_edits,

@@ -12,7 +12,7 @@ fn an_ordinary_request_is_taken_apart() {
         assert_eq!(head.target, Target::Origin { path: "/a/b", query: Some("c=d") });
         assert_eq!((head.authority, head.host), ("Example.com:8080", "Example.com"));
         assert_eq!(head.framing, BodyFraming::Length(5));
-        assert!(head.keep_alive && !head.expect_continue && !head.upgrade && !head.idempotent);
+        assert!(head.keep_alive && !head.expect_continue && head.upgrade.is_none() && !head.idempotent);
         assert_eq!(head.field("ACCEPT"), Some(&b"*/*"[..]));
         assert_eq!(head.fields().len(), 3);
     });
@@ -411,9 +411,20 @@ const WEBSOCKET: &str = "Connection: keep-alive, Upgrade\r\nUpgrade: WebSocket\r
 
 #[test]
 fn a_websocket_opening_is_forwarded_as_such() {
-    accepts(get_with(WEBSOCKET), |head| assert!(head.upgrade));
+    accepts(get_with(WEBSOCKET), |head| assert_eq!(head.upgrade, Some("websocket")));
     let text = upstream(get_with(WEBSOCKET), ForwardedPolicy::Off, &FieldEdits::default());
     assert!(text.ends_with("Sec-WebSocket-Version: 13\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"));
+}
+
+#[test]
+fn another_protocol_is_told_for_a_route_to_decide() {
+    for method in ["GET", "POST"] {
+        let input =
+            format!("{method} / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: foo/1.0\r\n\r\n");
+        accepts(&input, |head| assert_eq!(head.upgrade, Some("foo/1.0")));
+        let text = upstream(&input, ForwardedPolicy::Off, &FieldEdits::default());
+        assert!(text.contains("Connection: Upgrade\r\nUpgrade: foo/1.0\r\n"), "{text}");
+    }
 }
 
 #[test]
@@ -421,7 +432,8 @@ fn b13_c24_c25_c26_every_other_upgrade_is_stripped() {
     for input in [
         get_with("Upgrade: websocket"),
         get_with("Connection: Upgrade"),
-        get_with("Connection: Upgrade\r\nUpgrade: foo"),
+        get_with("Connection: Upgrade\r\nUpgrade: foo bar"),
+        get_with("Connection: Upgrade\r\nUpgrade: H2C"),
         get_with("Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk"),
         get_with("Connection: Upgrade\r\nUpgrade: websocket, h2c"),
         get_with("Connection: Upgrade\r\nUpgrade: websocket\r\nUpgrade: h2c"),
@@ -430,7 +442,7 @@ fn b13_c24_c25_c26_every_other_upgrade_is_stripped() {
         post_with("Connection: Upgrade\r\nUpgrade: websocket"),
         "GET / HTTP/1.0\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n".to_owned(),
     ] {
-        accepts(&input, |head| assert!(!head.upgrade, "{input}"));
+        accepts(&input, |head| assert_eq!(head.upgrade, None, "{input}"));
         let text = upstream(&input, ForwardedPolicy::Off, &FieldEdits::default()).to_ascii_lowercase();
         assert!(!text.contains("upgrade") && !text.contains("h2c") && !text.contains("http2"), "{text}");
     }

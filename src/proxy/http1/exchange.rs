@@ -6,12 +6,14 @@
 //!     └──── forwarded: endpoint ── none ──────────> 502/503/504
 //!                        └── head up, body up ┐
 //!                            head down, body down ┘ at the same time; the response decides when it is over
+//!     └──── a tunnel: head up, head down ── opened > no more HTTP on either connection
 //! ```
 //!
 //! Nothing of a head that was refused goes up. Once the head went up, a fault in the request's body aborts the
 //! upstream connection; once the response's head went down, a fault in its body aborts the downstream one.
 
 mod over_stream;
+mod tunnel;
 
 use std::cell::Cell;
 use std::future::Future;
@@ -33,6 +35,7 @@ use super::super::context::{Context, Serving};
 use super::super::outcome::{Ending, Termination};
 use super::super::snapshot::Timeouts;
 use super::super::stream::Stream;
+use super::super::tunnel::Behind;
 use super::super::upstream::{Connection, Tried};
 use super::failure::{Failure, TIMED_OUT, UNANSWERED, cannot_acquire, invalid, is_clients_fault};
 use super::head_input::{HeadError, HeadInput};
@@ -89,12 +92,14 @@ pub(super) async fn run(session: &mut Http1, first: RecvBuf) -> Next {
         status: Cell::new(None),
         unframed: Cell::new(false),
         uploading: Cell::new(false),
+        early: Cell::new(false),
         at_once: Cell::new(true),
     };
     let shard = context.shard.listener(exchange.listener);
     shard.add(ListenerCounter::ReceivedBytes, request.head_len as u64);
     let next = match &request.answer {
         Answer::Forward { cluster, route, head } => exchange.forward(*cluster, *route, head, rest).await,
+        Answer::Tunnel(opening) => Box::pin(exchange.open(opening, rest)).await,
         Answer::Gone => Next::End(Ending::Abort(Termination::ClientAborted)),
         _ => exchange.answer(rest).await,
     };
@@ -137,6 +142,8 @@ struct Exchange<'a> {
     unframed: Cell<bool>,
     /// The request's body has not gone up whole.
     uploading: Cell<bool>,
+    /// Bytes came behind the request for a tunnel.
+    early: Cell<bool>,
     /// The response went out in one small piece.
     at_once: Cell<bool>,
 }
@@ -153,6 +160,8 @@ enum Responded {
     Failed(Failure),
     /// The response broke off; the client must notice.
     Broken(Termination),
+    /// The endpoint opened the tunnel, and the client was told. Only where one was asked for.
+    Opened(Box<Behind>),
 }
 
 /// The client is gone.
@@ -193,7 +202,7 @@ impl Exchange<'_> {
                     self.status.set(Some(*status));
                     write_answer(&mut out, *status, text, connection, is_head, fields, date);
                 }
-                Answer::Forward { .. } | Answer::Gone => {}
+                Answer::Forward { .. } | Answer::Tunnel(_) | Answer::Gone => {}
             }
         });
         self.send_block(out);
@@ -262,8 +271,11 @@ impl Exchange<'_> {
             return Ending::Graceful(Termination::ResponseUnframed);
         }
         if request.keep_alive {
-            let draining = self.context.is_draining();
-            return Ending::Graceful(if draining { Termination::Drained } else { Termination::RequestsMax });
+            return Ending::Graceful(match self.opening() {
+                _ if self.context.is_draining() => Termination::Drained,
+                Some(_) => Termination::TunnelRefused,
+                None => Termination::RequestsMax,
+            });
         }
         // RFC 9112 §9.6: after a request with "close" the client sends nothing. One that does anyway makes the kernel
         // answer with RST, which overtakes and destroys what of a long response is still unsent.
@@ -352,7 +364,7 @@ impl Exchange<'_> {
                 shard.add(ClusterCounter::Retries, 1);
                 return None;
             }
-            Responded::Unanswered | Responded::Refused => UNANSWERED,
+            Responded::Unanswered | Responded::Refused | Responded::Opened(_) => UNANSWERED,
             Responded::Failed(failure) => failure,
             Responded::Broken(termination) => return Some(Next::End(Ending::Abort(termination))),
         };
@@ -364,7 +376,7 @@ impl Exchange<'_> {
     fn judge_endpoint(&self, connection: &Connection, cluster: u16, responded: &Responded) {
         let (upstreams, shard) = (&self.context.upstreams, self.context.shard.cluster(usize::from(cluster)));
         match responded {
-            Responded::Complete { .. } => upstreams.on_answer(connection),
+            Responded::Complete { .. } | Responded::Opened(_) => upstreams.on_answer(connection),
             // An idle connection that had died says nothing of the endpoint.
             Responded::Unanswered | Responded::Refused => shard.response(None),
             Responded::Failed(_) => {
@@ -438,7 +450,9 @@ impl Exchange<'_> {
                 connection.abort();
                 Next::End(Ending::Graceful(Termination::EarlyResponse))
             }
-            (Responded::Unanswered | Responded::Refused, _) => self.fail_and_close(UNANSWERED),
+            (Responded::Unanswered | Responded::Refused | Responded::Opened(_), _) => {
+                self.fail_and_close(UNANSWERED)
+            }
             (Responded::Failed(failure), _) => {
                 connection.abort();
                 self.fail_and_close(failure)
@@ -591,6 +605,10 @@ impl Exchange<'_> {
             shard.add(ClusterCounter::ReceivedBytes, received);
             if !head.interim {
                 shard.response(Some(head.status));
+                if head.opens {
+                    self.tell_opened(head);
+                    return Responded::Opened(Box::new(Behind::Connection(rest)));
+                }
                 return self.finish_response(connection, cluster, head, rest).await;
             }
             if interim_left == 0 {
@@ -622,14 +640,23 @@ impl Exchange<'_> {
     /// Parses a response head and writes the one the client gets.
     fn take_response_head(&self, bytes: &[u8], route: u16) -> Result<Parsed<ResponsePlan>, Reject> {
         let mut slots = FieldSlots::new();
-        let is_head = self.request.is_head;
-        let head = match parse_response(bytes, &mut slots, &self.serving.head_limits, is_head)? {
+        let opening = self.opening();
+        let bodyless = self.request.is_head || opening.is_some_and(|opening| opening.is_bodyless(bytes));
+        let mut head = match parse_response(bytes, &mut slots, &self.serving.head_limits, bodyless)? {
             Parsed::Complete(head) => head,
             Parsed::Partial => return Ok(Parsed::Partial),
         };
-        if head.upgrade {
+        let opens = match opening {
+            Some(opening) => opening.is_opened_by(&head)?,
             // Nobody asked for it: what follows is not HTTP.
-            return Err(Reject::BAD_STATUS_LINE.by_upstream());
+            None if head.upgrade => return Err(Reject::BAD_STATUS_LINE.by_upstream()),
+            None => false,
+        };
+        if opens {
+            // RFC 9110 §9.3.6: a tunnel has no length.
+            head.content_length = None;
+        } else if !head.interim {
+            self.judge_behind();
         }
         let framing_out = framing_to_client(&head, self.request.version);
         // A client still sending when its response begins is told that the connection ends with it: it may not finish.
@@ -655,6 +682,7 @@ impl Exchange<'_> {
             framing: head.framing,
             framing_out,
             reusable: head.keep_alive,
+            opens,
             out,
         }))
     }
@@ -739,5 +767,7 @@ struct ResponsePlan {
     framing_out: BodyFraming,
     /// Whether the upstream connection may carry another exchange once this response was read.
     reusable: bool,
+    /// It opens the tunnel that was asked for.
+    opens: bool,
     out: Vec<u8>,
 }

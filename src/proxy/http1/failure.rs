@@ -19,6 +19,12 @@ pub(in crate::proxy) const UNANSWERED: Failure = Failure {
     termination: Termination::UpstreamFailed,
 };
 
+pub(in crate::proxy) const NO_TUNNELS: Failure = Failure {
+    status: 502,
+    text: "The upstream server opens no tunnels over HTTP/2.",
+    termination: Termination::UpstreamFailed,
+};
+
 pub(in crate::proxy) const TIMED_OUT: Failure =
     Failure { status: 504, text: "", termination: Termination::UpstreamTimeout };
 

@@ -13,6 +13,7 @@ use super::super::context::{Context, Serving};
 use super::super::door::RETRY_AFTER;
 use super::super::facts::Facts;
 use super::super::stream::Stream;
+use super::super::tunnel::{Kind, Opening};
 
 /// Whose head it is.
 pub(in crate::proxy) struct Asker<'a> {
@@ -40,6 +41,8 @@ pub(in crate::proxy) struct Request {
 pub(in crate::proxy) enum Answer {
     /// Forwarded: the head to send, for an endpoint of this cluster under this route.
     Forward { cluster: u16, route: u16, head: Vec<u8> },
+    /// Asked of an endpoint.
+    Tunnel(Rc<Opening>),
     /// None: the client is gone.
     Gone,
     /// The fixed answer of a route.
@@ -64,7 +67,8 @@ pub(in crate::proxy) fn judge(
     // A stream of HTTP/2 has passed the door already.
     let answer = if asker.stream.is_some() && !context.door.admits(&context.runtime) {
         let fields = RETRY_AFTER[context.random_u32() as usize % RETRY_AFTER.len()];
-        Answer::Own { status: 503, text: "Too busy.", fields, tunnel: false }
+        let tunnel = matches!(head.target, Target::Authority(_));
+        Answer::Own { status: 503, text: "Too busy.", fields, tunnel }
     } else {
         answer(context, serving, asker, &mut head)?
     };
@@ -97,16 +101,7 @@ fn answer(
             (normalize_path(path, &mut normalized)?, query)
         }
         Target::Asterisk => ("*", None),
-        // RFC 9110 §9.3.6: a tunnel only where a route allows one; none does yet.
-        Target::Authority(_) => {
-            let text = "CONNECT is not served here.";
-            return Ok(Answer::Own {
-                status: 405,
-                text,
-                fields: &[("Allow", "GET, HEAD, POST")],
-                tunnel: true,
-            });
-        }
+        Target::Authority(_) => return connect(context, serving, asker, head),
     };
     #[cfg(debug_assertions)]
     if context.panics_on_request && path == "/__panic_worker" {
@@ -118,8 +113,6 @@ fn answer(
         context.shard.listener(usize::from(asker.listener)).add(ListenerCounter::Misdirected, 1);
         return Ok(own(421));
     }
-    // No tunnels yet: the request is served as if it had not asked to change the protocol (RFC 9110 §7.8).
-    head.upgrade = false;
     // RFC 9110 §7.6.2: the last hop allowed answers itself.
     if head.max_forwards == Some(0) {
         return Ok(if head.method == "OPTIONS" { own(200) } else { own(405) });
@@ -143,33 +136,74 @@ fn answer(
         Action::Cluster(cluster) => *cluster,
         weighted => weighted.cluster(context.random_u32()).unwrap_or(u16::MAX),
     };
-    let Some(client_ip) = peer(asker) else { return Ok(Answer::Gone) };
+    // Where the route does not name the protocol, the request is served as if it had not asked (RFC 9110 §7.8).
+    head.upgrade = head.upgrade.filter(|protocol| route.tunnels.upgrade(protocol));
     let mut rewritten = String::new();
     let path = rewrite(route, path, &mut rewritten)?;
+    let Some(upstream_head) = forwarded_head(context, serving, asker, head, route, (path, query)) else {
+        return Ok(Answer::Gone);
+    };
+    Ok(match head.upgrade {
+        None => Answer::Forward { cluster, route: index, head: upstream_head },
+        Some(protocol) => {
+            Answer::Tunnel(Opening::new(Kind::Upgrade(protocol.into()), cluster, index, upstream_head))
+        }
+    })
+}
+
+/// RFC 9110 §9.3.6: a tunnel only where a route allows one. What it names is its target, about which no certificate of
+/// ours says anything, so 421 has no part in it. It has no path: only routes without a condition on the path
+/// are for it.
+fn connect(
+    context: &Context,
+    serving: &Rc<Serving>,
+    asker: &mut Asker<'_>,
+    head: &mut RequestHead<'_, '_>,
+) -> Result<Answer, Reject> {
+    if head.framing.has_body() {
+        return Err(Reject::CONNECT_WITH_BODY);
+    }
+    let (listener, identity) = (asker.listener, asker.facts.spiffe());
+    let asked = route::Request { listener, method: head.method, host: head.host, path: "", identity };
+    let lookup = |name: &str| head.field(name);
+    let found = serving.snapshot.routes.find(&asked, &lookup);
+    let Some((index, route)) = found.filter(|(_, route)| route.tunnels.connect()) else {
+        let (text, fields) = ("CONNECT is not served here.", &[("Allow", "GET, HEAD, POST")]);
+        return Ok(Answer::Own { status: 405, text, fields, tunnel: true });
+    };
+    let Some(cluster) = route.action.cluster(context.random_u32()) else {
+        return Ok(Answer::Own { status: 405, text: "", fields: &[], tunnel: true });
+    };
+    let target = (head.authority, None);
+    Ok(match forwarded_head(context, serving, asker, head, route, target) {
+        Some(upstream_head) => Answer::Tunnel(Opening::new(Kind::Connect, cluster, index, upstream_head)),
+        None => Answer::Gone,
+    })
+}
+
+/// The head as the endpoint gets it. `None`: the client is gone.
+fn forwarded_head(
+    context: &Context,
+    serving: &Serving,
+    asker: &mut Asker<'_>,
+    head: &mut RequestHead<'_, '_>,
+    route: &Route,
+    (path, query): (&str, Option<&str>),
+) -> Option<Vec<u8>> {
+    let client_ip = peer(asker)?;
+    let listener = serving.listener(asker.listener);
     let forwarded = Forwarded {
-        policy: serving.listener(listener).map_or_else(Default::default, |at| at.forwarded_for(client_ip)),
+        policy: listener.map_or_else(Default::default, |at| at.forwarded_for(client_ip)),
         client_ip,
         proto: asker.facts.scheme(),
         client_cert: asker.facts.identity().map(|identity| &*identity.forwarded),
     };
-    let upstream_head = forwarded_head(context, &forwarded, head, route, (path, query));
-    Ok(Answer::Forward { cluster, route: index, head: upstream_head })
-}
-
-/// The head as the endpoint gets it.
-fn forwarded_head(
-    context: &Context,
-    forwarded: &Forwarded<'_>,
-    head: &mut RequestHead<'_, '_>,
-    route: &Route,
-    (path, query): (&str, Option<&str>),
-) -> Vec<u8> {
     // 100 is answered here, once an endpoint is connected: no endpoint can keep the client waiting for it.
     let expect_continue = std::mem::replace(&mut head.expect_continue, false);
     let mut out = context.runtime.take_block();
-    write_request(&mut out, head, (path, query), head.authority, forwarded, &route.request_edits);
+    write_request(&mut out, head, (path, query), head.authority, &forwarded, &route.request_edits);
     head.expect_continue = expect_continue;
-    out
+    Some(out)
 }
 
 /// The path with the route's prefix replaced. A replacement must not make a dot segment out of what had none: rules

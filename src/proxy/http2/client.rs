@@ -43,6 +43,8 @@ struct State {
     idle_since: Cell<Instant>,
     /// Carries no more requests.
     closed: Cell<bool>,
+    /// Done once the endpoint's SETTINGS are known.
+    greeted: Connecting<()>,
     /// A request that took this long and heard nothing shows that nobody is there.
     silence_max: Duration,
 }
@@ -85,6 +87,7 @@ impl Multiplexed {
             begun: Cell::new(0),
             idle_since: Cell::new(runtime.now()),
             closed: Cell::new(false),
+            greeted: Connecting::default(),
             silence_max: spec.connect_timeout,
         });
         runtime.charge(CONNECTION_BYTES);
@@ -93,6 +96,7 @@ impl Multiplexed {
         runtime.spawn(async move {
             drive(&own, &driven, connection, stall).await;
             driven.closed.set(true);
+            driven.greeted.finish(None);
             own.discharge(CONNECTION_BYTES);
             on_end();
         });
@@ -151,6 +155,9 @@ async fn drive(
             link.begin_turn();
             let ended = connection.as_mut().poll(cx).is_ready();
             link.push();
+            if link.tap.borrow().has_settings() {
+                state.greeted.finish(Some(()));
+            }
             // An endpoint that floods is left like one that breaks.
             if ended || link.tap.borrow().violation().is_some() || link.tap.borrow_mut().is_excessive(now) {
                 return Poll::Ready(());
@@ -214,6 +221,11 @@ impl Slot {
         let (response, stream) = self.send.send_request(request, ended).map_err(|_| StreamFault::Refused)?;
         let id = response.stream_id().as_u32();
         Ok((Call { response, id }, Sender::new(stream, ended)))
+    }
+
+    /// Whether the endpoint takes extended CONNECT (RFC 8441 §3); waits until it has said so.
+    pub async fn takes_extended_connect(&self) -> bool {
+        self.state.greeted.outcome().await.is_some() && self.send.is_extended_connect_protocol_enabled()
     }
 
     /// The next head of the response.

@@ -3,6 +3,7 @@
 
 mod over_connection;
 mod over_stream;
+mod tunnel;
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
@@ -12,6 +13,7 @@ use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
 use ::http::{Request as H2Request, Response as H2Response};
+use h2::ext::Protocol;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
 
@@ -29,6 +31,7 @@ use super::super::http1::judge::{Answer, Asker, Request, judge};
 use super::super::outcome::Termination;
 use super::super::snapshot::Timeouts;
 use super::super::transfer::{Sink, Source, transfer};
+use super::super::tunnel::{Behind, Opening, Tunnel};
 use super::super::upstream::{Acquired, Tried};
 use super::piece::Piece;
 use super::server::Session;
@@ -39,11 +42,27 @@ use super::translate;
 const GRPC_STATUS: &[u8] = b"grpc-status:";
 
 /// Serves one stream.
-pub(super) async fn run(
-    session: Rc<Session>,
+pub(super) async fn run(session: Rc<Session>, request: H2Request<RecvStream>, respond: SendResponse<Piece>) {
+    if let Some(opened) = answer(&session, request, respond).await {
+        let Opened { receiver, sender, tunnel } = *opened;
+        // In a block of its own: other streams must not pay for its size.
+        Box::pin(super::super::tunnel::over_stream(&session.guard, receiver, sender, tunnel)).await;
+    }
+}
+
+/// A tunnel, and the client's side of it.
+struct Opened {
+    receiver: Receiver,
+    sender: Sender,
+    tunnel: Tunnel,
+}
+
+/// Answers the request of one stream. What it goes on as, if that is a tunnel.
+async fn answer(
+    session: &Session,
     request: H2Request<RecvStream>,
     mut respond: SendResponse<Piece>,
-) {
+) -> Option<Box<Opened>> {
     let context = session.guard.context().clone();
     let serving = context.serving();
     let started = context.runtime.now();
@@ -53,14 +72,14 @@ pub(super) async fn run(
     if translate::write_request(&mut neutral, &head, ended).is_err() {
         respond.send_reset(Reason::PROTOCOL_ERROR);
         context.shard.listener(session.listener()).request(None);
-        return;
+        return None;
     }
     let content_type = head.headers.get(::http::header::CONTENT_TYPE);
     let is_grpc = content_type.is_some_and(|value| grpc::is_grpc(value.as_bytes()));
     let timeout = head.headers.get("grpc-timeout").filter(|_| is_grpc);
     let timeout = timeout.and_then(|value| grpc::parse_timeout(value.as_bytes()));
     let exchange = Exchange {
-        session: &session,
+        session,
         context: &context,
         serving: &serving,
         client: RefCell::new(Client::Waiting(respond)),
@@ -68,7 +87,10 @@ pub(super) async fn run(
         deadline: context.runtime.deadline(),
         is_grpc,
         is_head: head.method == ::http::Method::HEAD,
+        is_extended: head.extensions.get::<Protocol>().is_some(),
         status: Cell::new(None),
+        opening: RefCell::default(),
+        opened: RefCell::default(),
     };
     let judged = exchange.judge(&neutral, head.headers.len());
     drop(head);
@@ -88,6 +110,8 @@ pub(super) async fn run(
     let took = context.runtime.now().since(started);
     context.shard.observe(Histogram::RequestDuration, took);
     context.door.answered(took, exchange.status.get());
+    let (sender, tunnel) = exchange.opened.take()?;
+    Some(Box::new(Opened { receiver: body, sender, tunnel }))
 }
 
 struct Exchange<'a> {
@@ -100,8 +124,14 @@ struct Exchange<'a> {
     deadline: Deadline,
     is_grpc: bool,
     is_head: bool,
+    /// It is an extended CONNECT (RFC 8441): only a tunnel may answer it with success.
+    is_extended: bool,
     /// Sent to the client; a response has begun once there is one.
     status: Cell<Option<u16>>,
+    /// The tunnel asked for.
+    opening: RefCell<Option<Rc<Opening>>>,
+    /// What came of it.
+    opened: RefCell<Option<(Sender, Tunnel)>>,
 }
 
 /// The client's side of the stream, as far as the response goes.
@@ -123,6 +153,8 @@ enum Responded {
     Failed(Failure),
     /// The response broke off, and the stream was reset. Whether the endpoint is to blame.
     Broken { by_endpoint: bool },
+    /// The endpoint opened the tunnel, and the client was told. Only where one was asked for.
+    Opened(Box<(Sender, Behind)>),
 }
 
 /// The client is gone.
@@ -142,6 +174,8 @@ struct ResponsePlan {
     interim: bool,
     framing: BodyFraming,
     reusable: bool,
+    /// It opens the tunnel that was asked for.
+    opens: bool,
     response: H2Response<()>,
     grpc_status: Option<u8>,
 }
@@ -150,6 +184,7 @@ impl Exchange<'_> {
     fn judge(&self, neutral: &[u8], fields: usize) -> Result<Request, Reject> {
         // Each crumb and each duplicate counts, also those that went into one field or none (CVE-2026-47774).
         if fields > self.serving.head_limits.fields_max {
+            self.session.note_offence();
             return Err(Reject::TOO_MANY_FIELDS);
         }
         let mut facts = self.session.facts.borrow_mut();
@@ -165,7 +200,11 @@ impl Exchange<'_> {
             Ok(request) => request,
             Err(reject) => return self.answer_own(reject.status, reject.text, &[]).await,
         };
+        if self.is_extended && !may_answer_extended(self.serving, &request.answer) {
+            return self.answer_own(501, "", &[]).await;
+        }
         match &request.answer {
+            Answer::Tunnel(opening) => self.open(opening).await,
             Answer::Forward { cluster, route, head } => {
                 let to = Destination { cluster: *cluster, route: *route, head };
                 self.forward(&request, to, body).await;
@@ -245,6 +284,7 @@ impl Exchange<'_> {
         let sending = std::future::poll_fn(|cx| sender.poll_send(cx, &mut body, true));
         self.deadline.set(self.context.runtime.now() + self.timeouts.write_stall);
         if self.deadline.within(sending).await.is_err() {
+            self.session.note_offence();
             sender.reset(Reason::CANCEL.into());
         }
     }
@@ -252,9 +292,8 @@ impl Exchange<'_> {
     /// Not a part of `send_whole`, whose future would keep the room for the fields.
     fn read_whole(&self, neutral: &[u8]) -> Option<(H2Response<()>, Piece)> {
         let mut slots = FieldSlots::new();
-        // Our own words are not measured by the limits for those of others.
-        let limits = HeadLimits { head_bytes_max: usize::MAX >> 1, ..HeadLimits::default() };
-        let Ok(Parsed::Complete(head)) = parse_response(neutral, &mut slots, &limits, self.is_head) else {
+        let parsed = parse_response(neutral, &mut slots, &HeadLimits::OURS, self.is_head);
+        let Ok(Parsed::Complete(head)) = parsed else {
             return None;
         };
         let response = translate::response(&head, &FieldEdits::default(), None)?;
@@ -313,7 +352,7 @@ impl Exchange<'_> {
                 Ok(Ok(Acquired::Stream(exchange))) => self.over_stream(request, exchange, &to, body).await,
             };
             let safe = match responded {
-                Ok(Responded::Complete { .. } | Responded::Broken { .. }) => return,
+                Ok(Responded::Complete { .. } | Responded::Broken { .. } | Responded::Opened(_)) => return,
                 Err(Gone) | Ok(Responded::Failed(_) | Responded::Unanswered | Responded::Refused) => {
                     shard.response(None);
                     match responded {
@@ -424,13 +463,25 @@ impl Exchange<'_> {
     /// Parses a response head in the neutral form and makes the one that the client gets.
     fn plan(&self, bytes: &[u8], route: u16) -> Result<Parsed<ResponsePlan>, Reject> {
         let mut slots = FieldSlots::new();
-        let head = match parse_response(bytes, &mut slots, &self.serving.head_limits, self.is_head)? {
+        let opening = self.opening.borrow();
+        let opening = opening.as_deref();
+        let bodyless = self.is_head || opening.is_some_and(|opening| opening.is_bodyless(bytes));
+        let mut head = match parse_response(bytes, &mut slots, &self.serving.head_limits, bodyless)? {
             Parsed::Complete(head) => head,
             Parsed::Partial => return Ok(Parsed::Partial),
         };
-        if head.upgrade {
+        let opens = match opening {
+            Some(opening) => opening.is_opened_by(&head)?,
             // Nobody asked for it: what follows is not HTTP.
-            return Err(Reject::BAD_STATUS_LINE.by_upstream());
+            None if head.upgrade => return Err(Reject::BAD_STATUS_LINE.by_upstream()),
+            None => false,
+        };
+        if opens {
+            // RFC 9110 §9.3.6: a tunnel has no length.
+            head.content_length = None;
+        } else if self.is_extended && matches!(head.status, 200..=299) {
+            // The client would take it for a tunnel (CVE-2024-23326 is the reverse).
+            return Err(Reject::NOT_SWITCHED);
         }
         let none = Default::default();
         let route = self.serving.snapshot.routes.routes().get(usize::from(route));
@@ -440,13 +491,18 @@ impl Exchange<'_> {
         } else {
             self.context.with_date(|date| translate::response(&head, edits, Some(date)))
         };
-        let response = response.ok_or(Reject::BAD_FIELD_VALUE.by_upstream())?;
+        let mut response = response.ok_or(Reject::BAD_FIELD_VALUE.by_upstream())?;
+        if head.upgrade {
+            *response.status_mut() = ::http::StatusCode::OK;
+            response.headers_mut().remove(::http::header::SEC_WEBSOCKET_ACCEPT);
+        }
         Ok(Parsed::Complete(ResponsePlan {
             status: head.status,
             head_len: head.head_len,
             interim: head.interim,
             framing: head.framing,
             reusable: head.keep_alive,
+            opens,
             response,
             grpc_status: head.field("grpc-status").and_then(grpc::parse_code),
         }))
@@ -484,6 +540,7 @@ impl Exchange<'_> {
             Ok(()) => Responded::Complete { reusable: plan.reusable && source.into_rest().is_none() },
             Err(BodyError::SinkBroken) => Responded::Broken { by_endpoint: false },
             Err(BodyError::SinkStalled) => {
+                self.session.note_offence();
                 sender.reset(Reason::CANCEL.into());
                 Responded::Broken { by_endpoint: false }
             }
@@ -505,6 +562,18 @@ impl Exchange<'_> {
         });
         let code = value.map(grpc::parse_code).next().unwrap_or(in_head);
         self.context.shard.cluster(usize::from(cluster)).grpc_status(code);
+    }
+}
+
+/// Whether this is an answer that a client does not take for an open tunnel unless it is one.
+fn may_answer_extended(serving: &Serving, answer: &Answer) -> bool {
+    match answer {
+        Answer::Tunnel(_) | Answer::Redirect { .. } | Answer::Gone => true,
+        Answer::Prepared { route } => {
+            serving.prepared(*route).is_some_and(|prepared| prepared.status() >= 300)
+        }
+        Answer::Own { status, .. } => *status >= 300,
+        Answer::Forward { .. } => false,
     }
 }
 

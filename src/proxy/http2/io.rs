@@ -24,6 +24,9 @@ const UNSENT_BYTES_MAX: usize = 64 * KIB;
 
 /// Receives of one turn.
 const RECEIVES_A_TURN: u32 = 8;
+/// Bytes of a turn that brings field blocks: an octet of HPACK can stand for a field of a hundred in memory, and whoever
+/// judges how many fields there may be comes between turns.
+const BYTES_WITH_FIELDS_A_TURN: usize = 8 * KIB;
 
 /// What the session and the crate's connection share: the transport, and what was seen pass.
 pub(super) struct Link {
@@ -37,6 +40,9 @@ pub(super) struct Link {
     pub(super) sent_bytes: Cell<u64>,
     /// Buffers that may still be received in this turn.
     receives_left: Cell<u32>,
+    /// Bytes that the crate took in this turn, and field blocks begun before it.
+    taken: Cell<usize>,
+    blocks: Cell<u64>,
 }
 
 impl Link {
@@ -50,6 +56,8 @@ impl Link {
             received_bytes: Cell::new(0),
             sent_bytes: Cell::new(0),
             receives_left: Cell::new(RECEIVES_A_TURN),
+            taken: Cell::new(0),
+            blocks: Cell::new(0),
         })
     }
 
@@ -70,6 +78,13 @@ impl Link {
     /// To be called before every poll of the connection: nobody keeps the others waiting by sending without end.
     pub(super) fn begin_turn(&self) {
         self.receives_left.set(RECEIVES_A_TURN);
+        self.taken.set(0);
+        self.blocks.set(self.tap.borrow().blocks());
+    }
+
+    /// Whether the crate has had enough for one turn.
+    fn turn_is_over(&self) -> bool {
+        self.taken.get() >= BYTES_WITH_FIELDS_A_TURN && self.tap.borrow().blocks() > self.blocks.get()
     }
 
     /// Sends what was gathered. To be called after every poll of the connection.
@@ -98,6 +113,10 @@ impl Link {
     }
 
     fn poll_read(&self, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.turn_is_over() {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         let mut input = self.input.borrow_mut();
         let mut buf = match input.take() {
             Some(buf) => buf,
@@ -117,11 +136,12 @@ impl Link {
         let taken = buf.len().min(into.remaining());
         let mut tap = self.tap.borrow_mut();
         tap.received(&buf[..taken]);
-        if tap.violation().is_some() {
+        if tap.violation().is_some() || tap.is_spent() {
             // The crate does not get to see it: the driver ends the connection.
             return Poll::Pending;
         }
         self.received_bytes.set(self.received_bytes.get() + taken as u64);
+        self.taken.set(self.taken.get() + taken);
         into.put_slice(&buf[..taken]);
         buf.advance(taken);
         if !buf.is_empty() {

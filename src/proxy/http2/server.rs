@@ -24,7 +24,7 @@ use super::super::stream::Stream;
 use super::exchange;
 use super::io::{Io, Link};
 use super::piece::Piece;
-use super::tap::{Tap, Violation};
+use super::tap::Tap;
 
 /// What a client begins with that speaks HTTP/2 (RFC 9113 §3.4).
 pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -53,9 +53,17 @@ pub(super) struct Session {
     live: Cell<u32>,
     /// Those of them whose request has a body, so that its peer may fill their window.
     with_body: Cell<u32>,
+    /// Streams since the driver looked last that cost more than their frames: responses that were not taken in time,
+    /// heads of too many fields.
+    offences: Cell<u32>,
 }
 
 impl Session {
+    /// A stream cost more than its frames.
+    pub(super) fn note_offence(&self) {
+        self.offences.set(self.offences.get() + 1);
+    }
+
     /// What all windows together can hold, which the crate keeps until somebody takes it.
     fn window_bytes(&self) -> usize {
         let streams = self.with_body.get() as usize * limits::HTTP2_STREAM_WINDOW_BYTES as usize;
@@ -126,8 +134,8 @@ impl Http2 {
         let tap = Tap::new(PREFACE.len(), 0, glitches_max, context.runtime.now());
         let link = Link::new(&context.runtime, stream, tap);
         let deadline = context.runtime.deadline();
-        let session =
-            Session { guard, facts: RefCell::new(facts), live: Cell::new(0), with_body: Cell::new(0) };
+        let (live, with_body, offences) = (Cell::new(0), Cell::new(0), Cell::new(0));
+        let session = Session { guard, facts: RefCell::new(facts), live, with_body, offences };
         Self { session: Rc::new(session), link, deadline }
     }
 
@@ -174,6 +182,9 @@ impl Http2 {
             .max_send_buffer_size(limits::HTTP2_STREAM_SEND_BYTES_MAX)
             .max_local_error_reset_streams(Some(spec.http2_glitches_max as usize))
             .max_concurrent_reset_streams(limits::HTTP2_RESET_STREAMS_REMEMBERED_MAX);
+        if serving.changes_protocols {
+            builder.enable_connect_protocol();
+        }
         self.deadline.set(context.runtime.now() + self.session.guard.timeouts().header);
         let connection = {
             let mut handshake = pin!(builder.handshake::<Io, Piece>(Io(self.link.clone())));
@@ -199,6 +210,7 @@ impl Http2 {
             requests: 0,
             streams_max: spec.http2_streams_max,
             requests_max: spec.requests_per_connection_max,
+            begun: now,
             idle_since: now,
             block: (0, now),
             unsent: (0, now),
@@ -243,6 +255,7 @@ struct Driver<'a> {
     requests: u32,
     streams_max: u32,
     requests_max: u32,
+    begun: Instant,
     /// Since when there has been no stream.
     idle_since: Instant,
     /// The number of the field block that is being received, and since when.
@@ -257,7 +270,10 @@ struct Driver<'a> {
 enum Overdue {
     /// The client may begin no more.
     Idle,
+    /// A field block has begun and does not end.
     Block,
+    /// Our SETTINGS are not acknowledged (RFC 9113 §6.5.3).
+    Settings,
     Stalled,
 }
 
@@ -272,12 +288,9 @@ impl Driver<'_> {
         let mut ended = self.advance(cx, now);
         let violation = self.link.tap.borrow().violation();
         if let (None, Some(violation)) = (ended, violation) {
-            let reason = match violation {
-                Violation::NoSettings => Reason::PROTOCOL_ERROR,
-                Violation::FrameSize => Reason::FRAME_SIZE_ERROR,
-            };
-            ended = self.leave(cx, Termination::ProtocolError, reason);
+            ended = self.leave(cx, Termination::ProtocolError, violation.reason());
         }
+        self.link.tap.borrow_mut().offended(self.session.offences.take());
         if ended.is_none() && self.link.tap.borrow_mut().is_excessive(now) {
             ended = self.leave(cx, Termination::Flooded, Reason::ENHANCE_YOUR_CALM);
         }
@@ -292,6 +305,9 @@ impl Driver<'_> {
             }
             let left = match self.overdue(now) {
                 Some(Overdue::Stalled) => return Poll::Ready(Termination::WriteStalled),
+                Some(Overdue::Settings) => {
+                    self.leave(cx, Termination::HeaderTimeout, Reason::SETTINGS_TIMEOUT)
+                }
                 Some(Overdue::Block) => self.leave(cx, Termination::HeaderTimeout, Reason::ENHANCE_YOUR_CALM),
                 Some(Overdue::Idle) => {
                     let termination = match self.going {
@@ -405,7 +421,13 @@ impl Driver<'_> {
                 None => self.idle_since + timeouts.idle,
             };
         }
-        let block = self.link.tap.borrow().open_block();
+        let (block, owes_ack) = {
+            let tap = self.link.tap.borrow();
+            (tap.open_block(), tap.owes_settings_ack())
+        };
+        if owes_ack {
+            due = due.min(self.begun + timeouts.header);
+        }
         if let Some(block) = block {
             if block != self.block.0 {
                 self.block = (block, now);
@@ -428,8 +450,12 @@ impl Driver<'_> {
         if self.unsent.0 > 0 && now >= self.unsent.1 + timeouts.write_stall {
             return Some(Overdue::Stalled);
         }
-        if self.link.tap.borrow().open_block().is_some() && now >= self.block.1 + timeouts.header {
+        let tap = self.link.tap.borrow();
+        if tap.open_block().is_some() && now >= self.block.1 + timeouts.header {
             return Some(Overdue::Block);
+        }
+        if tap.owes_settings_ack() && now >= self.begun + timeouts.header {
+            return Some(Overdue::Settings);
         }
         self.is_idle().then_some(Overdue::Idle)
     }

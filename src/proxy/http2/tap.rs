@@ -2,31 +2,39 @@
 //! side nothing and us something. The crate above decides what frames mean; this decides when a peer is no peer but a
 //! flood (one number a connection, as HAProxy's glitches). Never holds or changes a byte.
 
+use std::cell::Cell;
 use std::time::Duration;
 
 use crate::base::time::Instant;
 
+use super::rules::{Rules, Violation, judge_setting};
+
 /// Bytes of a frame header (RFC 9113 §4.1).
 const HEADER_BYTES: usize = 9;
+/// Bytes of one setting (§6.5.1).
+const SETTING_BYTES: usize = 6;
 /// WINDOW_UPDATE frames for each DATA frame we sent (CVE-2019-9511 is millions of them).
 const WINDOW_UPDATES_PER_DATA: u32 = 10;
 /// Unpaid WINDOW_UPDATE and PING frames before they count: what a connection begins with, and its pauses.
 const ALLOWANCE_MAX: u32 = 1_000;
+/// Streams in a row that may cost more than their frames: a reader that rests leaves one response untaken, one that
+/// holds our memory all of them; a client with too many cookies asks a few times, a bomb comes in thousands.
+const OFFENCES_MAX: u32 = 16;
 /// One glitch is forgiven in this time: keep-alive frames of a connection that lasts for days.
 const FORGIVEN_EVERY: Duration = Duration::from_millis(100);
 
 /// RFC 9113 §6, and what RFC 9218 adds.
-mod kind {
-    pub(super) const DATA: u8 = 0;
-    pub(super) const HEADERS: u8 = 1;
-    pub(super) const PRIORITY: u8 = 2;
-    pub(super) const RST_STREAM: u8 = 3;
-    pub(super) const SETTINGS: u8 = 4;
-    pub(super) const PUSH_PROMISE: u8 = 5;
-    pub(super) const PING: u8 = 6;
-    pub(super) const GOAWAY: u8 = 7;
-    pub(super) const WINDOW_UPDATE: u8 = 8;
-    pub(super) const CONTINUATION: u8 = 9;
+pub(super) mod kind {
+    pub(in super::super) const DATA: u8 = 0;
+    pub(in super::super) const HEADERS: u8 = 1;
+    pub(in super::super) const PRIORITY: u8 = 2;
+    pub(in super::super) const RST_STREAM: u8 = 3;
+    pub(in super::super) const SETTINGS: u8 = 4;
+    pub(in super::super) const PUSH_PROMISE: u8 = 5;
+    pub(in super::super) const PING: u8 = 6;
+    pub(in super::super) const GOAWAY: u8 = 7;
+    pub(in super::super) const WINDOW_UPDATE: u8 = 8;
+    pub(in super::super) const CONTINUATION: u8 = 9;
 }
 
 const END_STREAM: u8 = 1;
@@ -36,21 +44,13 @@ const PADDED: u8 = 8;
 /// Codes of RST_STREAM that end a stream in peace: NO_ERROR, CANCEL.
 const PEACEFUL: [u32; 2] = [0, 8];
 
-/// An error of the connection.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Violation {
-    /// The first frame is none of SETTINGS: PROTOCOL_ERROR (RFC 9113 §3.4).
-    NoSettings,
-    /// A frame of a length that its type does not have: FRAME_SIZE_ERROR (§6).
-    FrameSize,
-}
-
 /// A frame header.
 #[derive(Clone, Copy, Debug, Default)]
-struct Frame {
-    len: usize,
-    kind: u8,
-    flags: u8,
+pub(super) struct Frame {
+    pub(super) len: usize,
+    pub(super) kind: u8,
+    pub(super) flags: u8,
+    pub(super) stream: u32,
 }
 
 /// Finds the frame headers in a stream of bytes.
@@ -60,48 +60,37 @@ struct Scanner {
     skip: usize,
     header: [u8; HEADER_BYTES],
     have: usize,
-    /// The first bytes of a payload that is looked into.
-    payload: [u8; 4],
+    /// The bytes of a payload that are looked into: what tells of a reset or a GOAWAY, or one setting.
+    payload: [u8; SETTING_BYTES],
+    payload_have: usize,
     payload_want: usize,
     frame: Frame,
 }
 
-impl Frame {
-    /// Whether frames of its type never have this length.
-    const fn is_misfit(self) -> bool {
-        match self.kind {
-            kind::PRIORITY => self.len != 5,
-            kind::RST_STREAM | kind::WINDOW_UPDATE => self.len != 4,
-            kind::SETTINGS => !self.len.is_multiple_of(6) || (self.flags & ACK != 0 && self.len > 0),
-            kind::PING => self.len != 8,
-            kind::GOAWAY => self.len < 8,
-            _ => false,
-        }
-    }
-}
-
 impl Scanner {
     const fn new(skip: usize) -> Self {
-        let frame = Frame { len: 0, kind: 0, flags: 0 };
-        Self { skip, header: [0; HEADER_BYTES], have: 0, payload: [0; 4], payload_want: 0, frame }
+        let frame = Frame { len: 0, kind: 0, flags: 0, stream: 0 };
+        let (header, payload) = ([0; HEADER_BYTES], [0; SETTING_BYTES]);
+        Self { skip, header, have: 0, payload, payload_have: 0, payload_want: 0, frame }
     }
 
-    /// Calls `on_frame` for each header, and `on_payload` with the four bytes that tell of a reset or a GOAWAY.
+    /// Calls `on_frame` for each header, and `on_payload` with the bytes that tell of a reset or a GOAWAY (the first
+    /// four), or of each setting.
     fn scan(
         &mut self,
         mut bytes: &[u8],
         mut on_frame: impl FnMut(Frame),
-        mut on_payload: impl FnMut(Frame, u32),
+        mut on_payload: impl FnMut(Frame, [u8; SETTING_BYTES]),
     ) {
         while !bytes.is_empty() {
-            if self.payload_want > 0 {
-                let at = 4 - self.payload_want;
-                self.payload[at] = bytes[0];
-                self.payload_want -= 1;
+            if self.payload_have < self.payload_want {
+                self.payload[self.payload_have] = bytes[0];
+                self.payload_have += 1;
                 self.skip -= 1;
                 bytes = &bytes[1..];
-                if self.payload_want == 0 {
-                    on_payload(self.frame, u32::from_be_bytes(self.payload));
+                if self.payload_have == self.payload_want {
+                    on_payload(self.frame, self.payload);
+                    self.look_into(self.frame.kind == kind::SETTINGS);
                 }
                 continue;
             }
@@ -114,21 +103,32 @@ impl Scanner {
             bytes = &bytes[taken..];
             if self.have == HEADER_BYTES {
                 self.have = 0;
-                let [a, b, c, kind, flags, ..] = self.header;
+                let [a, b, c, kind, flags, d, e, f, g] = self.header;
                 let len = u32::from_be_bytes([0, a, b, c]) as usize;
-                self.frame = Frame { len, kind, flags };
+                let stream = u32::from_be_bytes([d & 0x7f, e, f, g]);
+                self.frame = Frame { len, kind, flags, stream };
                 self.skip = len;
-                let looked_into = matches!(kind, kind::RST_STREAM | kind::GOAWAY) && len >= 4;
-                self.payload_want = if looked_into { 4 } else { 0 };
+                self.look_into(matches!(kind, kind::RST_STREAM | kind::GOAWAY | kind::SETTINGS));
                 on_frame(self.frame);
             }
         }
+    }
+
+    /// Has what follows of the payload looked into, if there is enough.
+    fn look_into(&mut self, wanted: bool) {
+        let want = if self.frame.kind == kind::SETTINGS { SETTING_BYTES } else { 4 };
+        self.payload_have = 0;
+        self.payload_want = if wanted && self.skip >= want { want } else { 0 };
     }
 
     /// Whether a HEADERS or CONTINUATION frame has begun and not ended.
     const fn inside_block(&self) -> bool {
         self.skip > 0 && matches!(self.frame.kind, kind::HEADERS | kind::CONTINUATION)
     }
+}
+
+const fn word_of([a, b, c, d, ..]: [u8; SETTING_BYTES]) -> u32 {
+    u32::from_be_bytes([a, b, c, d])
 }
 
 /// Both directions of one connection, and the verdict.
@@ -146,9 +146,13 @@ pub(super) struct Tap {
     block_open: bool,
     /// Field blocks begun.
     blocks: u64,
+    /// Frames that the peer began.
+    frames: u64,
     goaway: Option<u32>,
     goaways_sent: u64,
-    frames: u64,
+    /// SETTINGS of ours that the peer has not acknowledged.
+    settings_owed: u32,
+    rules: Rules,
     violation: Option<Violation>,
 }
 
@@ -171,9 +175,11 @@ impl Tap {
             pings_free: ALLOWANCE_MAX,
             block_open: false,
             blocks: 0,
+            frames: 0,
             goaway: None,
             goaways_sent: 0,
-            frames: 0,
+            settings_owed: 0,
+            rules: Rules::new(preface_bytes > 0),
             violation: None,
         }
     }
@@ -181,19 +187,16 @@ impl Tap {
     /// What the peer sent.
     pub(super) fn received(&mut self, bytes: &[u8]) {
         let Self { input, glitches, glitches_total, window_updates_free, pings_free, goaway, .. } = self;
-        let (block_open, blocks) = (&mut self.block_open, &mut self.blocks);
-        let (frames, violation) = (&mut self.frames, &mut self.violation);
+        let (block_open, blocks, frames) = (&mut self.block_open, &mut self.blocks, &mut self.frames);
+        let settings_owed = &mut self.settings_owed;
+        let (rules, violation) = (&mut self.rules, Cell::from_mut(&mut self.violation));
         let mut glitch = || {
             *glitches = glitches.saturating_add(1);
             *glitches_total += 1;
         };
         let on_frame = |frame: Frame| {
             *frames += 1;
-            if *frames == 1 && frame.kind != kind::SETTINGS {
-                *violation = Some(Violation::NoSettings);
-            } else if frame.is_misfit() {
-                *violation = Some(Violation::FrameSize);
-            }
+            violation.set(violation.get().or_else(|| rules.judge(frame)));
             match frame.kind {
                 kind::DATA => {
                     let empty = if frame.flags & PADDED != 0 { frame.len <= 1 } else { frame.len == 0 };
@@ -217,23 +220,28 @@ impl Tap {
                 kind::WINDOW_UPDATE if *window_updates_free > 0 => *window_updates_free -= 1,
                 kind::PING if frame.flags & ACK != 0 => {}
                 kind::PING if *pings_free > 0 => *pings_free -= 1,
-                kind::SETTINGS if frame.flags & ACK != 0 => {}
+                kind::SETTINGS if frame.flags & ACK != 0 => *settings_owed = settings_owed.saturating_sub(1),
                 kind::GOAWAY | kind::PUSH_PROMISE => {}
                 // RST_STREAM, PRIORITY, SETTINGS, unknown ones, and what exceeds its allowance.
                 _ => glitch(),
             }
         };
-        input.scan(bytes, on_frame, |frame, value| {
-            if frame.kind == kind::GOAWAY {
-                *goaway = Some(value & (u32::MAX >> 1));
-            }
+        input.scan(bytes, on_frame, |frame, payload| match frame.kind {
+            kind::GOAWAY => *goaway = Some(word_of(payload) & (u32::MAX >> 1)),
+            kind::SETTINGS => violation.set(violation.get().or_else(|| judge_setting(payload))),
+            _ => {}
         });
+    }
+
+    /// Whether the peer's first frame, its SETTINGS (RFC 9113 §3.4), came whole.
+    pub(super) const fn has_settings(&self) -> bool {
+        self.frames > 1 || (self.frames == 1 && self.input.skip == 0)
     }
 
     /// What we send.
     pub(super) fn sent(&mut self, bytes: &[u8]) {
-        let Self { output, glitches, glitches_total, window_updates_free, pings_free, goaways_sent, .. } =
-            self;
+        let Self { output, glitches, glitches_total, window_updates_free, pings_free, .. } = self;
+        let (goaways_sent, settings_owed) = (&mut self.goaways_sent, &mut self.settings_owed);
         let mut provoked = 0;
         let mut finished = 0;
         let on_frame = |frame: Frame| {
@@ -244,12 +252,14 @@ impl Tap {
             if matches!(frame.kind, kind::DATA | kind::HEADERS) && frame.flags & END_STREAM != 0 {
                 finished += 1;
             }
-            if frame.kind == kind::GOAWAY {
-                *goaways_sent += 1;
+            match frame.kind {
+                kind::GOAWAY => *goaways_sent += 1,
+                kind::SETTINGS if frame.flags & ACK == 0 => *settings_owed += 1,
+                _ => {}
             }
         };
-        output.scan(bytes, on_frame, |frame, code| {
-            if frame.kind == kind::RST_STREAM && !PEACEFUL.contains(&code) {
+        output.scan(bytes, on_frame, |frame, payload| {
+            if frame.kind == kind::RST_STREAM && !PEACEFUL.contains(&word_of(payload)) {
                 provoked += 1;
             }
         });
@@ -258,9 +268,21 @@ impl Tap {
         *glitches_total += u64::from(provoked);
     }
 
+    /// So many streams cost more than their frames.
+    pub(super) fn offended(&mut self, streams: u32) {
+        let cost = streams.saturating_mul(self.glitches_max / OFFENCES_MAX);
+        self.glitches = self.glitches.saturating_add(cost);
+        self.glitches_total += u64::from(cost);
+    }
+
+    /// Whether the peer has had all its glitches: what else it sent is not looked at.
+    pub(super) const fn is_spent(&self) -> bool {
+        self.glitches > self.glitches_max
+    }
+
     /// Whether the peer costs more than it may. Forgives what time forgives.
     pub(super) fn is_excessive(&mut self, now: Instant) -> bool {
-        if self.glitches > self.glitches_max {
+        if self.is_spent() {
             return true;
         }
         let elapsed = now.since(self.forgiven_at);
@@ -290,6 +312,16 @@ impl Tap {
 
     pub(super) const fn goaways_sent(&self) -> u64 {
         self.goaways_sent
+    }
+
+    /// Whether the peer has not acknowledged our SETTINGS.
+    pub(super) const fn owes_settings_ack(&self) -> bool {
+        self.settings_owed > 0
+    }
+
+    /// Field blocks begun so far.
+    pub(super) const fn blocks(&self) -> u64 {
+        self.blocks
     }
 
     /// The number of the field block whose rest the peer owes, if it does.
@@ -432,6 +464,26 @@ mod tests {
                 assert_eq!(tap.violation().is_some(), misfit, "{kind} {len}");
             }
         }
+    }
+
+    #[test]
+    fn our_settings_are_owed_an_acknowledgement() {
+        let mut tap = tap();
+        tap.sent(&frame(6, kind::SETTINGS, 0));
+        tap.sent(&frame(0, kind::SETTINGS, ACK));
+        tap.received(&frame(0, kind::SETTINGS, 0));
+        assert!(tap.owes_settings_ack());
+        tap.received(&frame(0, kind::SETTINGS, ACK));
+        assert!(!tap.owes_settings_ack());
+    }
+
+    #[test]
+    fn offences_cost_more_than_frames() {
+        let mut tap = Tap::new(0, 0, 160, Instant::ZERO);
+        tap.offended(16);
+        assert!(!tap.is_excessive(Instant::ZERO));
+        tap.offended(1);
+        assert!(tap.is_excessive(Instant::ZERO));
     }
 
     #[test]

@@ -4,14 +4,17 @@
 
 use std::net::SocketAddr;
 
+use h2::ext::Protocol;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Uri, Version};
 
 use crate::base::field_edits::FieldEdits;
 use crate::h1::{RequestHead, ResponseHead, response_fields};
 use crate::http::field_kind::{FieldKind, classify, is_forbidden_in_trailer};
-use crate::http::{BodyFraming, is_token_byte, write_decimal};
+use crate::http::{BodyFraming, is_protocol, is_token_byte, write_decimal};
 use crate::limits;
+
+use super::super::tunnel::Opening;
 
 /// A message that HTTP/2 calls malformed (RFC 9113 §8.1.1): the stream is reset, nothing of it goes on.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -27,9 +30,12 @@ pub(super) fn write_request(
     ended: bool,
 ) -> Result<(), Malformed> {
     let authority = authority(head)?;
-    write_token(out, head.method.as_str().as_bytes())?;
+    let protocol = head.extensions.get::<Protocol>().map(Protocol::as_str);
+    // RFC 8441 §5: what HTTP/1.1 asks for with GET and Upgrade.
+    let method = if protocol.is_some() { Method::GET.as_str() } else { head.method.as_str() };
+    write_token(out, method.as_bytes())?;
     out.push(b' ');
-    if head.method == Method::CONNECT {
+    if head.method == Method::CONNECT && protocol.is_none() {
         // RFC 9113 §8.5: the crate has seen that there is neither path nor scheme.
         write_visible(out, authority.ok_or(Malformed)?)?;
     } else {
@@ -54,6 +60,7 @@ pub(super) fn write_request(
                 length = Some(value.as_bytes());
                 write_field(out, name, value)?;
             }
+            _ if protocol.is_some() && is_of_a_handshake(name) => {}
             FieldKind::Te if !value.as_bytes().eq_ignore_ascii_case(b"trailers") => return Err(Malformed),
             _ if is_of_a_connection(name) => return Err(Malformed),
             _ if name == header::COOKIE => {}
@@ -61,13 +68,25 @@ pub(super) fn write_request(
         }
     }
     write_cookies(out, &head.headers)?;
-    let wants_length = matches!(head.method, Method::POST | Method::PUT | Method::PATCH);
-    write_framing(out, length, ended, wants_length)?;
+    if let Some(protocol) = protocol {
+        if !is_protocol(protocol) {
+            return Err(Malformed);
+        }
+        out.extend_from_slice(b"connection: upgrade\r\nupgrade: ");
+        out.extend_from_slice(protocol.as_bytes());
+        out.extend_from_slice(b"\r\n");
+    }
+    // What follows CONNECT is no body (RFC 9113 §8.5).
+    if head.method != Method::CONNECT {
+        let wants_length = matches!(head.method, Method::POST | Method::PUT | Method::PATCH);
+        write_framing(out, length, ended, wants_length)?;
+    }
     out.extend_from_slice(b"\r\n");
     Ok(())
 }
 
-/// Appends a response's head in the neutral form. `bodyless`: what was asked or answered has none.
+/// Appends a response's head in the neutral form. `bodyless`: what was asked or answered has none. `opening`: the tunnel
+/// that it opens.
 ///
 /// # Errors
 /// Where the response is malformed.
@@ -76,13 +95,22 @@ pub(super) fn write_response(
     head: &http::response::Parts,
     ended: bool,
     bodyless: bool,
+    opening: Option<&Opening>,
 ) -> Result<(), Malformed> {
+    let mut switching = Vec::new();
+    let mut write = |name: &str, value: &str| {
+        switching.extend_from_slice(format!("{name}: {value}\r\n").as_bytes());
+    };
+    let switches = opening.is_some_and(|opening| opening.switching_fields(&mut write).is_some());
     out.extend_from_slice(b"HTTP/1.1 ");
-    write_decimal(out, u64::from(head.status.as_u16()));
-    out.extend_from_slice(b" \r\n");
+    write_decimal(out, if switches { 101 } else { u64::from(head.status.as_u16()) });
+    out.extend_from_slice(if switches { b" Switching Protocols\r\n" } else { b" \r\n" });
+    out.extend_from_slice(&switching);
     let mut length = None;
     for (name, value) in &head.headers {
         match classify(name.as_str().as_bytes()) {
+            FieldKind::ContentLength if opening.is_some() => {}
+            _ if opening.is_some() && is_of_a_handshake(name) => {}
             FieldKind::ContentLength if name == header::CONTENT_LENGTH => {
                 length = Some(value.as_bytes());
                 write_field(out, name, value)?;
@@ -118,6 +146,11 @@ fn is_of_a_connection(name: &HeaderName) -> bool {
         classify(name.as_str().as_bytes()),
         FieldKind::Connection | FieldKind::HopByHop | FieldKind::TransferEncoding | FieldKind::Upgrade
     )
+}
+
+/// Fields with which the two sides of a WebSocket convince each other in HTTP/1.1 (RFC 8441 §5).
+fn is_of_a_handshake(name: &HeaderName) -> bool {
+    *name == header::SEC_WEBSOCKET_KEY || *name == header::SEC_WEBSOCKET_ACCEPT
 }
 
 /// Says in the words of HTTP/1.1 where the frames end the body. `wants_length`: an absent body is told as such.
@@ -193,14 +226,23 @@ pub(super) fn request(head: &RequestHead<'_, '_>, scheme: &str, te_trailers: boo
     let mut request = Request::new(());
     *request.method_mut() = Method::from_bytes(head.method.as_bytes()).ok()?;
     *request.version_mut() = Version::HTTP_2;
-    let mut target = String::with_capacity(head.target.path().len() + 64);
-    target.push_str(head.target.path());
-    if let Some(query) = head.target.query() {
-        target.push('?');
-        target.push_str(query);
-    }
-    let uri = Uri::builder().scheme(scheme).authority(head.authority).path_and_query(target);
+    let uri = Uri::builder().authority(head.authority);
+    let uri = if head.method == "CONNECT" {
+        uri
+    } else {
+        let mut target = String::with_capacity(head.target.path().len() + 64);
+        target.push_str(head.target.path());
+        if let Some(query) = head.target.query() {
+            target.push('?');
+            target.push_str(query);
+        }
+        uri.scheme(scheme).path_and_query(target)
+    };
     *request.uri_mut() = uri.build().ok()?;
+    if let Some(protocol) = head.upgrade {
+        *request.method_mut() = Method::CONNECT;
+        request.extensions_mut().insert(Protocol::from(protocol));
+    }
     let fields = request.headers_mut();
     fields.reserve(head.fields().len());
     for field in head.fields() {
@@ -212,6 +254,7 @@ pub(super) fn request(head: &RequestHead<'_, '_>, scheme: &str, te_trailers: boo
             | FieldKind::Te
             | FieldKind::TransferEncoding
             | FieldKind::Upgrade => {}
+            _ if head.upgrade.is_some() && name.eq_ignore_ascii_case(b"sec-websocket-key") => {}
             _ => append(fields, name, field.value)?,
         }
     }
@@ -412,11 +455,11 @@ mod tests {
             }
             let (head, ()) = response.body(()).unwrap().into_parts();
             let mut out = Vec::new();
-            write_response(&mut out, &head, ended, bodyless).unwrap();
+            write_response(&mut out, &head, ended, bodyless, None).unwrap();
             assert_eq!(String::from_utf8(out).unwrap(), format!("HTTP/1.1 200 \r\n{want}\r\n"));
         }
         let (head, ()) = Response::builder().header("content-length", "4").body(()).unwrap().into_parts();
-        assert_eq!(write_response(&mut Vec::new(), &head, true, false), Err(Malformed));
+        assert_eq!(write_response(&mut Vec::new(), &head, true, false, None), Err(Malformed));
     }
 
     #[test]

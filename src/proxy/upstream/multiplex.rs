@@ -159,6 +159,22 @@ impl Upstreams {
         }
     }
 
+    /// As `acquire_any`, for a request that asks to change the protocol. Where the endpoint is asked what it speaks, it is
+    /// asked for HTTP/1.1: few that choose HTTP/2 change protocols there (RFC 8441).
+    ///
+    /// # Errors
+    /// As `acquire_any`.
+    pub async fn acquire_to_upgrade(
+        &self,
+        cluster: u16,
+        tried: &mut Tried,
+    ) -> Result<Acquired, AcquireError> {
+        match self.spec(cluster).map(|spec| spec.protocol) {
+            Some(ClusterProtocol::H2) => self.acquire_any(cluster, true, tried).await,
+            _ => self.acquire_for(Purpose::Http1, cluster, true, tried).await.map(Acquired::Connection),
+        }
+    }
+
     /// A stream to this endpoint, or a connection where it speaks HTTP/1.1.
     async fn stream_to(
         &self,

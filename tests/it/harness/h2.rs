@@ -147,6 +147,8 @@ pub fn trailers(fields: &[(&'static str, &str)]) -> HeaderMap {
 #[derive(Clone, Debug)]
 pub struct Seen {
     pub method: String,
+    /// `:protocol`.
+    pub protocol: Option<String>,
     pub uri: String,
     pub fields: HeaderMap,
     pub body: Vec<u8>,
@@ -249,6 +251,14 @@ async fn serve(log: Arc<Log>, request: Request<RecvStream>, mut respond: SendRes
     let number = path.rsplit('/').next().and_then(|text| text.parse::<usize>().ok()).unwrap_or(0);
     let kind = path.split('/').nth(1).unwrap_or_default();
     let answer = |status: u16| Response::builder().status(status).header("x-origin", "h2");
+    if head.method == http::Method::CONNECT {
+        if kind == "status" {
+            note(&log, &head, Vec::new(), None, None);
+            let _ = respond.send_response(answer(number as u16).body(()).unwrap(), true);
+            return;
+        }
+        return tunnel(&log, &head, body, respond).await;
+    }
     match kind {
         // Answers before it has read anything, and reads nothing.
         "early" => {
@@ -337,6 +347,29 @@ async fn serve(log: Arc<Log>, request: Request<RecvStream>, mut respond: SendRes
     }
 }
 
+/// Opens a tunnel and sends back what comes, to the end; with the path `/reset/N` until the first bytes.
+async fn tunnel(
+    log: &Log,
+    head: &http::request::Parts,
+    mut body: RecvStream,
+    mut respond: SendResponse<Bytes>,
+) {
+    note(log, head, Vec::new(), None, None);
+    let response = Response::builder().status(200).header("x-origin", "h2").body(()).unwrap();
+    let Ok(mut stream) = respond.send_response(response, false) else { return };
+    while let Some(data) = body.data().await {
+        let Ok(data) = data else {
+            return note(log, head, Vec::new(), None, Some("reset"));
+        };
+        if head.uri.path().starts_with("/reset") {
+            return stream.send_reset(Reason::INTERNAL_ERROR);
+        }
+        let _ = body.flow_control().release_capacity(data.len());
+        let _ = send_all(&mut stream, &data, false).await;
+    }
+    let _ = stream.send_data(Bytes::new(), true);
+}
+
 fn note(
     log: &Log,
     head: &http::request::Parts,
@@ -346,6 +379,7 @@ fn note(
 ) {
     log.seen.lock().unwrap().push(Seen {
         method: head.method.to_string(),
+        protocol: head.extensions.get::<h2::ext::Protocol>().map(|protocol| protocol.as_str().to_owned()),
         uri: head.uri.to_string(),
         fields: head.headers.clone(),
         body,
@@ -371,6 +405,7 @@ pub mod raw {
     pub const WINDOW_UPDATE: u8 = 8;
     pub const CONTINUATION: u8 = 9;
     pub const END_STREAM: u8 = 1;
+    pub const ACK: u8 = 1;
     pub const END_HEADERS: u8 = 4;
 
     #[derive(Clone, Debug, Eq, PartialEq)]
@@ -442,11 +477,12 @@ pub mod raw {
     }
 
     impl RawClient {
-        /// A connection that has sent preface and SETTINGS.
+        /// A connection that has sent preface and SETTINGS, and acknowledges those of the gateway.
         pub fn connect(port: u16) -> Self {
             let mut client = Self::silent(port);
             client.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
             client.send(&frame(SETTINGS, 0, 0, &[]));
+            client.send(&frame(SETTINGS, ACK, 0, &[]));
             client
         }
 

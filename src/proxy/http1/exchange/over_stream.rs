@@ -11,10 +11,11 @@ use crate::runtime::{RecvBuf, TimedOut};
 
 use super::super::super::body::{BodyError, Pace};
 use super::super::super::http2::{
-    Answered, Call, Receiver, StreamFault, response_in_neutral_form, send_request,
+    Answered, Asked, Call, Receiver, StreamFault, response_in_neutral_form, send_request,
 };
 use super::super::super::outcome::{Ending, Termination};
 use super::super::super::transfer::{Sink, Source, transfer};
+use super::super::super::tunnel::Behind;
 use super::super::super::upstream::{self, Acquired, Tried};
 use super::super::Next;
 use super::super::failure::{TIMED_OUT, UNANSWERED, cannot_acquire, invalid};
@@ -127,19 +128,33 @@ impl Exchange<'_> {
             // The endpoint must not take what it got for the whole.
             sender.reset(CANCEL);
         }
-        let began = matches!(responded, Some(Responded::Complete { .. } | Responded::Broken(_)));
+        self.judge_stream(&exchange, cluster, responded.as_ref());
+        (responded, uploaded)
+    }
+
+    /// As `judge_endpoint`. `None`: the client's side ended it.
+    pub(super) fn judge_stream(
+        &self,
+        exchange: &upstream::Exchange,
+        cluster: u16,
+        responded: Option<&Responded>,
+    ) {
+        let upstreams = &self.context.upstreams;
+        let began = matches!(
+            responded,
+            Some(Responded::Complete { .. } | Responded::Broken(_) | Responded::Opened(_))
+        );
         if !began {
             self.context.shard.cluster(usize::from(cluster)).response(None);
         }
-        match &responded {
-            Some(Responded::Complete { .. }) => upstreams.on_stream_answer(&exchange),
+        match responded {
+            Some(Responded::Complete { .. } | Responded::Opened(_)) => upstreams.on_stream_answer(exchange),
             Some(
                 Responded::Failed(_)
                 | Responded::Broken(Termination::UpstreamFailed | Termination::UpstreamTimeout),
-            ) => upstreams.on_stream_failure(&exchange),
+            ) => upstreams.on_stream_failure(exchange),
             _ => {}
         }
-        (responded, uploaded)
     }
 
     /// What follows an exchange that went over a stream.
@@ -163,14 +178,14 @@ impl Exchange<'_> {
                 };
             }
             Some(Responded::Broken(termination)) => return Next::End(Ending::Abort(termination)),
-            Some(Responded::Unanswered | Responded::Refused) => UNANSWERED,
+            Some(Responded::Unanswered | Responded::Refused | Responded::Opened(_)) => UNANSWERED,
             Some(Responded::Failed(failure)) => failure,
         };
         self.fail(failure, rest).await
     }
 
     /// Brings the endpoint's response to the client.
-    async fn respond_from_stream(
+    pub(super) async fn respond_from_stream(
         &self,
         exchange: &upstream::Exchange,
         call: &mut Call,
@@ -201,7 +216,8 @@ impl Exchange<'_> {
             };
             let ended = receiver.as_ref().is_none_or(Receiver::is_ended);
             let runtime = &self.context.runtime;
-            let plan = response_in_neutral_form(runtime, &head, ended, self.request.is_head, |bytes| {
+            let asked = Asked { is_head: self.request.is_head, opening: self.opening() };
+            let plan = response_in_neutral_form(runtime, &head, ended, asked, |bytes| {
                 shard.add(ClusterCounter::ReceivedBytes, bytes.len() as u64);
                 self.take_response_head(bytes, route)
             });
@@ -212,6 +228,13 @@ impl Exchange<'_> {
                 }
                 Err(reject) => return Responded::Failed(invalid(reject)),
             };
+            if plan.opens
+                && let Some(receiver) = receiver
+            {
+                shard.response(Some(plan.status));
+                self.tell_opened(plan);
+                return Responded::Opened(Box::new(Behind::Stream(receiver)));
+            }
             if let (Some(receiver), false) = (&mut receiver, plan.interim) {
                 shard.response(Some(plan.status));
                 return self.deliver_from_stream(plan, receiver, cluster).await;

@@ -12,6 +12,7 @@ use super::super::super::http1::failure::{Failure, TIMED_OUT, UNANSWERED, invali
 use super::super::super::http1::head_input::{HeadError, HeadInput};
 use super::super::super::http1::judge::Request;
 use super::super::super::transfer::{Sink, Source, transfer};
+use super::super::super::tunnel::Behind;
 use super::super::super::upstream::Connection;
 use super::super::stream::Receiver;
 use super::{Destination, Exchange, Gone, Parsed, Responded, ResponsePlan};
@@ -81,7 +82,7 @@ impl Exchange<'_> {
     }
 
     /// Brings the endpoint's response to the client.
-    async fn respond(&self, connection: &Connection, cluster: u16, route: u16) -> Responded {
+    pub(super) async fn respond(&self, connection: &Connection, cluster: u16, route: u16) -> Responded {
         let mut interim_left = limits::INTERIM_RESPONSES_MAX;
         let sent_at = self.context.runtime.now();
         let mut first = match self.deadline.within(connection.stream.recv()).await {
@@ -100,6 +101,9 @@ impl Exchange<'_> {
             shard.add(ClusterCounter::ReceivedBytes, (plan.head_len + rest.len()) as u64);
             if !plan.interim {
                 shard.response(Some(plan.status));
+                if plan.opens {
+                    return self.tell_opened(plan, Behind::Connection(rest));
+                }
                 let source = Source::h1(&connection.stream, plan.framing, rest);
                 return self.deliver(plan, source, cluster).await;
             }

@@ -13,10 +13,11 @@ use crate::runtime::TimedOut;
 use super::super::super::http1::failure::{TIMED_OUT, UNANSWERED, invalid};
 use super::super::super::http1::judge::Request;
 use super::super::super::transfer::{Sink, Source, transfer};
+use super::super::super::tunnel::Behind;
 use super::super::super::upstream;
 use super::super::client::{Answered, Call};
 use super::super::stream::{Receiver, StreamFault};
-use super::super::{response_in_neutral_form, send_request};
+use super::super::{Asked, response_in_neutral_form, send_request};
 use super::{Destination, Exchange, Gone, Parsed, Responded};
 
 impl Exchange<'_> {
@@ -86,7 +87,7 @@ impl Exchange<'_> {
     }
 
     /// Brings the endpoint's response to the client.
-    async fn respond_from_stream(
+    pub(super) async fn respond_from_stream(
         &self,
         exchange: &upstream::Exchange,
         call: &mut Call,
@@ -116,7 +117,9 @@ impl Exchange<'_> {
                 Answered::Final(head, receiver) => (head, Some(receiver)),
             };
             let ended = receiver.as_ref().is_none_or(Receiver::is_ended);
-            let plan = response_in_neutral_form(&self.context.runtime, &head, ended, self.is_head, |bytes| {
+            let opening = self.opening.borrow().clone();
+            let asked = Asked { is_head: self.is_head, opening: opening.as_deref() };
+            let plan = response_in_neutral_form(&self.context.runtime, &head, ended, asked, |bytes| {
                 shard.add(ClusterCounter::ReceivedBytes, bytes.len() as u64);
                 self.plan(bytes, to.route)
             });
@@ -127,6 +130,12 @@ impl Exchange<'_> {
                 }
                 Err(reject) => return Responded::Failed(invalid(reject)),
             };
+            if plan.opens
+                && let Some(receiver) = receiver
+            {
+                shard.response(Some(plan.status));
+                return self.tell_opened(plan, Behind::Stream(receiver));
+            }
             if let (Some(receiver), false) = (&mut receiver, plan.interim) {
                 shard.response(Some(plan.status));
                 return self.deliver(plan, Source::H2(receiver), to.cluster).await;
