@@ -10,6 +10,7 @@ use toml::de::DeTable;
 
 use crate::proxy::snapshot::Snapshot;
 use crate::runtime::EngineChoice;
+use crate::steal;
 
 mod build;
 mod check;
@@ -38,6 +39,7 @@ pub struct Config {
     pub workers: WorkersSpec,
     pub admin: AdminSpec,
     pub host: HostSpec,
+    pub steal: steal::Spec,
     /// What workers serve from.
     pub snapshot: Snapshot,
     /// Files of certificates and keys that it names, in no order; one may be there several times.
@@ -193,7 +195,7 @@ fn parse_in(name: &str, base: &Path, text: &str) -> Result<(Config, Vec<Problem>
     let parts = build::build(&root, base, &mut findings);
     let problems = findings.into_problems(name, text);
     match parts {
-        Some(build::Parts { workers, admin, host, snapshot, files })
+        Some(build::Parts { workers, admin, host, steal, snapshot, files })
             if problems.iter().all(|problem| problem.severity == Severity::Warning) =>
         {
             let effective = effective::effective(values.get_ref(), &keys::ROOT);
@@ -201,7 +203,7 @@ fn parse_in(name: &str, base: &Path, text: &str) -> Result<(Config, Vec<Problem>
             let places = problem::places(text, &offsets).into_iter();
             let files = files.into_iter().zip(places);
             let files = files.map(|((path, _), (line, column))| NamedFile { path, line, column }).collect();
-            Ok((Config { workers, admin, host, snapshot, files, effective }, problems))
+            Ok((Config { workers, admin, host, steal, snapshot, files, effective }, problems))
         }
         _ => Err(problems),
     }

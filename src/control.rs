@@ -11,6 +11,7 @@ pub mod log;
 pub mod resolve;
 pub mod socket;
 pub mod source;
+pub mod steal;
 pub mod supervisor;
 
 /// How a command ended, for the exit code.

@@ -13,6 +13,7 @@ pub mod h1;
 pub mod health;
 pub mod http;
 pub mod route;
+pub mod steal;
 pub mod tls;
 
 // 2 the machine, and the runtime on it

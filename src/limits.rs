@@ -78,6 +78,11 @@ pub const HTTP2_RESET_STREAMS_REMEMBERED_MAX: usize = 50;
 /// Default of `limits.memory_bytes_max`, the byte budget of one worker.
 pub const WORKER_MEMORY_BYTES_MAX_DEFAULT: usize = 512 * MIB;
 
+/// Samples of the CPUs' counters that are kept: a quarter of an hour at ten a second.
+pub const STEAL_TRACE_SAMPLES_MAX: usize = 9_000;
+/// Bytes they may take; with more than some twenty CPUs they reach less far back.
+pub const STEAL_TRACE_BYTES_MAX: usize = 4 * MIB;
+
 /// Log lines waiting for the log's writer. A line more is dropped and counted.
 pub const LOG_LINES_MAX: usize = 4096;
 /// Connections to the admin endpoints served at once; as many more wait in the kernel.

@@ -4,6 +4,7 @@
 pub mod catalog;
 pub mod render;
 pub mod shard;
+pub mod steal;
 
 pub use catalog::{
     AcceptError, ClusterCounter, ClusterGauge, ClusterHistogram, Counter, Gauge, HandshakeFailure, Histogram,
@@ -11,3 +12,4 @@ pub use catalog::{
 };
 pub use render::{CertificateEnd, CertificateFacts, ProcessFacts, WorkerFacts};
 pub use shard::Shard;
+pub use steal::{CpuFacts, StealFacts, WorkerLoss};

@@ -2,6 +2,7 @@
 
 pub mod body;
 pub mod context;
+pub mod door;
 pub mod facts;
 pub mod handshake;
 pub mod handshakes;

@@ -6,6 +6,7 @@
 
 mod buffers;
 mod executor;
+mod gaps;
 mod net;
 mod reactor;
 mod recycle;
@@ -26,6 +27,7 @@ use crate::sys::clock;
 
 pub use buffers::{BufMaker, BufferStats, RecvBuf};
 use executor::Executor;
+use gaps::Gaps;
 pub use net::{Incoming, Listener, Mailbox, MailboxWaker, Socket};
 use reactor::Reactor;
 pub use reactor::{Engine, EngineChoice, EngineReport, ReactorStats, RingSizes, probe};
@@ -47,6 +49,11 @@ struct Inner {
     turns: Cell<u64>,
     /// Longest time between two entries into the kernel since it was last asked for.
     gap_max: Cell<Duration>,
+    gaps: Gaps,
+    /// When the oldest work of this turn may have come.
+    oldest: Cell<Instant>,
+    /// When nothing waited to be done, the last time.
+    emptied: Cell<Instant>,
     /// Bytes that sessions hold beside receive buffers.
     charged: Cell<usize>,
 }
@@ -70,6 +77,9 @@ impl Runtime {
             now: Cell::new(now),
             turns: Cell::new(0),
             gap_max: Cell::new(Duration::ZERO),
+            gaps: Gaps::default(),
+            oldest: Cell::new(now),
+            emptied: Cell::new(now),
             charged: Cell::new(0),
         };
         Self(Rc::new(inner))
@@ -112,8 +122,8 @@ impl Runtime {
             {
                 break Ok(output);
             }
-            self.0.executor.run_ready();
-            if let Err(error) = self.turn() {
+            let polls = self.0.executor.run_ready();
+            if let Err(error) = self.turn(polls + 1) {
                 break Err(error);
             }
         };
@@ -136,7 +146,7 @@ impl Runtime {
         .await;
     }
 
-    fn turn(&self) -> io::Result<()> {
+    fn turn(&self, polls: usize) -> io::Result<()> {
         let inner = &*self.0;
         let before = clock::now();
         let gap = before.since(inner.now.get());
@@ -151,6 +161,9 @@ impl Runtime {
         };
         inner.reactor.borrow_mut().turn(wait)?;
         let now = clock::now();
+        let late = if wait.is_zero() { Duration::ZERO } else { now.since(before + wait) };
+        inner.gaps.note(gap, polls, late);
+        self.note_queue(before, now, !wait.is_zero());
         inner.now.set(now);
         inner.turns.set(inner.turns.get() + 1);
         inner.timers.borrow_mut().advance(now, |waker| {
@@ -159,6 +172,31 @@ impl Runtime {
             }
         });
         Ok(())
+    }
+
+    /// Finds how long what is ready now may have waited. The kernel was entered at `before`.
+    fn note_queue(&self, before: Instant, now: Instant, could_wait: bool) {
+        /// Waiting, or sending and receiving for so many tasks? No task's share of an entry takes so long.
+        const ENTRY_OF_A_TASK: Duration = Duration::from_micros(200);
+        /// What came within so short a turn did not wait worth mentioning.
+        const SHORT: Duration = Duration::from_millis(2);
+        let inner = &*self.0;
+        let tasks = u32::try_from(executor::ready()).unwrap_or(u32::MAX);
+        if could_wait && now.since(before) > ENTRY_OF_A_TASK.saturating_mul(tasks.saturating_add(1)) {
+            inner.oldest.set(now);
+            inner.emptied.set(now);
+            return;
+        }
+        // What came while the last turn's tasks ran, or while the thread stood still, came after the last look.
+        inner.oldest.set(inner.now.get());
+        if now.since(inner.now.get()) < SHORT {
+            inner.emptied.set(now);
+        }
+    }
+
+    /// When the oldest work that is ready now may have come, and when the thread last had none to do.
+    pub fn queue_facts(&self) -> (Instant, Instant) {
+        (self.0.oldest.get(), self.0.emptied.get())
     }
 
     pub fn engine(&self) -> Engine {
@@ -173,6 +211,12 @@ impl Runtime {
     /// Turns since the start, and the longest time spent in one (tasks, not waiting) since this was last called.
     pub fn take_loop_facts(&self) -> (u64, Duration) {
         (self.0.turns.get(), self.0.gap_max.replace(Duration::ZERO))
+    }
+
+    /// Calls `take` with each gap since the last call: time in which the loop stood still without a reason of its own.
+    /// All of them since the start, together.
+    pub fn take_gaps(&self, take: impl FnMut(Duration)) -> Duration {
+        self.0.gaps.take(take)
     }
 
     pub fn reactor_stats(&self) -> ReactorStats {

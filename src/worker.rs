@@ -12,14 +12,15 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::base::time::Instant;
-use crate::metrics::{Counter, Gauge, Shard};
+use crate::metrics::{Counter, Gauge, Histogram, Shard};
 use crate::proxy::context::Context;
 use crate::proxy::handshakes::Refused;
 use crate::proxy::snapshot::Snapshot;
 pub use crate::proxy::tls::TlsMaterials;
 pub use crate::runtime::{EngineChoice, RingSizes};
 use crate::runtime::{Mailbox, MailboxWaker, Runtime};
-use crate::sys::affinity;
+use crate::steal;
+use crate::sys::{affinity, process};
 use crate::tls::{ClientMaterial, ServerMaterial, TicketKeys};
 
 /// How often idle upstream connections are looked over and gauges brought up to date.
@@ -40,6 +41,7 @@ pub struct Plan {
     pub shard: Arc<Shard>,
     pub seed: u64,
     pub ring: RingSizes,
+    pub steal: steal::Spec,
 }
 
 /// What the control thread tells a worker.
@@ -53,6 +55,8 @@ pub enum Message {
     ServerTls { listener: u16, material: Arc<ServerMaterial> },
     /// What a cluster's endpoints are spoken to with from now on.
     ClientTls { cluster: u16, material: Arc<ClientMaterial> },
+    /// How many TLS handshakes to begin in a turn from now on.
+    HandshakesPerTurn(u32),
     /// The secrets of the next period.
     TicketKeys(Arc<TicketKeys>),
 }
@@ -62,6 +66,8 @@ pub enum Message {
 pub struct EngineReport {
     pub engine: &'static str,
     pub why: String,
+    /// The worker's thread, as procfs names it.
+    pub thread: u32,
 }
 
 /// A started worker.
@@ -136,13 +142,14 @@ fn run(plan: Plan, inbox: Receiver<Message>, report: &Sender<Result<(EngineRepor
         }
     };
     let context = Context::new(runtime.clone(), plan.shard, plan.snapshot, &plan.tls, plan.seed);
+    context.door.set_objective(plan.steal.latency_objective, plan.steal.mode == steal::Mode::Act, &runtime);
     for (listener, material) in (0..).zip(plan.tls.listeners) {
         material.into_iter().for_each(|material| set_server_tls(&context, listener, &material));
     }
     for (cluster, material) in (0..).zip(plan.tls.clusters) {
         material.into_iter().for_each(|material| set_client_tls(&context, cluster, &material));
     }
-    let engine = EngineReport { engine: engine.engine.name(), why: engine.why };
+    let engine = EngineReport { engine: engine.engine.name(), why: engine.why, thread: process::thread_id() };
     let _ = report.send(Ok((engine, waker)));
     if let Err(error) = runtime.block_on(serve(context, plan.listeners, mailbox, inbox)) {
         // The reactor itself failed: nothing on this thread can go on. The supervisor starts the process anew.
@@ -179,6 +186,10 @@ async fn serve(
             }
             Ok(Message::ClientTls { cluster, material }) => {
                 set_client_tls(&context, cluster, &material);
+                continue;
+            }
+            Ok(Message::HandshakesPerTurn(max)) => {
+                context.handshakes.set_per_turn_max(max);
                 continue;
             }
             Ok(Message::TicketKeys(keys)) => {
@@ -227,6 +238,7 @@ fn set_client_tls(context: &Context, cluster: u16, material: &ClientMaterial) {
 #[derive(Default)]
 struct Housekeeping {
     turns: u64,
+    gaps: Duration,
     starved: u64,
     overflows: u64,
     stale: u64,
@@ -262,6 +274,9 @@ impl Housekeeping {
         let (turns, gap_max) = context.runtime.take_loop_facts();
         shard.add(Counter::LoopTurns, turns - std::mem::replace(&mut self.turns, turns));
         shard.set_max(Gauge::LoopGapMax, u64::try_from(gap_max.as_nanos()).unwrap_or(u64::MAX));
+        let gaps = context.runtime.take_gaps(|gap| shard.observe(Histogram::LoopGap, gap));
+        let grown = gaps - std::mem::replace(&mut self.gaps, gaps);
+        shard.add(Counter::LoopGaps, u64::try_from(grown.as_nanos()).unwrap_or(u64::MAX));
         let stats = context.runtime.reactor_stats();
         let starved = stats.recv_starved;
         shard.add(Counter::BuffersStarved, starved - std::mem::replace(&mut self.starved, starved));

@@ -12,6 +12,7 @@ use super::values::{self, Fault};
 use super::{AdminSpec, Cpus, HostSpec, RingSpec, WorkersSpec};
 use crate::proxy::snapshot::{DrainSpec, HttpSpec, Limits, Snapshot};
 use crate::runtime::EngineChoice;
+use crate::steal;
 
 mod actions;
 mod clusters;
@@ -27,6 +28,7 @@ pub(super) struct Parts {
     pub workers: WorkersSpec,
     pub admin: AdminSpec,
     pub host: HostSpec,
+    pub steal: steal::Spec,
     pub snapshot: Snapshot,
     /// Files that the configuration names, with the offset at which it does.
     pub files: Vec<(PathBuf, usize)>,
@@ -50,8 +52,9 @@ pub(super) fn build(root: &Node<'_>, base: &Path, findings: &mut Findings) -> Op
     };
     let (http, limits) = limits(&root.table("limits"), findings);
     let drain = drain(&root.table("drain"), findings);
+    let steal = steal(&root.table("steal"), findings);
     let snapshot = Snapshot { listeners: listeners.list, routes: routes?, clusters, http, limits, drain };
-    Some(Parts { workers: workers?, admin: admin?, host, snapshot, files: files.list })
+    Some(Parts { workers: workers?, admin: admin?, host, steal, snapshot, files: files.list })
 }
 
 /// The files that a configuration names.
@@ -143,6 +146,32 @@ fn drain(node: &Node<'_>, findings: &mut Findings) -> DrainSpec {
         findings.push(Finding::error(&node.value_span(key), what).cure("make deadline_ms the longer one"));
     }
     drain
+}
+
+fn steal(node: &Node<'_>, findings: &mut Findings) -> steal::Spec {
+    let mode = match node.text("mode").map(|text| text.text) {
+        Some("off") => steal::Mode::Off,
+        Some("act") => steal::Mode::Act,
+        _ => steal::Mode::Observe,
+    };
+    let ratio = |key| node.ratio(key).unwrap_or_default();
+    let spec = steal::Spec {
+        mode,
+        elevated_ratio: ratio("elevated_ratio"),
+        stolen_ratio: ratio("stolen_ratio"),
+        calm_ratio: ratio("calm_ratio"),
+        latency_objective: millis(node, "latency_objective_ms"),
+    };
+    for (less, more) in [("calm_ratio", "elevated_ratio"), ("elevated_ratio", "stolen_ratio")] {
+        let (below, above) = (ratio(less), ratio(more));
+        if below >= above {
+            let what = format!("steal.{less} {below} is not below steal.{more} {above}");
+            let key = if node.has(less) { less } else { more };
+            let cure = format!("make {less} less than {more}");
+            findings.push(Finding::error(&node.value_span(key), what).cure(cure));
+        }
+    }
+    spec
 }
 
 /// The names of one kind of table, for others to refer to.

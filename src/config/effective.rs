@@ -34,6 +34,7 @@ fn table(values: Option<&DeTable<'_>>, schema: &Table, all: Option<&DeTable<'_>>
             (_, None) => match row.preset {
                 Preset::Boolean(default) => Some(default.into()),
                 Preset::Integer(default) => Some(default.into()),
+                Preset::Ratio(default) => Some(default.into()),
                 Preset::Text(default) => Some(default.into()),
                 Preset::Inherited(default) => {
                     let inherited = all.and_then(|all| all.get(row.key));

@@ -1,6 +1,6 @@
 //! Every key of the configuration file, declared once. This file is one table.
 
-use super::schema::Kind::{Boolean, Fields, Integer, Later, Text, TextList, TextOrList, Word};
+use super::schema::Kind::{Boolean, Fields, Integer, Ratio, Text, TextList, TextOrList, Word};
 use super::schema::Preset::{Absent, Required, Shown};
 use super::schema::{Kind, Preset, Row, Table};
 use crate::limits::{
@@ -43,10 +43,10 @@ pub(super) static ROOT: Table = Table {
         table("limits", &LIMITS),
         table("timeouts", &TIMEOUTS),
         table("drain", &DRAIN),
+        table("steal", &STEAL),
         tables("listener", &LISTENER),
         tables("route", &ROUTE),
         tables("cluster", &CLUSTER),
-        row("steal", Later, Absent(""), ""),
     ],
 };
 
@@ -109,7 +109,7 @@ static HOST: Table = Table {
     shown: true,
     rows: &[
         row("procfs", Text, Preset::Text("/proc"), "Where procfs is mounted."),
-        row("sysfs", Text, Preset::Text("/sys"), "Where sysfs is mounted. Nothing is read from it yet."),
+        row("sysfs", Text, Preset::Text("/sys"), "Where sysfs is mounted."),
         row("cgroupfs", Text, Preset::Text("/sys/fs/cgroup"), "Where the cgroup hierarchy is mounted."),
     ],
 };
@@ -283,6 +283,39 @@ static DRAIN: Table = Table {
             30_000,
             "ms",
             "Everything ends by then: what is left, such as relays, is reset. Not less than idle_grace_ms.",
+        ),
+    ],
+};
+
+/// A share that something begins at: never all, never nothing.
+const SHARE: Kind = Ratio { min: 0.001, max: 0.99 };
+
+static STEAL: Table = Table {
+    help: "CPU time that the hypervisor and other processes of this machine take from the workers. GET /steal shows it.",
+    shown: true,
+    rows: &[
+        row(
+            "mode",
+            Word(&["off", "observe", "act"], &[]),
+            Preset::Text("observe"),
+            "\"observe\": measured, shown, logged when a level changes. \"act\": a worker that loses time gets fewer new \
+             connections and handshakes while it does; and every worker keeps its queue short.",
+        ),
+        row("elevated_ratio", SHARE, Preset::Ratio(0.05), "Lost share of a CPU that is level 1."),
+        row("stolen_ratio", SHARE, Preset::Ratio(0.1), "Lost share of a CPU that is level 2."),
+        row(
+            "calm_ratio",
+            SHARE,
+            Preset::Ratio(0.02),
+            "Lost share below which a CPU is calm; two seconds of it end a level.",
+        ),
+        number(
+            "latency_objective_ms",
+            Integer { min: 1, max: 60_000 },
+            25,
+            "ms",
+            "What users should be answered within. In \"act\", a request that waited for 2/5 of it in a queue that stood for 100 ms \
+             is refused with 503, or REFUSED_STREAM.",
         ),
     ],
 };

@@ -71,6 +71,16 @@ impl<'t> Node<'t> {
     }
 
     /// `None` where it is absent without a default.
+    pub(super) fn ratio(&self, key: &str) -> Option<f64> {
+        let row = self.schema.row(key)?;
+        let found = self.value(key).and_then(|value| ratio(value.get_ref(), row));
+        found.or(match row.preset {
+            Preset::Ratio(default) => Some(default),
+            _ => None,
+        })
+    }
+
+    /// `None` where it is absent without a default.
     pub(super) fn boolean(&self, key: &str) -> Option<bool> {
         let found = self.value(key).and_then(|value| value.get_ref().as_bool());
         found.or(match self.schema.row(key)?.preset {
@@ -143,7 +153,7 @@ impl<'t> Node<'t> {
     pub(super) fn check(&self, title: &str, findings: &mut Findings) {
         for (key, value) in self.values.into_iter().flat_map(DeTable::iter) {
             match self.schema.row(key.get_ref()) {
-                Some(row) => self.check_value(row, title, key.span(), value, findings),
+                Some(row) => self.check_value(row, title, value, findings),
                 None => findings.push(unknown(self.schema, title, key.get_ref(), &key.span())),
             }
         }
@@ -158,14 +168,7 @@ impl<'t> Node<'t> {
         }
     }
 
-    fn check_value(
-        &self,
-        row: &Row,
-        title: &str,
-        key_span: Span,
-        value: &'t Spanned<DeValue<'t>>,
-        findings: &mut Findings,
-    ) {
+    fn check_value(&self, row: &Row, title: &str, value: &'t Spanned<DeValue<'t>>, findings: &mut Findings) {
         let below = |open: &str, close: &str| match title.trim_matches(['[', ']']) {
             "" | "the file" => format!("{open}{}{close}", row.key),
             parent => format!("{open}{parent}.{}{close}", row.key),
@@ -174,13 +177,9 @@ impl<'t> Node<'t> {
         match (&row.kind, value.get_ref()) {
             // What the parser puts where it found no value: told as a syntax error.
             (_, DeValue::Integer(_)) if value.span().is_empty() => {}
-            (Kind::Later, _) => {
-                let what = format!("{} is not supported yet in this release", below("[", "]"));
-                findings
-                    .push(Finding::error(&key_span, what).cure("remove it, or use a release that has it"));
-            }
             (Kind::Boolean, DeValue::Boolean(_)) => {}
             (Kind::Integer { .. }, value) if integer(value, row).is_some() => {}
+            (Kind::Ratio { .. }, value) if ratio(value, row).is_some() => {}
             (Kind::Text | Kind::TextOrList, DeValue::String(_)) => {}
             (Kind::Word(words, later), DeValue::String(text)) => {
                 check_word(row.key, words, later, text, &value.span(), findings);
@@ -209,6 +208,11 @@ impl<'t> Node<'t> {
                 let what = format!("\"{}\" is {found}; it can be {min} to {max}{unit}", row.key);
                 findings.push(Finding::error(&value.span(), what).cure(default_cure(row)));
             }
+            (Kind::Ratio { min, max }, DeValue::Float(_) | DeValue::Integer(_)) => {
+                let found = plain_number(value.get_ref());
+                let what = format!("\"{}\" is {found}; it can be {min} to {max}", row.key);
+                findings.push(Finding::error(&value.span(), what).cure(default_cure(row)));
+            }
             (Kind::Tables(_), DeValue::Table(_)) => {
                 let what = format!("\"{}\" is one table, but there can be several", row.key);
                 let cure = format!("write {} with double brackets", below("[[", "]]"));
@@ -228,6 +232,21 @@ fn integer(value: &DeValue<'_>, row: &Row) -> Option<u64> {
     let (DeValue::Integer(found), Kind::Integer { min, max }) = (value, row.kind) else { return None };
     let found = u64::from_str_radix(found.as_str(), found.radix()).ok()?;
     (min..=max).contains(&found).then_some(found)
+}
+
+/// The share, if it is one within the row's range.
+fn ratio(value: &DeValue<'_>, row: &Row) -> Option<f64> {
+    let (DeValue::Float(found), Kind::Ratio { min, max }) = (value, row.kind) else { return None };
+    let found = found.as_str().parse::<f64>().ok()?;
+    (min..=max).contains(&found).then_some(found)
+}
+
+fn plain_number<'v>(value: &'v DeValue<'_>) -> &'v str {
+    match value {
+        DeValue::Integer(number) => number.as_str(),
+        DeValue::Float(number) => number.as_str(),
+        _ => "",
+    }
 }
 
 fn unknown(schema: &Table, title: &str, key: &str, span: &Span) -> Finding {
@@ -273,6 +292,7 @@ fn check_word(key: &str, words: &[&str], later: &[&str], found: &str, span: &Spa
 fn default_cure(row: &Row) -> String {
     match row.preset {
         Preset::Integer(default) => format!("the default is {default}"),
+        Preset::Ratio(default) => format!("the default is {default}"),
         _ => "choose a value within the range".to_owned(),
     }
 }

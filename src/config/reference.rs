@@ -46,6 +46,7 @@ fn print_row(out: &mut String, row: &Row, shown: bool) {
     let (value, set, note) = match row.preset {
         Preset::Boolean(default) => (default.to_string(), false, "default"),
         Preset::Integer(default) => (default.to_string(), false, "default"),
+        Preset::Ratio(default) => (default.to_string(), false, "default"),
         Preset::Inherited(default) => (default.to_string(), false, "default: that of [timeouts]"),
         Preset::Text(default) => (format!("\"{default}\""), false, "default"),
         Preset::Absent(example) => (example.to_owned(), false, "example"),
@@ -57,6 +58,7 @@ fn print_row(out: &mut String, row: &Row, shown: bool) {
         Kind::Integer { min, max } => {
             facts.push(format!("{min} to {max}{}{}", if row.unit.is_empty() { "" } else { " " }, row.unit));
         }
+        Kind::Ratio { min, max } => facts.push(format!("{min} to {max}")),
         Kind::Word(..) => facts.push(row.kind.describe()),
         _ => {}
     }

@@ -29,6 +29,11 @@ pub(super) enum Kind {
         min: u64,
         max: u64,
     },
+    /// A share of the whole, both ends included.
+    Ratio {
+        min: f64,
+        max: f64,
+    },
     /// The reader of the key says what the text must look like.
     Text,
     /// One of these words; the second list comes with a later release.
@@ -43,8 +48,6 @@ pub(super) enum Kind {
     /// In effect only where it stands.
     Choice(&'static Table),
     Tables(&'static Table),
-    /// A table or value that comes with a later release.
-    Later,
 }
 
 /// The value of a key that is not there.
@@ -52,6 +55,7 @@ pub(super) enum Kind {
 pub(super) enum Preset {
     Boolean(bool),
     Integer(u64),
+    Ratio(f64),
     Text(&'static str),
     /// What `[timeouts]` says, by default this.
     Inherited(u64),
@@ -64,9 +68,9 @@ pub(super) enum Preset {
 }
 
 impl Kind {
-    /// Whether it is a table of its own in the reference file, or nothing yet.
+    /// Whether it is a table of its own in the reference file.
     pub(super) fn is_table(&self) -> bool {
-        matches!(self, Self::Table(_) | Self::Choice(_) | Self::Tables(_) | Self::Later)
+        matches!(self, Self::Table(_) | Self::Choice(_) | Self::Tables(_))
     }
 
     /// For messages: what was expected.
@@ -74,6 +78,7 @@ impl Kind {
         match self {
             Self::Boolean => "true or false".to_owned(),
             Self::Integer { min, max } => format!("a whole number from {min} to {max}"),
+            Self::Ratio { min, max } => format!("a share from {min} to {max}"),
             Self::Text => "a text in quotes".to_owned(),
             Self::Word(words, _) => {
                 let quoted: Vec<String> = words.iter().map(|word| format!("\"{word}\"")).collect();
@@ -87,7 +92,6 @@ impl Kind {
             Self::Fields => "a table of texts, { \"name\" = \"value\" }".to_owned(),
             Self::Table(_) | Self::Choice(_) => "a table".to_owned(),
             Self::Tables(_) => "a list of tables".to_owned(),
-            Self::Later => "nothing yet".to_owned(),
         }
     }
 }
@@ -102,8 +106,7 @@ impl Table {
         self.rows.iter().all(|row| matches!(row.preset, Preset::Inherited(_)))
     }
 
-    /// Keys of this release.
     pub(super) fn keys(&self) -> impl Iterator<Item = &'static str> {
-        self.rows.iter().filter(|row| !matches!(row.kind, Kind::Later)).map(|row| row.key)
+        self.rows.iter().map(|row| row.key)
     }
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::Request;
+use axum::http::request::Parts;
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
@@ -28,7 +29,7 @@ pub struct Endpoint {
     pub method: Method,
     pub path: &'static str,
     pub help: &'static str,
-    page: fn(&State) -> Response,
+    page: fn(&State, &Parts) -> Response,
 }
 
 impl Endpoint {
@@ -39,7 +40,7 @@ impl Endpoint {
 }
 
 /// Every endpoint there is.
-pub static ENDPOINTS: [Endpoint; 7] = [
+pub static ENDPOINTS: [Endpoint; 8] = [
     get("/", "This page.", pages::index),
     get("/healthz", "200 while the process answers at all.", pages::healthz),
     get(
@@ -49,6 +50,11 @@ pub static ENDPOINTS: [Endpoint; 7] = [
     ),
     get("/metrics", "Metrics in the Prometheus text format.", pages::metrics),
     get("/workers", "Each worker's CPU, engine, load and longest loop gap, as JSON.", pages::workers),
+    get(
+        "/steal",
+        "CPU time that the hypervisor and others take: a page for browsers, else JSON; ?format=csv is the trace of 15 minutes.",
+        pages::steal,
+    ),
     get("/config", "The configuration in effect, defaults filled in, as JSON.", pages::config),
     Endpoint {
         method: Method::POST,
@@ -93,12 +99,12 @@ fn router(door: Door, state: &Arc<State>) -> Router {
     for endpoint in &ENDPOINTS {
         let filter = if endpoint.changes_state() { MethodFilter::POST } else { MethodFilter::GET };
         let state = state.clone();
-        let handler = move || async move {
+        let handler = move |request: Request| async move {
             if door == Door::Tcp && endpoint.changes_state() {
                 let text = "what changes state is asked over the admin Unix socket (admin.socket) only\n";
                 return (StatusCode::FORBIDDEN, text).into_response();
             }
-            (endpoint.page)(&state)
+            (endpoint.page)(&state, &request.into_parts().0)
         };
         router = router.route(endpoint.path, on(filter, handler));
     }
@@ -125,7 +131,7 @@ async fn guard(door: Door, request: Request, next: Next) -> Response {
     response
 }
 
-const fn get(path: &'static str, help: &'static str, page: fn(&State) -> Response) -> Endpoint {
+const fn get(path: &'static str, help: &'static str, page: fn(&State, &Parts) -> Response) -> Endpoint {
     Endpoint { method: Method::GET, path, help, page }
 }
 

@@ -101,7 +101,7 @@ mod tests {
             admin_tcp: Some("127.0.0.1:9901".parse().unwrap()),
             admin_unix: Some("/run/ringfort/admin.sock".into()),
         };
-        let engine = EngineReport { engine: "epoll", why: "io_uring_setup: EPERM".into() };
+        let engine = EngineReport { engine: "epoll", why: "io_uring_setup: EPERM".into(), thread: 1 };
         let text = text(&addresses, &engine, &[0, 1, 3]);
         let expected = [
             "  http     0.0.0.0:8080 (listener \"web\")",

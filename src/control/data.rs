@@ -9,17 +9,20 @@ use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
 
 use super::admin::{self, Phase, State};
 use super::handover::{self, Facts, Sockets};
 use super::log::Log;
 use super::resolve::{FIRST_LOOKUP_TIMEOUT, Names};
+use super::steal::{Sampler, Steering};
 use super::{Outcome, banner, log};
 use crate::config::Config;
 use crate::metrics::{Shard, WorkerFacts};
 use crate::proxy::outcome::Termination;
 use crate::proxy::snapshot::Snapshot;
 use crate::runtime::Runtime;
+use crate::steal::{Mode, SAMPLE_INTERVAL};
 use crate::sys::fd_passing::Channel;
 use crate::sys::{affinity, clock, process, random, rlimit};
 use crate::worker::{self, EngineChoice, EngineReport, Handle, Message, Plan, RingSizes};
@@ -128,6 +131,7 @@ async fn control(
     let workers_count = sockets.workers.len();
     let banner = banner::Addresses::of(&config.snapshot, &sockets, facts.admin_socket.as_deref());
     let snapshot = Arc::new(config.snapshot);
+    let (steal, host) = (config.steal, config.host);
     let shards = shards(&snapshot, workers_count);
     let state =
         Arc::new(State::new(shards, config.effective, Some(log.clone()), facts.restarts, descriptors_max));
@@ -141,6 +145,7 @@ async fn control(
     probe(engine, ring)?;
     // Workers accept as soon as they run: connections wait in the accept queues until there are addresses to go to.
     let mut endpoints = resolve(&snapshot).await;
+    let steering = Steering::new(sockets.workers.first().map_or(&[], Vec::as_slice));
     let plans =
         sockets.workers.into_iter().zip(&facts.cpus).enumerate().map(|(index, (listeners, cpu))| Plan {
             index: index as u32,
@@ -152,6 +157,7 @@ async fn control(
             shard: state.shards()[index].clone(),
             seed: random::seed(),
             ring,
+            steal,
         });
     let started: io::Result<Vec<Handle>> = plans.map(worker::spawn).collect();
     let handles = started.map_err(|error| format!("cannot start a worker thread: {error}"))?;
@@ -161,7 +167,13 @@ async fn control(
     }
     announce(&facts, &state, &reports, &banner);
     give_way(facts.cpus.len());
-    Ok(serve(&facts, &state, handles, endpoints, live_tls, &mut signals, snapshot.drain.deadline).await)
+    let workers = reports.iter().zip(&facts.cpus).zip(state.shards());
+    let workers = workers.map(|((report, cpu), shard)| (*cpu, report.thread, shard.clone())).collect();
+    let handshakes_max = snapshot.limits.handshakes_per_turn_max;
+    let sampler =
+        (steal.mode != Mode::Off).then(|| Sampler::new(steal, &host, workers, steering, handshakes_max));
+    let live = Live { handles, endpoints, tls: live_tls, sampler };
+    Ok(serve(&facts, &state, live, &mut signals, snapshot.drain.deadline).await)
 }
 
 /// Tells at once where the engine that the configuration insists on cannot be had: names may take seconds.
@@ -256,17 +268,28 @@ fn tell_endpoints(handles: &[Handle], cluster: u16, addresses: &[std::net::Socke
     }
 }
 
+/// What the control thread keeps an eye on.
+struct Live {
+    handles: Vec<Handle>,
+    endpoints: UnboundedReceiver<(u16, Vec<std::net::SocketAddr>)>,
+    tls: LiveTls,
+    /// `None` where lost CPU time is not measured.
+    sampler: Option<Sampler>,
+}
+
 /// Serves until every worker has ended.
 async fn serve(
     facts: &Facts,
     state: &State,
-    handles: Vec<Handle>,
-    mut endpoints: UnboundedReceiver<(u16, Vec<std::net::SocketAddr>)>,
-    mut tls: LiveTls,
+    live: Live,
     signals: &mut Signals,
     drain_deadline: Duration,
 ) -> Outcome {
+    let Live { handles, mut endpoints, mut tls, mut sampler } = live;
     let mut look = tokio::time::interval(LOOK_SERVING);
+    let mut sample = tokio::time::interval(SAMPLE_INTERVAL);
+    // A sample that is late is one sample: it speaks for the time since the last.
+    sample.set_missed_tick_behavior(MissedTickBehavior::Skip);
     loop {
         tokio::select! {
             () = Signals::stop(&mut signals.terminate, &mut signals.interrupt) => break,
@@ -279,6 +302,11 @@ async fn serve(
             }
             Some((cluster, addresses)) = endpoints.recv() => tell_endpoints(&handles, cluster, &addresses),
             _ = signals.hang_up.recv() => tls.look(state, &handles, true),
+            _ = sample.tick(), if sampler.is_some() => {
+                if let Some(sampler) = &mut sampler {
+                    sampler.sample(state, &handles);
+                }
+            }
             _ = look.tick() => {
                 tls.look(state, &handles, false);
                 if let Some(index) = handles.iter().position(Handle::finished) {
@@ -288,6 +316,8 @@ async fn serve(
             }
         }
     }
+    // With it go copies of listeners, which would keep them open.
+    drop(sampler);
     state.set_phase(Phase::Draining);
     tracing::info!(deadline_ms = drain_deadline.as_millis() as u64, "draining");
     let deadline = clock::now() + drain_deadline;

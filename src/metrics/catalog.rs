@@ -234,6 +234,14 @@ family! {
             "Times the completion queue overflowed into the kernel's backlog.";
         CompletionsStale: "ringfort_worker_completions_stale_total" One PerWorker None,
             "Completions that named a socket which was gone. Anything but 0 is a bug of ours.";
+        ConnectionsAccepted: "ringfort_worker_connections_accepted_total" One PerWorker None,
+            "Downstream connections that the worker accepted.";
+        RequestsShed: "ringfort_requests_shed_total" One PerWorker None,
+            "Requests refused because they had waited too long in a queue that stands.";
+        RequestsInTime: "ringfort_requests_in_time_total" One PerWorker None,
+            "Requests answered within steal.latency_objective_ms with a status below 500.";
+        LoopGaps: "ringfort_worker_loop_gap_seconds_total" Seconds PerWorker None,
+            "Time in which the loop stood still without a reason of its own: the thread was ready and did not run.";
         SessionsShed: "ringfort_sessions_shed_total" One Sum Some(SHED),
             "Connections refused at the door, by cause.";
         AcceptErrors: "ringfort_accept_errors_total" One Sum Some(ACCEPT_ERROR),
@@ -260,6 +268,8 @@ family! {
 family! {
     /// Latency histograms of one worker.
     Histogram Histogram {
+        LoopGap: "ringfort_worker_loop_gap_seconds" Seconds Sum None,
+            "Each time in which a worker's loop stood still without a reason of its own.";
         RequestDuration: "ringfort_request_duration_seconds" Seconds Sum None,
             "From the first byte of a request to the last byte of its response.";
         TlsHandshakeDuration: "ringfort_tls_handshake_duration_seconds" Seconds Sum None,
@@ -427,6 +437,99 @@ pub const CERTIFICATE_RELOAD_FAILURES: Metric = Metric {
     help: "Times that changed files of certificates could not be used and the last good ones stayed.",
 };
 
+/// Known to the control thread.
+pub const CPU_STEAL: Metric = whole(
+    "ringfort_cpu_steal_seconds_total",
+    Kind::Counter,
+    Unit::Seconds,
+    "Time that the hypervisor took from the CPU since the start, as far as it reports it.",
+);
+
+/// Known to the control thread.
+pub const CPU_STEAL_RATIO: Metric = whole(
+    "ringfort_cpu_steal_ratio",
+    Kind::Gauge,
+    Unit::One,
+    "Share of the CPU that the hypervisor takes now, smoothed; absent where it does not report it.",
+);
+
+/// Known to the control thread.
+pub const CPU_LOST_RATIO: Metric = whole(
+    "ringfort_cpu_lost_ratio",
+    Kind::Gauge,
+    Unit::One,
+    "Share of the CPU that its worker loses now to the hypervisor, to other threads or to a quota, smoothed.",
+);
+
+/// Known to the control thread.
+pub const RUN_QUEUE_WAIT: Metric = whole(
+    "ringfort_worker_runqueue_wait_seconds_total",
+    Kind::Counter,
+    Unit::Seconds,
+    "Time in which the worker was ready and other threads of this machine ran.",
+);
+
+/// Known to the control thread.
+pub const THROTTLE_LEVEL: Metric = whole(
+    "ringfort_throttle_level",
+    Kind::Gauge,
+    Unit::One,
+    "Level of the worker by what it loses: 0 normal, 1 elevated, 2 stolen.",
+);
+
+/// Known to the control thread.
+pub const ACCEPT_WEIGHT: Metric = whole(
+    "ringfort_accept_weight",
+    Kind::Gauge,
+    Unit::One,
+    "The share of new connections that the worker gets against an even one; 1 is even.",
+);
+
+/// Known to the control thread.
+pub const THROTTLE_TRANSITIONS: Metric = whole(
+    "ringfort_throttle_transitions_total",
+    Kind::Counter,
+    Unit::One,
+    "Changes of level, of all workers.",
+);
+
+/// Known to the control thread.
+pub const STEAL_SOURCE: Metric = whole(
+    "ringfort_steal_source",
+    Kind::Gauge,
+    Unit::One,
+    "Where steal is read from and whether it is believed, as labels; always 1. gap: it is not reported.",
+);
+
+/// Known to the control thread.
+pub const CGROUP_THROTTLED: Metric = whole(
+    "ringfort_cgroup_throttled_seconds_total",
+    Kind::Counter,
+    Unit::Seconds,
+    "Time for which a quota of its control group held the process, over all CPUs; absent where none counts it.",
+);
+
+/// Known to the control thread.
+pub const STEAL_SAMPLE_AGE: Metric = whole(
+    "ringfort_steal_sample_age_seconds",
+    Kind::Gauge,
+    Unit::Seconds,
+    "Time since lost CPU time was last sampled.",
+);
+
+/// Known to the control thread.
+pub const STEAL_SAMPLER_CPU: Metric = whole(
+    "ringfort_steal_sampler_cpu_seconds_total",
+    Kind::Counter,
+    Unit::Seconds,
+    "CPU time that sampling lost time and judging it took.",
+);
+
+/// A metric that is no cell of a shard.
+const fn whole(name: &'static str, kind: Kind, unit: Unit, help: &'static str) -> Metric {
+    Metric { name, kind, unit, across: Across::Sum, label: None, help }
+}
+
 /// Which I/O engine a worker runs; always 1.
 pub const WORKER_ENGINE: Metric = Metric {
     name: "ringfort_worker_engine",
@@ -461,6 +564,17 @@ mod tests {
             CERTIFICATE_RELOAD_FAILURES,
             WORKER_ENGINE,
             BUILD_INFO,
+            CPU_STEAL,
+            CPU_STEAL_RATIO,
+            CPU_LOST_RATIO,
+            RUN_QUEUE_WAIT,
+            THROTTLE_LEVEL,
+            ACCEPT_WEIGHT,
+            THROTTLE_TRANSITIONS,
+            STEAL_SOURCE,
+            CGROUP_THROTTLED,
+            STEAL_SAMPLE_AGE,
+            STEAL_SAMPLER_CPU,
         ];
         all.extend(Counter::TABLE);
         all.extend(Gauge::TABLE);

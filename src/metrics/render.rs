@@ -8,6 +8,7 @@ use super::catalog::{
     ListenerCounter, ListenerGauge, Metric, Process, SESSIONS_ENDED, Unit, WORKER_ENGINE,
 };
 use super::shard::{self, Shard};
+use super::steal::StealFacts;
 
 /// Value of the `Content-Type` field for [`text`].
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -17,6 +18,7 @@ pub struct ProcessFacts {
     version: &'static str,
     values: [u64; Process::TABLE.len()],
     certificates: CertificateFacts,
+    steal: StealFacts,
 }
 
 /// What the control thread knows of the files of TLS.
@@ -39,8 +41,8 @@ pub struct CertificateEnd {
 }
 
 impl ProcessFacts {
-    pub fn new(version: &'static str, certificates: CertificateFacts) -> Self {
-        Self { version, values: [0; Process::TABLE.len()], certificates }
+    pub fn new(version: &'static str, certificates: CertificateFacts, steal: StealFacts) -> Self {
+        Self { version, values: [0; Process::TABLE.len()], certificates, steal }
     }
 
     pub const fn set(&mut self, fact: Process, value: u64) {
@@ -64,6 +66,7 @@ pub fn text(shards: &[&Shard], workers: &[WorkerFacts], process: &ProcessFacts) 
     page.info(process, workers);
     page.process(process);
     page.certificates(&process.certificates);
+    page.steal(&process.steal);
     page.family(&Counter::TABLE, &shard::COUNTER_AT, Scope::Worker);
     page.family(&Gauge::TABLE, &shard::GAUGE_AT, Scope::Worker);
     page.family(&Histogram::TABLE, &shard::HISTOGRAM_AT, Scope::Worker);
@@ -118,6 +121,16 @@ impl<'a> Page<'a> {
             let labels = [(*kind, name.as_str()), ("file", file.as_str())];
             self.sample(CERTIFICATE_NOT_AFTER.name, "", &labels, &unix_s.to_string());
         }
+    }
+
+    fn steal(&mut self, facts: &StealFacts) {
+        facts.each(|metric, samples| {
+            self.head(metric);
+            for (labels, value) in samples {
+                let labels: Vec<_> = labels.iter().map(|(key, word)| (*key, word.as_str())).collect();
+                self.sample(metric.name, "", &labels, &value);
+            }
+        });
     }
 
     fn family(&mut self, table: &[Metric], offsets: &[usize], scope: Scope) {
@@ -242,7 +255,7 @@ fn number(metric: &Metric, value: u64) -> String {
     }
 }
 
-fn seconds(nanos: u64) -> String {
+pub(super) fn seconds(nanos: u64) -> String {
     let text = format!("{}.{:09}", nanos / 1_000_000_000, nanos % 1_000_000_000);
     text.trim_end_matches('0').trim_end_matches('.').to_string()
 }
@@ -254,6 +267,7 @@ fn escape(value: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metrics::steal::{CpuFacts, WorkerLoss};
     use std::time::Duration;
 
     fn shards(listener: &str) -> [Shard; 2] {
@@ -265,7 +279,19 @@ mod tests {
         let end = |kind, file: &str| CertificateEnd { kind, name: "x".into(), file: file.into(), unix_s: 17 };
         let ends = vec![end("listener", "a.pem"), end("cluster", "b.pem")];
         let certificates = CertificateFacts { reloads: 3, failures: 2, ends };
-        let mut process = ProcessFacts::new("1.2.3", certificates);
+        let steal = StealFacts {
+            cpus: vec![
+                CpuFacts { cpu: 0, steal: Some((1_250_000_000, 0.125)), lost_ratio: 0.25 },
+                CpuFacts { cpu: 1, steal: None, lost_ratio: 0.0 },
+            ],
+            workers: vec![WorkerLoss { worker: 0, wait_ns: Some(500_000_000), level: 2, accept_weight: 0.5 }],
+            source: Some(("kvm", true)),
+            throttled_ns: None,
+            transitions: vec![(0, 2, 3)],
+            sample_age_ns: Some(100_000_000),
+            sampler_cpu_ns: 0,
+        };
+        let mut process = ProcessFacts::new("1.2.3", certificates, steal);
         process.set(Process::Ready, 1);
         text(&shards.iter().collect::<Vec<_>>(), &workers, &process)
     }
@@ -294,6 +320,21 @@ mod tests {
         assert!(page.contains("\nringfort_worker_engine{worker=\"0\",engine=\"epoll\"} 1\n"));
         assert!(page.contains("\nringfort_build_info{version=\"1.2.3\"} 1\n"));
         assert!(page.contains("\nringfort_ready 1\n"));
+        for line in [
+            "cpu_steal_seconds_total{cpu=\"0\"} 1.25",
+            "cpu_steal_ratio{cpu=\"0\"} 0.1250",
+            "cpu_lost_ratio{cpu=\"1\"} 0.0000",
+            "worker_runqueue_wait_seconds_total{worker=\"0\"} 0.5",
+            "throttle_level{worker=\"0\"} 2",
+            "throttle_transitions_total{from=\"0\",to=\"2\"} 3",
+            "steal_source{source=\"kvm\",trusted=\"true\"} 1",
+            "steal_sample_age_seconds 0.1",
+        ] {
+            assert!(page.contains(&format!("\nringfort_{line}\n")), "{line}");
+        }
+        assert!(
+            !page.contains("cpu_steal_ratio{cpu=\"1\"}") && !page.contains("\nringfort_cgroup_throttled")
+        );
         assert!(page.contains("\nringfort_certificate_reloads_total 3\n"));
         assert!(page.contains("\nringfort_certificate_reload_failures_total 2\n"));
         let end = "ringfort_certificate_not_after_seconds";

@@ -103,6 +103,10 @@ impl Shard {
         self.load(GAUGE_AT[gauge as usize])
     }
 
+    pub fn counter(&self, counter: Counter) -> u64 {
+        self.load(COUNTER_AT[counter as usize])
+    }
+
     pub fn observe(&self, histogram: Histogram, value: Duration) {
         self.observe_at(HISTOGRAM_AT[histogram as usize], value);
     }

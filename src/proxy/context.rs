@@ -15,6 +15,7 @@ use crate::route::{Action, Route};
 use crate::runtime::{Recycler, Runtime};
 use crate::sys::clock;
 
+use super::door::Door;
 use super::handshakes::Handshakes;
 use super::outcome::Termination;
 use super::snapshot::{Listener, Snapshot, Timeouts};
@@ -75,6 +76,7 @@ pub struct Context {
     pub shard: Arc<Shard>,
     pub upstreams: Upstreams,
     pub handshakes: Handshakes,
+    pub door: Door,
     pub tls: Tls,
     pub exchanges: Recycler<EXCHANGE_BYTES>,
     serving: RefCell<Rc<Serving>>,
@@ -98,12 +100,14 @@ impl Context {
     ) -> Rc<Self> {
         let upstreams = Upstreams::new(&runtime, &shard, &snapshot, seed);
         let handshakes = Handshakes::new(&runtime, &shard, snapshot.limits.handshakes_per_turn_max);
+        let door = Door::new(&shard);
         Rc::new(Self {
             tls: Tls::new(tls),
             runtime,
             shard,
             upstreams,
             handshakes,
+            door,
             exchanges: Recycler::new(EXCHANGES_KEPT_MAX),
             serving: RefCell::new(Serving::new(snapshot)),
             random: RefCell::new(Random::new(seed)),

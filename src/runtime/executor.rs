@@ -63,11 +63,11 @@ impl Executor {
         READY.with_borrow_mut(|ready| ready.push(key));
     }
 
-    /// Polls each task that is ready now once. What they wake runs in the next call, so a turn is bounded.
-    pub(super) fn run_ready(&self) {
+    /// Polls each task that is ready now once; how many. What they wake runs in the next call, so a turn is bounded.
+    pub(super) fn run_ready(&self) -> usize {
         let count = READY.with_borrow(|ready| ready.queue.len());
         for _ in 0..count {
-            let Some(key) = READY.with_borrow_mut(Ready::pop) else { return };
+            let Some(key) = READY.with_borrow_mut(Ready::pop) else { break };
             let Some(mut task) = self.tasks.borrow_mut().get_mut(key).and_then(Option::take) else {
                 continue;
             };
@@ -81,6 +81,7 @@ impl Executor {
                 *slot = Some(task);
             }
         }
+        count
     }
 
     /// Has every task polled.
@@ -99,6 +100,11 @@ impl Executor {
             ready.queued.clear();
         });
     }
+}
+
+/// Tasks that are ready, not counting the one that `block_on` runs.
+pub(super) fn ready() -> usize {
+    READY.with_borrow(|ready| ready.queue.len())
 }
 
 pub(super) fn anything_ready() -> bool {

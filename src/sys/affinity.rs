@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// CPUs this process may run on, ascending: its affinity mask, which the kernel keeps within its cpuset.
 pub fn allowed_cpus() -> io::Result<Vec<usize>> {
@@ -31,8 +31,16 @@ pub fn pin(cpu: usize) -> bool {
 /// CPUs' worth of time that the control group of this process may use, or `None` without a quota.
 /// Both roots are arguments so that another tree can be read; those of the machine are `/proc`, `/sys/fs/cgroup`.
 pub fn cpu_quota(procfs: &Path, cgroupfs: &Path) -> Option<f64> {
-    let groups = fs::read_to_string(procfs.join("self/cgroup")).ok()?;
-    let mut tightest: Option<f64> = None;
+    let quotas = cpu_groups(procfs, cgroupfs).into_iter().filter_map(|folder| quota_of(&folder));
+    quotas.min_by(f64::total_cmp)
+}
+
+/// Folders of the control group that governs this process's CPU time and of those above it, as far as they may exist.
+/// A parent's quota holds for its children, so the tightest on the way up counts. In a container the path may lie outside
+/// what is mounted: such folders do not exist and say nothing.
+pub fn cpu_groups(procfs: &Path, cgroupfs: &Path) -> Vec<PathBuf> {
+    let groups = fs::read_to_string(procfs.join("self/cgroup")).unwrap_or_default();
+    let mut folders = Vec::new();
     for line in groups.lines() {
         // hierarchy-ID:controllers:path, see cgroups(7). Version 2 has ID 0 and no controllers.
         let mut parts = line.splitn(3, ':');
@@ -42,21 +50,19 @@ pub fn cpu_quota(procfs: &Path, cgroupfs: &Path) -> Option<f64> {
         let root = if controllers.is_empty() {
             cgroupfs.to_path_buf()
         } else if controllers.split(',').any(|controller| controller == "cpu") {
-            [controllers, "cpu"].map(|name| cgroupfs.join(name)).into_iter().find(|root| root.is_dir())?
+            let roots = [controllers, "cpu"].map(|name| cgroupfs.join(name));
+            let Some(root) = roots.into_iter().find(|root| root.is_dir()) else { continue };
+            root
         } else {
             continue;
         };
-        // A parent's quota holds for its children, so the tightest on the way up counts. In a container the path
-        // may lie outside what is mounted: such folders do not exist and say nothing.
         let mut folder = Some(Path::new(group.trim_start_matches('/')));
         while let Some(inner) = folder {
-            if let Some(quota) = quota_of(&root.join(inner)) {
-                tightest = Some(tightest.map_or(quota, |known| known.min(quota)));
-            }
+            folders.push(root.join(inner));
             folder = inner.parent();
         }
     }
-    tightest
+    folders
 }
 
 fn quota_of(folder: &Path) -> Option<f64> {

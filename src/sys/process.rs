@@ -62,6 +62,12 @@ pub fn lower_priority() -> io::Result<()> {
     check(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 5) })
 }
 
+/// Number of the calling thread, as procfs names it.
+pub fn thread_id() -> u32 {
+    // SAFETY: gettid takes nothing and cannot fail.
+    unsafe { libc::gettid() }.cast_unsigned()
+}
+
 /// Release of the running kernel, such as `6.12.9-amd64`.
 pub fn kernel_release(procfs: &Path) -> Option<String> {
     fs::read_to_string(procfs.join("sys/kernel/osrelease")).ok().map(|text| text.trim().to_string())

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
-use crate::metrics::{AcceptError, ListenerCounter, ListenerGauge, Shed};
+use crate::metrics::{AcceptError, Counter, ListenerCounter, ListenerGauge, Shed};
 use crate::proxy::context::{Context, SessionGuard};
 use crate::proxy::facts::Facts;
 use crate::proxy::handshake::{self, Accepted};
@@ -72,6 +72,7 @@ fn exceeded(context: &Context, index: u16) -> Option<Shed> {
 fn admit(context: &Rc<Context>, index: u16, incoming: Incoming) {
     let shard = context.shard.listener(usize::from(index));
     shard.add(ListenerCounter::ConnectionsAccepted, 1);
+    context.shard.add(Counter::ConnectionsAccepted, 1);
     if let Some(cause) = exceeded(context, index) {
         context.shard.shed(cause);
         shard.session_ended(Termination::Shed as usize);

@@ -9,7 +9,11 @@ use crate::harness::gateway::{Gateway, TempDir, free_port, ringfort};
 use crate::harness::origin::Origin;
 use crate::harness::{Engine, eventually, holds_within, on_both_engines, process};
 
-on_both_engines!(the_http_sample_runs_as_it_is, the_tcp_sample_runs_as_it_is);
+on_both_engines!(
+    the_http_sample_runs_as_it_is,
+    the_tcp_sample_runs_as_it_is,
+    the_sample_that_acts_on_steal_runs_as_it_is,
+);
 
 /// A file of the contract with its ports replaced by free ones and its engine set.
 fn sample(name: &str, engine: Engine, ports: &[(&str, String)]) -> String {
@@ -66,6 +70,29 @@ fn the_tcp_sample_runs_as_it_is(engine: Engine) {
     ));
     assert_eq!(Client::connect(gateway.port("relay")).get("/through").status, 200);
     assert_eq!(site.targets(), ["/through"]);
+}
+
+fn the_sample_that_acts_on_steal_runs_as_it_is(engine: Engine) {
+    let site = Origin::serving();
+    let gateway = Gateway::start(&sample(
+        "steal.toml",
+        engine,
+        &[
+            ("127.0.0.1:9901", "127.0.0.1:{port:admin}".into()),
+            ("127.0.0.1:8080", "127.0.0.1:{port:web}".into()),
+            ("127.0.0.1:9000", site.address()),
+        ],
+    ));
+    assert_eq!(gateway.get("/").status, 200);
+    let shown = || serde_json::from_str(&gateway.admin("/steal").unwrap().text()).unwrap();
+    eventually("every worker has a CPU with a level and a weight", || {
+        let shown: serde_json::Value = shown();
+        let cpus = shown["cpus"].as_array().cloned().unwrap_or_default();
+        let whole = |cpu: &&serde_json::Value| {
+            cpu["level"].is_u64() && cpu["accept_weight"].is_f64() && cpu["lost_ratio"].is_f64()
+        };
+        shown["mode"] == "act" && cpus.iter().filter(whole).count() == gateway.workers().len()
+    });
 }
 
 #[test]

@@ -1,21 +1,25 @@
 //! The answers of the admin endpoints, each made from the state alone.
 
 use std::fmt::Write;
+use std::time::Duration;
 
-use axum::http::{StatusCode, header};
+use axum::http::request::Parts;
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
 use serde::Serialize;
 use serde_json::json;
 
 use super::state::{Phase, State};
 use super::{ENDPOINTS, Endpoint};
+use crate::control::steal::page;
 use crate::metrics::{Gauge, Shard, render};
+use crate::sys::clock;
 
-pub fn healthz(_: &State) -> Response {
+pub fn healthz(_: &State, _: &Parts) -> Response {
     "ok\n".into_response()
 }
 
-pub fn readyz(state: &State) -> Response {
+pub fn readyz(state: &State, _: &Parts) -> Response {
     match state.phase() {
         // The last good certificates serve: that is ready, and somebody should know all the same.
         Phase::Serving => match state.certificate_problems() {
@@ -29,21 +33,49 @@ pub fn readyz(state: &State) -> Response {
     }
 }
 
-pub fn metrics(state: &State) -> Response {
+pub fn metrics(state: &State, _: &Parts) -> Response {
     let shards: Vec<&Shard> = state.shards().iter().map(AsRef::as_ref).collect();
     let text = render::text(&shards, state.workers(), &state.process_facts());
     ([(header::CONTENT_TYPE, render::CONTENT_TYPE)], text).into_response()
 }
 
-pub fn workers(state: &State) -> Response {
+pub fn workers(state: &State, _: &Parts) -> Response {
     json_answer(StatusCode::OK, &Workers { workers: live(state).collect() })
 }
 
-pub fn config(state: &State) -> Response {
+pub fn config(state: &State, _: &Parts) -> Response {
     json_answer(StatusCode::OK, state.config())
 }
 
-pub fn drain(state: &State) -> Response {
+/// As the query asks for; else a page for browsers, and JSON for the rest.
+pub fn steal(state: &State, asked: &Parts) -> Response {
+    let format = asked.uri.query().unwrap_or("").split('&').find_map(|pair| pair.strip_prefix("format="));
+    match format {
+        Some("csv") => steal_csv(state),
+        None if takes_html(asked) => Html(page::html(&state.steal(), clock::now())).into_response(),
+        None | Some("json") => json_answer(StatusCode::OK, &state.steal().json(clock::now())),
+        Some(_) => (StatusCode::BAD_REQUEST, "format is json or csv\n").into_response(),
+    }
+}
+
+/// A browser names HTML first; other callers take anything.
+fn takes_html(asked: &Parts) -> bool {
+    let accept = asked.headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
+    accept.is_some_and(|accept| accept.contains("text/html"))
+}
+
+/// The file's name holds when the trace begins.
+fn steal_csv(state: &State) -> Response {
+    let (text, start) = state.steal().trace.csv();
+    let age = start.map_or(Duration::ZERO, |start| clock::now().since(start));
+    let name =
+        format!("inline; filename=\"steal-{}.csv\"", clock::unix_seconds().saturating_sub(age.as_secs()));
+    let name = HeaderValue::from_str(&name).unwrap_or_else(|_| HeaderValue::from_static("inline"));
+    let kind = HeaderValue::from_static("text/csv; charset=utf-8");
+    ([(header::CONTENT_TYPE, kind), (header::CONTENT_DISPOSITION, name)], text).into_response()
+}
+
+pub fn drain(state: &State, _: &Parts) -> Response {
     state.ask_to_drain();
     json_answer(StatusCode::ACCEPTED, &json!({ "draining": true }))
 }
@@ -57,7 +89,7 @@ pub fn list() -> String {
     text
 }
 
-pub fn index(state: &State) -> Response {
+pub fn index(state: &State, _: &Parts) -> Response {
     let mut rows = String::new();
     for endpoint in &ENDPOINTS {
         let Endpoint { method, path, help, .. } = endpoint;
@@ -109,22 +141,25 @@ struct Live {
     connections: u64,
     requests_total: u64,
     loop_gap_max_ms: f64,
-    /// Share of new connections the worker takes, of its full one. Nothing lowers it in this version.
+    /// The share of new connections that the worker gets against an even one.
     accept_weight: f64,
-    /// Level of the self-throttling. Nothing raises it in this version.
+    /// Level of lost CPU time: 0 normal, 1 elevated, 2 stolen.
     level: u8,
 }
 
 fn live(state: &State) -> impl Iterator<Item = Live> {
-    state.workers().iter().zip(state.shards()).map(|(facts, shard)| Live {
+    let losses: Vec<_> = state.steal().workers.iter().map(|loss| (loss.accept_weight, loss.level)).collect();
+    let losses = losses.into_iter().chain(std::iter::repeat((1.0, 0)));
+    let workers = state.workers().iter().zip(state.shards());
+    workers.zip(losses).map(|((facts, shard), (accept_weight, level))| Live {
         worker: facts.worker,
         cpu: facts.cpu,
         engine: facts.engine,
         connections: shard.connections_active(),
         requests_total: shard.requests_total(),
         loop_gap_max_ms: shard.gauge(Gauge::LoopGapMax) as f64 / 1e6,
-        accept_weight: 1.0,
-        level: 0,
+        accept_weight,
+        level,
     })
 }
 

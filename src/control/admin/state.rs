@@ -1,11 +1,12 @@
 //! What the admin endpoints show: the phase of the process, its workers, and where their numbers are.
 
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use tokio::sync::Notify;
 
 use crate::control::log::Log;
+use crate::control::steal::View;
 use crate::metrics::{CertificateFacts, Process, ProcessFacts, Shard, WorkerFacts};
 use crate::sys::{clock, process};
 
@@ -40,6 +41,7 @@ pub struct State {
     drain: Notify,
     /// What to count of certificates, and what is wrong with their files.
     certificates: Mutex<(CertificateFacts, Vec<String>)>,
+    steal: Mutex<View>,
 }
 
 impl State {
@@ -62,6 +64,7 @@ impl State {
             descriptors_max,
             drain: Notify::new(),
             certificates: Mutex::default(),
+            steal: Mutex::default(),
         }
     }
 
@@ -105,6 +108,11 @@ impl State {
         self.certificates.lock().unwrap_or_else(PoisonError::into_inner).1.clone()
     }
 
+    /// What is known of lost CPU time.
+    pub fn steal(&self) -> MutexGuard<'_, View> {
+        self.steal.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Asks the control thread to drain. Asking again changes nothing.
     pub fn ask_to_drain(&self) {
         self.drain.notify_one();
@@ -118,7 +126,8 @@ impl State {
     /// Facts of the process as they are now.
     pub fn process_facts(&self) -> ProcessFacts {
         let certificates = self.certificates.lock().unwrap_or_else(PoisonError::into_inner).0.clone();
-        let mut facts = ProcessFacts::new(env!("CARGO_PKG_VERSION"), certificates);
+        let steal = self.steal().facts(clock::now(), self.workers());
+        let mut facts = ProcessFacts::new(env!("CARGO_PKG_VERSION"), certificates, steal);
         facts.set(Process::Ready, u64::from(self.phase() == Phase::Serving));
         facts.set(Process::StartTime, self.start_unix_s);
         facts.set(Process::Restarts, u64::from(self.restarts));

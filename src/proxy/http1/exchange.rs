@@ -104,7 +104,9 @@ pub(super) async fn run(session: &mut Http1, first: RecvBuf) -> Next {
         _ => exchange.answer(rest).await,
     };
     context.shard.listener(exchange.listener).request(exchange.status.get());
-    context.shard.observe(Histogram::RequestDuration, context.runtime.now().since(started));
+    let took = context.runtime.now().since(started);
+    context.shard.observe(Histogram::RequestDuration, took);
+    context.door.answered(took, exchange.status.get());
     if let Answer::Forward { head, .. } = request.answer {
         context.runtime.put_block(head);
     }

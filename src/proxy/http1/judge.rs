@@ -10,6 +10,7 @@ use crate::metrics::ListenerCounter;
 use crate::route::{self, Action, Route};
 
 use super::super::context::{Context, Serving};
+use super::super::door::RETRY_AFTER;
 use super::super::facts::Facts;
 use super::super::stream::Stream;
 use super::super::tunnel::{Kind, Opening};
@@ -63,7 +64,14 @@ pub(in crate::proxy) fn judge(
         Parsed::Complete(head) => head,
         Parsed::Partial => return Ok(Parsed::Partial),
     };
-    let answer = answer(context, serving, asker, &mut head)?;
+    // A stream of HTTP/2 has passed the door already.
+    let answer = if asker.stream.is_some() && !context.door.admits(&context.runtime) {
+        let fields = RETRY_AFTER[context.random_u32() as usize % RETRY_AFTER.len()];
+        let tunnel = matches!(head.target, Target::Authority(_));
+        Answer::Own { status: 503, text: "Too busy.", fields, tunnel }
+    } else {
+        answer(context, serving, asker, &mut head)?
+    };
     Ok(Parsed::Complete(Request {
         head_len: head.head_len,
         version: head.version,

@@ -110,7 +110,9 @@ async fn answer(
         }
     }
     context.shard.listener(session.listener()).request(exchange.status.get());
-    context.shard.observe(Histogram::RequestDuration, context.runtime.now().since(started));
+    let took = context.runtime.now().since(started);
+    context.shard.observe(Histogram::RequestDuration, took);
+    context.door.answered(took, exchange.status.get());
     let (sender, tunnel) = exchange.opened.take()?;
     Some(Box::new(Opened { receiver: body, sender, tunnel }))
 }

@@ -389,7 +389,8 @@ impl Driver<'_> {
         let grace = context.serving().snapshot.drain.idle_grace;
         // The client was told long ago that there is no more.
         let late = self.going.is_some_and(|(_, since)| now.since(since) > grace);
-        if late || self.session.live.get() >= self.streams_max || memory_bytes >= memory_bytes_max {
+        let is_full = self.session.live.get() >= self.streams_max || memory_bytes >= memory_bytes_max;
+        if late || is_full || !context.door.admits(&context.runtime) {
             return respond.send_reset(Reason::REFUSED_STREAM);
         }
         context.shard.listener(self.session.listener()).add(ListenerCounter::Http2Streams, 1);

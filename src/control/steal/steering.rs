@@ -1,0 +1,53 @@
+//! Has new connections go to workers by their shares, on every listener. Keeps one socket of each listener's group.
+
+use std::net::TcpListener;
+
+use crate::steal::controller::Weights;
+use crate::steal::steering::program;
+use crate::sys::reuseport;
+
+/// Dropped when the gateway drains: its sockets would keep the listeners open. Connections go evenly again then.
+pub struct Steering {
+    listeners: Vec<TcpListener>,
+    /// Told once: without it, everything else still works.
+    has_failed: bool,
+}
+
+impl Steering {
+    /// `listeners`: one socket of each listener. A program that a data process before this one left is taken off.
+    pub fn new(listeners: &[TcpListener]) -> Self {
+        let copies = listeners.iter().filter_map(|listener| listener.try_clone().ok()).collect();
+        let steering = Self { listeners: copies, has_failed: false };
+        steering.even();
+        steering
+    }
+
+    pub(super) fn set(&mut self, weights: &Weights) {
+        match weights {
+            Weights::Unchanged => {}
+            Weights::Even => self.even(),
+            Weights::Shares(shares) => {
+                let Some(program) = program(shares) else { return };
+                let results = self.listeners.iter().map(|listener| reuseport::steer(listener, &program));
+                if let Some(error) = results.filter_map(Result::err).next()
+                    && !std::mem::replace(&mut self.has_failed, true)
+                {
+                    tracing::warn!(%error, "new connections cannot be led away from a stolen CPU: they go evenly");
+                }
+            }
+        }
+    }
+
+    fn even(&self) {
+        for listener in &self.listeners {
+            // Before Linux 5.3 there is no such order, and nothing was ever attached.
+            let _ = reuseport::unsteer(listener);
+        }
+    }
+}
+
+impl Drop for Steering {
+    fn drop(&mut self) {
+        self.even();
+    }
+}

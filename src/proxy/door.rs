@@ -1,0 +1,101 @@
+//! Whether a worker takes the request that has just come: not when it could only be answered late. Asks how long the
+//! request may have waited, a stall of the whole thread included. Refusing costs a parsed head and a short answer.
+
+use std::cell::{Cell, RefCell};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::metrics::{Counter, Shard};
+use crate::runtime::Runtime;
+use crate::steal::shed::Shedder;
+use crate::sys::clock;
+
+/// What a refused client is told (RFC 9110 §10.2.3), in seconds: not all are to come back at once.
+pub const RETRY_AFTER: [&[(&str, &str)]; 3] =
+    [&[("Retry-After", "1")], &[("Retry-After", "2")], &[("Retry-After", "3")]];
+
+/// The door of one worker. Open, until it is told to keep its queue short.
+pub struct Door {
+    shard: Arc<Shard>,
+    objective: Cell<Duration>,
+    shedder: RefCell<Option<Shedder>>,
+}
+
+impl Door {
+    pub fn new(shard: &Arc<Shard>) -> Self {
+        Self { shard: shard.clone(), objective: Cell::new(Duration::MAX), shedder: RefCell::new(None) }
+    }
+
+    /// Sets what clients should be answered within, and whether to refuse what cannot be.
+    pub fn set_objective(&self, objective: Duration, sheds: bool, runtime: &Runtime) {
+        self.objective.set(objective);
+        self.shedder.replace(sheds.then(|| Shedder::new(objective, runtime.now())));
+    }
+
+    /// Whether to take a request whose head is whole now. Counts those that are not taken.
+    pub fn admits(&self, runtime: &Runtime) -> bool {
+        let mut shedder = self.shedder.borrow_mut();
+        let Some(shedder) = &mut *shedder else { return true };
+        let (oldest, emptied) = runtime.queue_facts();
+        shedder.emptied(emptied);
+        // Not the time of the turn: what stands last in a long turn has waited for all of it.
+        let now = clock::now();
+        let admits = shedder.admits(now, now.since(oldest));
+        if !admits {
+            self.shard.add(Counter::RequestsShed, 1);
+        }
+        admits
+    }
+
+    /// Counts an answer that came in time.
+    pub fn answered(&self, after: Duration, status: Option<u16>) {
+        if after <= self.objective.get() && status.is_some_and(|status| status < 500) {
+            self.shard.add(Counter::RequestsInTime, 1);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::{EngineChoice, RingSizes};
+    use std::time::Instant;
+
+    /// Requests admitted of those that ready tasks ask for, when each keeps the thread busy for `busy`.
+    fn admitted(sheds: bool, busy: Duration) -> (u32, u64) {
+        let (runtime, _) = Runtime::new(EngineChoice::Epoll, RingSizes::default()).expect("epoll");
+        let shard = Arc::new(Shard::new(0, &[], &[], &[]));
+        let door = Door::new(&shard);
+        door.set_objective(Duration::from_millis(25), sheds, &runtime);
+        let mut admitted = 0;
+        runtime
+            .block_on(async {
+                for _ in 0..25 {
+                    admitted += u32::from(door.admits(&runtime));
+                    let until = Instant::now() + busy;
+                    while Instant::now() < until {
+                        std::hint::spin_loop();
+                    }
+                    runtime.yield_now().await;
+                }
+            })
+            .expect("a reactor");
+        (admitted, shard.counter(Counter::RequestsShed))
+    }
+
+    #[test]
+    fn a_worker_that_has_no_moment_to_itself_refuses_what_waited_too_long() {
+        let (admitted, shed) = admitted(true, Duration::from_millis(15));
+        assert!(
+            (8..20).contains(&admitted),
+            "the first 100 ms, and one in each 100 ms from then on: {admitted}"
+        );
+        assert_eq!(u64::from(admitted) + shed, 25);
+    }
+
+    #[test]
+    fn a_worker_with_short_turns_and_an_open_door_refuse_nothing() {
+        assert_eq!(admitted(true, Duration::from_micros(300)).1, 0);
+        assert_eq!(admitted(false, Duration::from_millis(15)), (25, 0));
+    }
+}

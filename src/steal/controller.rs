@@ -1,0 +1,332 @@
+//! What follows from lost time: a level for each worker, with hysteresis, and what the levels ask for. A function of the
+//! samples alone; never cuts off what has begun, never takes a worker's last share of connections.
+//!
+//! Binary gating, which stops accepting on a stolen CPU, is wrong on small machines: it throws away 70 % of a core to
+//! save 30 % (`tests/simulation.rs` shows the harm). So a stolen worker gets fewer connections, in proportion, and only while
+//! the CPUs differ: where all lose alike there is nowhere better to go.
+
+use std::time::Duration;
+
+use super::meter::Smooth;
+use super::{Mode, SAMPLE_INTERVAL, Spec};
+use crate::base::time::Instant;
+
+/// Samples in a row above a threshold that raise the level.
+const ENTER_SAMPLES: u32 = 2;
+/// Samples in a row below the threshold that lower it by one.
+const LEAVE_SAMPLES: u32 = 20;
+/// Level changes of one worker within [`CHANGES_WITHIN`]. The last two are kept for rises, of which no more can come
+/// before a fall.
+const CHANGES_MAX: usize = 6;
+const FALLS_UP_TO: usize = CHANGES_MAX - 2;
+const CHANGES_WITHIN: Duration = Duration::from_secs(60);
+/// Between two changes of accept weights.
+const WEIGHTS_INTERVAL: Duration = Duration::from_millis(100);
+/// Workers differ when one loses so much more than the one that loses least.
+const ASYMMETRY_RATIO: f64 = 0.08;
+/// How long they count as different after they did.
+const ASYMMETRY_HOLD: Duration = Duration::from_secs(2);
+/// No worker's share of new connections falls below it: its sample stays live and its queue moves.
+const SHARE_MIN: f64 = 0.02;
+/// How fast the share of a worker that was spared returns, in one second.
+const SHARE_RETURN_PER_S: f64 = 0.10;
+/// Below it a change of a share is not worth a system call.
+const SHARE_STEP: f64 = 0.01;
+/// How strongly connections that a worker has beyond its share count against it, where there are many.
+const CORRECTION: f64 = 2.0;
+/// Connections of a worker from which their spread says more than chance.
+const CONNECTIONS_TELL: f64 = 20.0;
+/// Without a sample for so long, nothing that was known counts.
+const STALE_AFTER: Duration = Duration::from_secs(1);
+
+/// How much a worker loses.
+#[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
+pub enum Level {
+    #[default]
+    Normal,
+    /// Optional work waits.
+    Elevated,
+    /// Expensive new work is limited, and goes elsewhere where that is better.
+    Stolen,
+}
+
+impl Level {
+    pub const ALL: [Self; 3] = [Self::Normal, Self::Elevated, Self::Stolen];
+
+    pub const fn number(self) -> u8 {
+        self as u8
+    }
+}
+
+/// What one worker met since the last step.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Reading {
+    /// Share of its time that it lost; `None` where nothing could be read.
+    pub lost_ratio: Option<f64>,
+    /// Its open connections.
+    pub connections: u64,
+}
+
+/// What is to be done after a step.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Actions {
+    pub changes: Vec<Change>,
+    pub weights: Weights,
+}
+
+/// One worker's level changed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Change {
+    pub worker: usize,
+    pub from: Level,
+    pub to: Level,
+}
+
+/// What becomes of the accept weights.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum Weights {
+    #[default]
+    Unchanged,
+    /// Back to the kernel's own even choice.
+    Even,
+    /// Shares of new connections by worker: they add up to 1.
+    Shares(Vec<f64>),
+}
+
+/// The state of the control loop.
+#[derive(Clone, Debug)]
+pub struct Controller {
+    spec: Spec,
+    workers: Vec<Worker>,
+    /// Shares in effect; `None` while the kernel chooses.
+    shares: Option<Vec<f64>>,
+    shares_changed: Option<Instant>,
+    stepped: Option<Instant>,
+    /// When something could last be read.
+    read: Option<Instant>,
+    steers_until: Option<Instant>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Worker {
+    level: Level,
+    /// Lost share, smoothed.
+    smooth: Smooth,
+    /// Samples in a row that asked for at least `Elevated`, and for `Stolen`.
+    above: [u32; 2],
+    below: u32,
+    /// When the level last changed, the latest behind.
+    changed: [Option<Instant>; CHANGES_MAX],
+}
+
+impl Controller {
+    pub fn new(spec: Spec, workers: usize) -> Self {
+        Self {
+            spec,
+            workers: vec![Worker::default(); workers],
+            shares: None,
+            shares_changed: None,
+            stepped: None,
+            read: None,
+            steers_until: None,
+        }
+    }
+
+    /// Changes what is done about levels. Anything but `Act` takes back what was done with the next step.
+    pub const fn set_mode(&mut self, mode: Mode) {
+        self.spec.mode = mode;
+    }
+
+    pub fn level(&self, worker: usize) -> Level {
+        self.workers.get(worker).map_or(Level::Normal, |worker| worker.level)
+    }
+
+    /// The smoothed lost share that levels are made from.
+    pub fn lost_ratio(&self, worker: usize) -> f64 {
+        self.workers.get(worker).map_or(0.0, |worker| worker.smooth.value())
+    }
+
+    /// The worker's share of new connections against an even one: 1 is even.
+    pub fn accept_weight(&self, worker: usize) -> f64 {
+        let share = self.shares.as_ref().and_then(|shares| shares.get(worker));
+        share.map_or(1.0, |share| share * self.workers.len() as f64)
+    }
+
+    /// Share of its TLS handshakes that the worker is to begin.
+    pub fn handshake_share(&self, worker: usize) -> f64 {
+        match self.workers.get(worker) {
+            Some(worker) if self.spec.mode == Mode::Act && worker.level == Level::Stolen => worker.left(),
+            _ => 1.0,
+        }
+    }
+
+    /// Takes one sample. Readings of workers that are not there are dropped; missing ones read as nothing.
+    pub fn step(&mut self, now: Instant, readings: &[Reading]) -> Actions {
+        let mut actions = Actions::default();
+        let pause = self.stepped.replace(now).map_or(SAMPLE_INTERVAL, |stepped| now.since(stepped));
+        if pause.is_zero() {
+            return actions;
+        }
+        let reads = readings.iter().any(|reading| reading.lost_ratio.is_some());
+        let last_read = self.read.unwrap_or(now);
+        self.read = if reads { Some(now) } else { Some(last_read) };
+        let is_stale = pause > STALE_AFTER || now.since(last_read) > STALE_AFTER;
+        for (index, worker) in self.workers.iter_mut().enumerate() {
+            let lost = readings.get(index).and_then(|reading| reading.lost_ratio).unwrap_or(0.0);
+            let lost = if lost.is_nan() { 0.0 } else { lost.clamp(0.0, 1.0) };
+            if is_stale {
+                worker.forget();
+            }
+            let from = worker.level;
+            if let Some(to) = worker.step(now, pause, lost, &self.spec) {
+                actions.changes.push(Change { worker: index, from, to });
+            }
+        }
+        let steers = self.steers(now) && !is_stale && self.spec.mode == Mode::Act;
+        actions.weights = self.weigh(now, pause, readings, steers, is_stale);
+        actions
+    }
+
+    /// Whether the workers differ, or did a moment ago.
+    fn steers(&mut self, now: Instant) -> bool {
+        let least = self.workers.iter().map(|worker| worker.smooth.value()).fold(f64::INFINITY, f64::min);
+        let differs = |worker: &Worker| {
+            worker.level == Level::Stolen && worker.smooth.value() - least >= ASYMMETRY_RATIO
+        };
+        let has_refuge = self.workers.iter().any(|worker| worker.level < Level::Stolen);
+        if !has_refuge {
+            self.steers_until = None;
+        } else if self.workers.iter().any(differs) {
+            self.steers_until = Some(now + ASYMMETRY_HOLD);
+        }
+        self.steers_until.is_some_and(|until| now < until)
+    }
+
+    fn weigh(
+        &mut self,
+        now: Instant,
+        pause: Duration,
+        readings: &[Reading],
+        steers: bool,
+        is_stale: bool,
+    ) -> Weights {
+        let even = 1.0 / self.workers.len().max(1) as f64;
+        let all_stolen = self.workers.iter().all(|worker| worker.level == Level::Stolen);
+        // At once, whatever was done a moment ago: there is no reason left to treat workers differently.
+        if self.spec.mode != Mode::Act || is_stale || all_stolen {
+            self.shares_changed = Some(now);
+            return if self.shares.take().is_some() { Weights::Even } else { Weights::Unchanged };
+        }
+        let is_early = self.shares_changed.is_some_and(|changed| now.since(changed) < WEIGHTS_INTERVAL);
+        if is_early || (!steers && self.shares.is_none()) {
+            return Weights::Unchanged;
+        }
+        let wanted = if steers { self.wanted(readings) } else { vec![even; self.workers.len()] };
+        let current = self.shares.clone().unwrap_or_else(|| vec![even; self.workers.len()]);
+        let since = self.shares_changed.map_or(pause, |changed| now.since(changed)).min(3 * SAMPLE_INTERVAL);
+        let shares = approach(&current, wanted, SHARE_RETURN_PER_S * since.as_secs_f64());
+        let is_even = !steers && shares.iter().all(|share| (share - even).abs() < SHARE_STEP);
+        let moved = shares.iter().zip(&current).any(|(share, current)| (share - current).abs() >= SHARE_STEP);
+        if is_even {
+            self.shares_changed = Some(now);
+            self.shares = None;
+            Weights::Even
+        } else if moved {
+            self.shares_changed = Some(now);
+            self.shares = Some(shares.clone());
+            Weights::Shares(shares)
+        } else {
+            Weights::Unchanged
+        }
+    }
+
+    /// Shares in proportion to what each worker has left, corrected by the connections it has already.
+    fn wanted(&self, readings: &[Reading]) -> Vec<f64> {
+        let left: f64 = self.workers.iter().map(Worker::left).sum();
+        let connections = |index: usize| readings.get(index).map_or(0, |reading| reading.connections) as f64;
+        let all: f64 = (0..self.workers.len()).map(connections).sum();
+        let correction = CORRECTION * all / (all + CONNECTIONS_TELL * self.workers.len() as f64);
+        let share = |(index, worker): (usize, &Worker)| {
+            let target = worker.left() / left;
+            let present = if all > 0.0 { connections(index) / all } else { target };
+            target + correction * (target - present)
+        };
+        normalized(self.workers.iter().enumerate().map(share).collect())
+    }
+}
+
+impl Worker {
+    /// Share of its time that the worker keeps; never nothing, so that shares can be made of it.
+    fn left(&self) -> f64 {
+        (1.0 - self.smooth.value()).max(0.01)
+    }
+
+    fn forget(&mut self) {
+        self.smooth = Smooth::default();
+        self.above = [0; 2];
+        self.below = 0;
+    }
+
+    /// Takes one sample; the new level, if it changed.
+    fn step(&mut self, now: Instant, pause: Duration, lost: f64, spec: &Spec) -> Option<Level> {
+        let smooth = self.smooth.follow(lost, pause);
+        // The average remembers one burst for a second: only a sample that shows theft itself may confirm it.
+        let is_fresh = lost >= spec.calm_ratio;
+        for (above, threshold) in self.above.iter_mut().zip([spec.elevated_ratio, spec.stolen_ratio]) {
+            *above = if is_fresh && smooth >= threshold { above.saturating_add(1) } else { 0 };
+        }
+        let calm = if self.level == Level::Stolen { spec.elevated_ratio } else { spec.calm_ratio };
+        self.below = if smooth < calm { self.below.saturating_add(1) } else { 0 };
+        let to = self.wanted()?;
+        let recent = self.changed.iter().flatten().filter(|changed| now.since(**changed) < CHANGES_WITHIN);
+        if recent.count() >= if to < self.level { FALLS_UP_TO } else { CHANGES_MAX } {
+            return None;
+        }
+        self.level = to;
+        self.below = 0;
+        self.changed.rotate_left(1);
+        self.changed[CHANGES_MAX - 1] = Some(now);
+        Some(to)
+    }
+
+    fn wanted(&self) -> Option<Level> {
+        let [elevated, stolen] = self.above.map(|samples| samples >= ENTER_SAMPLES);
+        match self.level {
+            Level::Normal | Level::Elevated if stolen => Some(Level::Stolen),
+            Level::Normal if elevated => Some(Level::Elevated),
+            Level::Stolen if self.below >= LEAVE_SAMPLES => Some(Level::Elevated),
+            Level::Elevated if self.below >= LEAVE_SAMPLES => Some(Level::Normal),
+            _ => None,
+        }
+    }
+}
+
+/// Shares that add up to 1, none below the least one.
+fn normalized(mut shares: Vec<f64>) -> Vec<f64> {
+    let least = SHARE_MIN.min(0.5 / shares.len().max(1) as f64);
+    shares.iter_mut().for_each(|share| *share = (*share - least).max(0.0));
+    let sum: f64 = shares.iter().sum();
+    let (count, rest) = (shares.len() as f64, 1.0 - least * shares.len() as f64);
+    let scaled = |share: f64| if sum > 0.0 { share / sum * rest } else { rest / count };
+    shares.iter().map(|share| least + scaled(*share)).collect()
+}
+
+/// One move from the shares in effect towards the wanted ones: a share below its even part grows by at most `rise`; the
+/// others divide what is left in the wanted proportion.
+fn approach(current: &[f64], wanted: Vec<f64>, rise: f64) -> Vec<f64> {
+    let even = 1.0 / current.len().max(1) as f64;
+    let is_held = |index: usize| current[index] < even && wanted[index] > current[index] + rise;
+    let held: f64 =
+        (0..current.len()).filter(|index| is_held(*index)).map(|index| current[index] + rise).sum();
+    let free: f64 = (0..current.len()).filter(|index| !is_held(*index)).map(|index| wanted[index]).sum();
+    if held == 0.0 || free <= 0.0 {
+        return wanted;
+    }
+    let share = |index: usize| {
+        if is_held(index) { current[index] + rise } else { wanted[index] * (1.0 - held) / free }
+    };
+    (0..current.len()).map(share).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,3 @@
+//! What meters, control law and shedding do together, to clients.
+
+mod simulation;
