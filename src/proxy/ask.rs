@@ -467,10 +467,10 @@ pub(super) async fn open<C: Client>(
     client: &C,
     context: &Rc<Context>,
     opening: &Opening,
+    mut tried: Tried,
 ) -> Result<Opened<C::Side>, NotOpened> {
     let upstreams = &context.upstreams;
     let retries_max = upstreams.spec(opening.cluster).map_or(0, |spec| spec.retries_max);
-    let mut tried = Tried::default();
     let mut attempts = 0;
     loop {
         let acquired = {

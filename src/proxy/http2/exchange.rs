@@ -335,7 +335,7 @@ impl Exchange<'_> {
     async fn forward(&self, request: &Request, to: Destination<'_>, body: &mut Receiver) {
         let upstreams = &self.context.upstreams;
         let shard = self.context.shard.cluster(usize::from(to.cluster));
-        let mut tried = Tried::default();
+        let mut tried = Tried::paced(&self.session.pace);
         let mut attempts = 0;
         self.ungraded.set(self.is_grpc.then_some(to.cluster));
         let Some(retries_max) = upstreams.spec(to.cluster).map(|spec| spec.retries_max) else {

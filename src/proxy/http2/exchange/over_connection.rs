@@ -31,7 +31,12 @@ impl Exchange<'_> {
                 self.context.upstreams.release(connection);
             }
             // Where the client is gone the endpoint must not take what it got for the whole.
-            _ => connection.abort(),
+            _ => {
+                if responded.is_err() {
+                    self.session.pace.pass().await;
+                }
+                connection.abort();
+            }
         }
         responded
     }
