@@ -397,6 +397,9 @@ impl Driver<'_> {
         let is_crowded = self.session.live.get() >= self.streams_max;
         let is_full = late || memory_bytes >= memory_bytes_max;
         if is_crowded || is_full || !context.door.admits(&context.runtime) {
+            if !is_crowded {
+                self.link.tap.borrow_mut().pardon();
+            }
             return respond.send_reset(Reason::REFUSED_STREAM);
         }
         context.shard.listener(self.session.listener()).add(ListenerCounter::Http2Streams, 1);
