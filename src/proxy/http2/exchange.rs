@@ -537,10 +537,9 @@ impl Client for Exchange<'_> {
             source_bytes_per_s_min: 0,
             sink_stall: self.timeouts.write_stall,
         };
-        let moved = Cell::new(0);
+        let counting = attempt.counting(ClusterCounter::ReceivedBytes);
         let mut sink = Sink::H2(&mut sender);
-        let result = transfer(&self.context.runtime, &mut source, &mut sink, pace, &moved).await;
-        attempt.add(ClusterCounter::ReceivedBytes, moved.get());
+        let result = transfer(&self.context.runtime, &mut source, &mut sink, pace, &counting.moved).await;
         if self.is_grpc {
             self.count_grpc(source.trailers(), None);
         }
