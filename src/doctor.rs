@@ -46,7 +46,7 @@ pub fn doctor(asking: &Asking<'_>) -> (String, u8) {
         return (finding::to_json(&findings), outcome.exit_code());
     }
     let name = asking.path.map_or_else(
-        || "the embedded default; name yours with --config".to_owned(),
+        || "the embedded default (name yours with --config)".to_owned(),
         |path| path.display().to_string(),
     );
     let heading = Heading { config: &name, has_colours: has_colours() };
@@ -55,7 +55,7 @@ pub fn doctor(asking: &Asking<'_>) -> (String, u8) {
 
 fn config(path: Option<&Path>) -> Result<Config, String> {
     let config = match path {
-        Some(path) => config::load(path).map_err(|error| error.to_string())?.config,
+        Some(path) => config::load_to_look(path).map_err(|error| error.to_string())?,
         None => config::embedded_default(),
     };
     let procfs = &config.host.procfs;

@@ -203,9 +203,10 @@ impl Host<'_> {
     }
 
     fn clock(&self) -> Clock {
-        let file = |name| self.sys(&format!("devices/system/clocksource/clocksource0/{name}_clocksource"));
+        let file =
+            |name: &str| self.sys(&format!("devices/system/clocksource/clocksource0/{name}_clocksource"));
         Clock {
-            current: file("current").map(|text| text.trim().to_owned()).filter(|text| !text.is_empty()),
+            current: file("current").and_then(|text| name(&text)),
             available: words(&file("available").unwrap_or_default()),
             read_ns: clock_read_ns(),
         }
@@ -218,9 +219,8 @@ impl Host<'_> {
             Some((value("count")?, value("max")?))
         };
         let netstat = self.proc("net/netstat").unwrap_or_default();
-        let congestion = tcp("tcp_congestion_control").map(|text| text.trim().to_owned());
         Net {
-            congestion: congestion.filter(|name| !name.is_empty()),
+            congestion: tcp("tcp_congestion_control").and_then(|text| name(&text)),
             congestion_available: words(&tcp("tcp_available_congestion_control").unwrap_or_default()),
             somaxconn: self.kernel("net/core/somaxconn"),
             listen_overflows: parse::counter(&netstat, "TcpExt", "ListenOverflows"),
@@ -246,6 +246,13 @@ fn clock_read_ns() -> u64 {
         (clock::now().since(start) / LOOKS).as_nanos() as u64
     };
     (0..5).map(batch).min().unwrap_or(0)
+}
+
+/// One word, such as the kernel has for things.
+fn name(text: &str) -> Option<String> {
+    let is_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    let text = text.trim();
+    (!text.is_empty() && text.bytes().all(is_name)).then(|| text.to_owned())
 }
 
 fn words(text: &str) -> Vec<String> {

@@ -37,15 +37,17 @@ pub fn findings(facts: &Facts) -> Vec<Finding> {
     ]
 }
 
-/// A share as people read it.
+/// A share as people read it: two digits that count, at least hundredths of a percent.
 fn percent(share: f64) -> String {
     let percent = share * 100.0;
-    match percent {
-        _ if percent < 0.005 => "0 %".to_owned(),
-        _ if percent < 1.0 => format!("{percent:.2} %"),
-        _ if percent < 10.0 => format!("{percent:.1} %"),
-        _ => format!("{percent:.0} %"),
-    }
+    let digits = match percent {
+        _ if percent < 1.0 => 2,
+        _ if percent < 10.0 => 1,
+        _ => 0,
+    };
+    let text = format!("{percent:.digits$}");
+    let text = if digits > 0 { text.trim_end_matches('0').trim_end_matches('.') } else { &text };
+    format!("{text} %")
 }
 
 /// A share for machines.

@@ -17,8 +17,11 @@ pub struct Heading<'a> {
 /// The whole report, with a newline at its end.
 pub fn text(findings: &[Finding], heading: &Heading<'_>) -> String {
     let paint = |status, text: &str| if heading.has_colours { paint(status, text) } else { text.to_owned() };
-    let mut text = format!("{}\n", paint(verdict(findings), &summary(findings)));
-    text += &format!("Held against the needs of {}.\n", heading.config);
+    let mut text = String::new();
+    for line in wrap(&summary(findings), COLUMNS) {
+        text += &format!("{}\n", paint(verdict(findings), &line));
+    }
+    text += &format!("ringfort {}, configuration: {}\n", env!("CARGO_PKG_VERSION"), heading.config);
     for status in [Status::Fail, Status::Warn, Status::Unknown] {
         for finding in findings.iter().filter(|finding| finding.status == status) {
             text.push('\n');
@@ -48,7 +51,8 @@ fn summary(findings: &[Finding]) -> String {
         _ => format!("; not known here: {}", named(Status::Unknown)),
     };
     match (count(Status::Fail), count(Status::Warn)) {
-        (0, 0) => format!("OK: this machine is fit for ringfort{unknown}"),
+        (0, 0) if unknown.is_empty() => "OK: this machine is fit for ringfort".to_owned(),
+        (0, 0) => format!("OK as far as can be seen{unknown}"),
         (0, _) => format!("WARN: ringfort runs here, and would run better: {}{unknown}", named(Status::Warn)),
         (_, 0) => format!("FAIL: {}{unknown}", named(Status::Fail)),
         _ => format!("FAIL: {}; then {}{unknown}", named(Status::Fail), named(Status::Warn)),
@@ -101,8 +105,11 @@ fn number(value: &serde_json::Value) -> String {
 fn wrap(text: &str, columns: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
     let mut used = 0;
-    for word in text.split_whitespace() {
+    // A number stays with its sign of percent.
+    let text = text.replace(" %", "\u{a0}%");
+    for word in text.split([' ', '\n', '\t']).filter(|word| !word.is_empty()) {
         let mut letters: Vec<char> = word.chars().filter(|letter| !letter.is_control()).collect();
+        letters.iter_mut().filter(|letter| **letter == '\u{a0}').for_each(|letter| *letter = ' ');
         if used > 0 && used + 1 + letters.len() > columns {
             lines.push(String::new());
             used = 0;
@@ -144,7 +151,7 @@ mod tests {
     #[test]
     fn the_verdict_stands_first_and_problems_before_what_is_fine() {
         let text = report(false);
-        assert!(text.starts_with("FAIL: cpus; then nofile; not known here: steal\n"), "{text}");
+        assert!(text.starts_with("FAIL: cpus; then nofile; not known here: steal\nringfort "), "{text}");
         let at = |what: &str| text.find(what).unwrap_or_else(|| panic!("{what} in {text}"));
         assert!(at("\nFAIL ") < at("\nWARN ") && at("\nWARN ") < at("\n? ") && at("\n? ") < at("\nok "));
         assert!(text.lines().all(|line| line.chars().count() <= COLUMNS), "{text}");

@@ -166,7 +166,7 @@ mod tests {
     fn a_second_of_theft_stands_out_of_ten() {
         let mut sampling = Sampling::start(Instant::from_millis(0), &[line(0, 100)]);
         for n in 1..=100 {
-            let stolen = n.min(45) - n.min(35);
+            let stolen = n.min(50) - n.min(40);
             sampling.take(Instant::from_millis(n * 100), &[line(n * 2, 100 + stolen * 5)]);
         }
         let sample = sampling.finish(Some(Duration::from_secs(1)));

@@ -142,10 +142,12 @@ pub(super) fn clocksource(clock: &Clock) -> Finding {
     if !is_emulated && clock.read_ns < CLOCK_READ_NS_MAX {
         return finding;
     }
-    let why = format!(
-        "every look at the clock enters the kernel or the hypervisor: {} ns instead of some 30",
-        clock.read_ns
-    );
+    let why = match clock.read_ns {
+        CLOCK_READ_NS_MAX.. => {
+            format!("a look at the clock enters the kernel: {} ns instead of some 30", clock.read_ns)
+        }
+        _ => "a look at an emulated clock enters the hypervisor, which costs microseconds".into(),
+    };
     let better = ["tsc", "kvm-clock"]
         .into_iter()
         .find(|name| clock.available.iter().any(|available| available == name) && name != current);

@@ -24,9 +24,9 @@ pub(super) fn io_uring(facts: &Facts) -> Finding {
             };
             let why = "kernel.io_uring_disabled is 1: root may use io_uring, other users only in \
                        kernel.io_uring_group; the service is not root";
-            finding("io_uring", how.clone()).judged(Status::Warn, why, cure)
+            finding("io_uring", format!("start-up will choose it; {how}")).judged(Status::Warn, why, cure)
         }
-        (_, None, Ok(how)) => finding("io_uring", how.clone()),
+        (_, None, Ok(how)) => finding("io_uring", format!("start-up will choose it; {how}")),
         (EngineChoice::IoUring, Some((why, cure)), _) => {
             let shown = "refused; workers.engine = \"io_uring\" insists on it: ringfort will not start";
             finding("none", shown.into()).judged(Status::Fail, why, cure)

@@ -179,15 +179,12 @@ pub(super) fn ports(facts: &Facts) -> Finding {
     list.dedup();
     let shown = list.iter().map(u16::to_string).collect::<Vec<_>>().join(", ");
     let why = format!("outgoing connections take {first} to {last} (net.ipv4.ip_local_port_range)");
-    let finding = Finding::ok("ports", format!("{shown}; outgoing {first} to {last}"), WANT, why).value(list);
     let start = net.unprivileged_port_start.unwrap_or(1_024);
-    if let Some((name, address)) =
-        listeners.clone().find(|(_, address)| address.port() < start && !net.binds_any_port)
-    {
-        let why = format!("{name} at {address}: this user may not listen below {start}");
-        let cure = "AmbientCapabilities=CAP_NET_BIND_SERVICE in the unit, or start as root";
-        return finding.judged(Status::Warn, why, cure);
-    }
+    // The doctor may well be asked by another user than the one who serves: no reason to warn.
+    let low = list.iter().any(|port| *port < start) && !net.binds_any_port;
+    let low = if low { format!("; below {start} needs CAP_NET_BIND_SERVICE") } else { String::new() };
+    let finding = Finding::ok("ports", format!("{shown}{low}; outgoing {first} to {last}"), WANT, why);
+    let finding = finding.value(list);
     let taken = |port: u16| (first..=last).contains(&port) && !net.reserved_ports.contains(&port);
     let taken: Vec<_> = listeners.filter(|(_, address)| taken(address.port())).collect();
     let Some((name, address)) = taken.first() else { return finding };

@@ -128,7 +128,11 @@ fn shown(steal: &Steal, sample: Option<&Sample>) -> String {
     let mut text = String::new();
     if let Some(sample) = sample {
         let (steal, seconds) = (percent(sample.steal_mean()), sample.seconds.round());
-        text = format!("{steal} in {seconds} s with CPUs {} busy", percent(sample.busy_mean()));
+        let busy = sample.busy_mean();
+        text = format!("{steal} in {seconds} s with CPUs {} busy", percent(busy));
+        if busy < BUSY_ENOUGH_RATIO && sample.steal_mean() <= OVERSOLD_RATIO {
+            text += " (too idle to lose much: repeat under load)";
+        }
         let worst = sample.cpus.iter().max_by(|a, b| a.worst.total_cmp(&b.worst));
         if let Some(worst) = worst.filter(|cpu| cpu.worst > OVERSOLD_RATIO) {
             text += &format!(
@@ -141,7 +145,7 @@ fn shown(steal: &Steal, sample: Option<&Sample>) -> String {
         text += "; ";
     }
     let boot = mean(steal.boot.iter().map(|(_, share)| *share));
-    text + &format!("{} since boot, {} ago", percent(boot), time(steal.boot_seconds))
+    text + &format!("{} since boot ({})", percent(boot), time(steal.boot_seconds))
 }
 
 fn value(steal: &Steal, sample: Option<&Sample>) -> Value {
