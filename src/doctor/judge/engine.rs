@@ -33,7 +33,7 @@ pub(super) fn io_uring(facts: &Facts) -> Finding {
         }
         (_, refusal, _) => {
             let (why, cure) = refusal.unwrap_or_default();
-            let why = format!("{why}. Epoll serves in its place: a little more CPU time for small requests");
+            let why = format!("{why}. Epoll serves in its place, at about the same cost");
             finding("epoll", "refused: start-up will choose epoll".into()).judged(Status::Warn, why, cure)
         }
     }
@@ -96,12 +96,18 @@ fn by_filter(facts: &Facts, code: i32) -> (String, String) {
         let why = "io_uring_setup: ENOSYS: this kernel was built without io_uring, or a sandbox (gVisor) stands before it";
         return (why.into(), format!("use a distribution's own kernel, {OR_EPOLL}"));
     }
-    let by =
-        if facts.ring.is_filtered { "a seccomp filter holds this process and" } else { "a security module" };
-    let why = format!("io_uring_setup: {name}: {by} refuses it, as Docker and containerd do by default");
-    let cure = "allow io_uring_setup, io_uring_enter and io_uring_register in the container's seccomp profile, \
-                run on the host";
-    (why, format!("{cure}, {OR_EPOLL}"))
+    let (by, cure) = if facts.ring.is_filtered {
+        (
+            "a seccomp filter refuses it, as Docker's and containerd's do by default and a unit's SystemCallFilter= may",
+            "allow io_uring_setup, io_uring_enter and io_uring_register in that filter, run outside the container",
+        )
+    } else {
+        (
+            "a security module (SELinux, AppArmor) or a sandbox refuses it",
+            "allow io_uring in its policy (ausearch -m avc tells SELinux' reason)",
+        )
+    };
+    (format!("io_uring_setup: {name}: {by}"), format!("{cure}, {OR_EPOLL}"))
 }
 
 /// The runtime says `what happened; what to do`.
@@ -128,11 +134,14 @@ pub(super) fn kernel(facts: &Facts) -> Finding {
         Finding::ok("kernel", format!("{text}{note}"), WANT, why).value(text.as_str())
     };
     let bad = |why: &str, cure: &str| finding("").judged(Status::Warn, why, cure);
+    if release == (0, 0, 0) {
+        let cure = "look at uname -r, and at [host] procfs in the configuration";
+        return Finding::unknown("kernel", WANT, "sys/kernel/osrelease holds no version", cure);
+    }
     if facts.wanted.engine == EngineChoice::Epoll {
         return finding("");
     }
     match release {
-        (0, 0, 0) => Finding::unknown("kernel", WANT, format!("{text:?} is no version"), "look at uname -r"),
         _ if release < (5, 19, 0) => bad(
             "io_uring lacks what ringfort needs before 5.19: epoll serves",
             "upgrade the kernel: Debian 12 has 6.1, Debian 13 has 6.12, Ubuntu 24.04 has 6.8",

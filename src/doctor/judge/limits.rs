@@ -63,7 +63,10 @@ pub(super) fn memlock(facts: &Facts) -> Finding {
         return finding;
     }
     let status = if facts.wanted.engine == EngineChoice::IoUring { Status::Fail } else { Status::Warn };
-    let why = format!("the rings of io_uring need {}: the kernel refuses them with ENOMEM", bytes(need));
+    let why = format!(
+        "this shell's limit (a unit has its own): the rings of io_uring need {}, and the kernel refuses them with ENOMEM",
+        bytes(need)
+    );
     finding.judged(status, why, "LimitMEMLOCK=infinity in the unit (ulimit -l unlimited in a shell, as root)")
 }
 
