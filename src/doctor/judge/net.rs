@@ -80,7 +80,7 @@ fn problem(facts: &Facts, nic: &Nic, workers: &[usize]) -> Option<(String, Strin
         return Some((why, cure));
     }
     let could = interrupts.len().min(workers.len());
-    if could < 2 || cpus.len() >= could.min(2) && cpus.len() * 2 > could {
+    if could < 2 || cpus.len() * 2 > could {
         return None;
     }
     let why = format!(
