@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use super::sample::Sample;
+use super::sample::{Sample, SinceBoot};
 use crate::runtime::{EngineChoice, Refusal};
 use crate::steal::Spec;
 use crate::steal::source::{Machine, Source};
@@ -60,10 +60,8 @@ pub struct Steal {
     pub source: Source,
     pub has_column: bool,
     pub is_accounting_off: bool,
-    /// Since boot, by CPU.
-    pub boot: Vec<(u16, f64)>,
-    /// What the counters cover since boot.
-    pub boot_seconds: u64,
+    /// By CPU.
+    pub boot: Vec<SinceBoot>,
     pub sample: Option<Sample>,
 }
 

@@ -124,14 +124,12 @@ impl Host<'_> {
             other_root: files.is_other_root(),
             accounting_off: files.is_accounting_off(),
         };
-        let boot = since_boot(&ticks);
         Steal {
             machine,
             source: source(machine, seen),
             has_column,
             is_accounting_off: seen.accounting_off,
-            boot_seconds: boot.iter().map(|(_, _, seconds)| *seconds).max().unwrap_or(0),
-            boot: boot.into_iter().map(|(cpu, share, _)| (cpu, share)).collect(),
+            boot: since_boot(&ticks),
             sample,
         }
     }

@@ -50,14 +50,31 @@ pub fn mean(shares: impl Iterator<Item = f64>) -> f64 {
     sum / f64::from(count.max(1))
 }
 
-/// Share of steal since boot and seconds that were counted, by CPU. A CPU that counted nothing is left out.
-pub fn since_boot(cpus: &[CpuTicks]) -> Vec<(u16, f64, u64)> {
+/// One CPU since boot.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SinceBoot {
+    pub cpu: u16,
+    /// Share of all time, 0 to 1.
+    pub steal: f64,
+    /// Share of the time in which it had work, 0 to 1.
+    pub steal_of_work: f64,
+    pub seconds: u64,
+}
+
+/// What was stolen since boot. A CPU that counted nothing is left out.
+pub fn since_boot(cpus: &[CpuTicks]) -> Vec<SinceBoot> {
     let share = |cpu: &CpuTicks| {
-        let total = cpu.ticks.iter().fold(0u64, |sum, ticks| sum.saturating_add(*ticks));
-        let share = cpu.ticks[STEAL] as f64 / total as f64;
-        (cpu.has_steal && total > 0).then_some((cpu.cpu, share, total / 100))
+        let (total, idle) = (sum(&cpu.ticks), cpu.ticks[IDLE].saturating_add(cpu.ticks[IOWAIT]));
+        let part = |of: u64| cpu.ticks[STEAL] as f64 / of.max(1) as f64;
+        let (steal, steal_of_work) = (part(total), part(total.saturating_sub(idle)).min(1.0));
+        let counted = cpu.has_steal && total > 0;
+        counted.then_some(SinceBoot { cpu: cpu.cpu, steal, steal_of_work, seconds: total / 100 })
     };
     cpus.iter().filter_map(share).collect()
+}
+
+fn sum(ticks: &[u64]) -> u64 {
+    ticks.iter().fold(0, |sum, ticks| sum.saturating_add(*ticks))
 }
 
 /// Gathers samples.
@@ -125,7 +142,7 @@ impl Sampling {
         let cpu = |cpu: &Cpu| {
             let grown: Vec<u64> =
                 cpu.last.iter().zip(cpu.first).map(|(last, first)| last.saturating_sub(first)).collect();
-            let total = grown.iter().fold(0u64, |sum, ticks| sum.saturating_add(*ticks));
+            let total = sum(&grown);
             let part = |ticks: u64| ticks as f64 / total.max(1) as f64;
             let idle = grown[IDLE].saturating_add(grown[IOWAIT]);
             CpuSample {
@@ -180,8 +197,9 @@ mod tests {
     fn since_boot_is_the_share_of_all_columns() {
         let list = [line(4_000, 250), CpuTicks { has_steal: false, ..line(1, 1) }, line(0, 0)];
         let shares = since_boot(&list);
-        assert_eq!(shares.len(), 1);
-        assert_eq!((shares[0].0, shares[0].1, shares[0].2), (0, 250.0 / 10_250.0, 102));
+        let expected =
+            SinceBoot { cpu: 0, steal: 250.0 / 10_250.0, steal_of_work: 250.0 / 6_250.0, seconds: 102 };
+        assert_eq!(shares, [expected]);
     }
 
     #[test]

@@ -37,7 +37,7 @@ fn a_good_machine_is_read_whole() {
     let facts = look("doctor/good");
     assert_eq!(not_ok(&facts), []);
     assert_eq!(facts.steal.source, Source::Procfs);
-    assert_eq!((facts.steal.boot.len(), facts.steal.boot_seconds), (2, 80));
+    assert_eq!((facts.steal.boot.len(), facts.steal.boot[0].seconds), (2, 80));
     assert_eq!(facts.pressure_minute, Some(0.015));
     assert_eq!((&facts.cpus.online, &facts.cpus.allowed), (&Some(vec![0, 1]), &vec![0, 1]));
     assert_eq!(facts.nics.len(), 1, "loopback is no card");

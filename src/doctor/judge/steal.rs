@@ -76,8 +76,8 @@ pub(super) fn steal(facts: &Facts) -> Finding {
         let cure = "name the machine's procfs in [host] procfs";
         return Finding::unknown("steal", want, "/proc/stat tells of no CPU", cure).value(value);
     }
-    let boot = Some(mean(steal.boot.iter().map(|(_, share)| *share)));
-    let boot = boot.filter(|_| steal.boot_seconds >= SUSTAINED_SECONDS || sample.is_none());
+    let boot = Some(boot_mean(steal));
+    let boot = boot.filter(|_| boot_seconds(steal) >= SUSTAINED_SECONDS || sample.is_none());
     let mean = sample.map_or(0.0, Sample::steal_mean).max(boot.unwrap_or(0.0));
     let worst = sample.and_then(|sample| sample.cpus.iter().map(|cpu| cpu.steal).max_by(f64::total_cmp));
     let worst = worst.unwrap_or(0.0).max(mean);
@@ -144,24 +144,32 @@ fn shown(steal: &Steal, sample: Option<&Sample>) -> String {
         }
         text += "; ";
     }
-    let boot = mean(steal.boot.iter().map(|(_, share)| *share));
-    text + &format!("{} since boot ({})", percent(boot), time(steal.boot_seconds))
+    let of_work = percent(mean(steal.boot.iter().map(|cpu| cpu.steal_of_work)));
+    let (boot, since) = (percent(boot_mean(steal)), time(boot_seconds(steal)));
+    text + &format!("{boot} since boot ({since}), {of_work} of the time with work")
+}
+
+fn boot_mean(steal: &Steal) -> f64 {
+    mean(steal.boot.iter().map(|cpu| cpu.steal))
+}
+
+fn boot_seconds(steal: &Steal) -> u64 {
+    steal.boot.iter().map(|cpu| cpu.seconds).max().unwrap_or(0)
 }
 
 fn value(steal: &Steal, sample: Option<&Sample>) -> Value {
-    let boot = |cpu| steal.boot.iter().find(|(number, _)| *number == cpu).map(|(_, share)| rounded(*share));
-    let cpus = steal.boot.iter().map(|(cpu, _)| {
-        let sample = sample.and_then(|sample| sample.cpus.iter().find(|sample| sample.cpu == *cpu));
+    let cpus = steal.boot.iter().map(|boot| {
+        let sample = sample.and_then(|sample| sample.cpus.iter().find(|sample| sample.cpu == boot.cpu));
         json!({
-            "cpu": cpu,
+            "cpu": boot.cpu,
             "steal_ratio": sample.map(|cpu| rounded(cpu.steal)),
             "steal_ratio_second_max": sample.map(|cpu| rounded(cpu.worst)),
             "busy_ratio": sample.map(|cpu| rounded(cpu.busy)),
-            "since_boot_ratio": boot(*cpu),
+            "since_boot_ratio": rounded(boot.steal),
+            "since_boot_ratio_of_work": rounded(boot.steal_of_work),
         })
     });
-    let since_boot =
-        (!steal.boot.is_empty()).then(|| rounded(mean(steal.boot.iter().map(|(_, share)| *share))));
+    let since_boot = (!steal.boot.is_empty()).then(|| rounded(boot_mean(steal)));
     json!({
         "reported": steal.source.is_reported(),
         "source": steal.source.word(),

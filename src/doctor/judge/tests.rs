@@ -3,7 +3,7 @@
 use super::*;
 use crate::doctor::facts::{Clock, Cpus, Limits, Net, Nic, Quota, Ring, Steal, Wanted};
 use crate::doctor::finding::{Status, verdict};
-use crate::doctor::sample::{CpuSample, Sample};
+use crate::doctor::sample::{CpuSample, Sample, SinceBoot};
 use crate::runtime::{EngineChoice, Refusal};
 use crate::steal::source::{Hypervisor, Machine, Source};
 
@@ -31,8 +31,7 @@ fn good() -> Facts {
             source: Source::Kvm,
             has_column: true,
             is_accounting_off: false,
-            boot: vec![(0, 0.001), (1, 0.002)],
-            boot_seconds: 90_000,
+            boot: [0.001, 0.002].map(|share| boot(share, 90_000)).to_vec(),
             sample: Some(sample([0.001, 0.002], 0.9)),
         },
         pressure_minute: Some(0.5),
@@ -83,6 +82,11 @@ fn sample(steal: [f64; 2], busy: f64) -> Sample {
         softirq: 0.25,
     });
     Sample { seconds: 2.0, cpus: cpus.collect(), is_suspect: false, pressure: Some(0.01) }
+}
+
+/// Half of the time it had work.
+fn boot(steal: f64, seconds: u64) -> SinceBoot {
+    SinceBoot { cpu: 0, steal, steal_of_work: steal * 2.0, seconds }
 }
 
 /// A queue for each interrupt, which goes to this CPU.
@@ -249,11 +253,14 @@ fn theft_is_judged_by_the_rule_and_the_working_thresholds() {
 fn what_was_stolen_since_boot_counts_once_it_is_long_enough() {
     let since = |share: f64, seconds| {
         move |facts: &mut Facts| {
-            facts.steal.boot = vec![(0, share), (1, share)];
-            facts.steal.boot_seconds = seconds;
+            facts.steal.boot = vec![boot(share, seconds)];
         }
     };
-    expect(&found("steal", since(0.02, 90_000)), Status::Warn, &["2 % since boot (25 h)"]);
+    expect(
+        &found("steal", since(0.02, 90_000)),
+        Status::Warn,
+        &["2 % since boot (25 h), 4 % of the time with work"],
+    );
     expect(&found("steal", since(0.02, 30)), Status::Ok, &["(30 s)"]);
     let alone = found("steal", |facts| {
         facts.steal.sample = None;
