@@ -7,6 +7,7 @@ use std::future::Future;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context as TaskContext, Poll};
+use std::time::Duration;
 
 use crate::base::field_edits::FieldEdits;
 use crate::h1::{FieldSlots, Parsed, ResponseHead, parse_response};
@@ -15,7 +16,7 @@ use crate::limits;
 use crate::metrics::{ClusterCounter, Histogram};
 use crate::runtime::{Deadline, RecvBuf, TimedOut};
 
-use super::body::BodyError;
+use super::body::{BodyError, Pace};
 use super::context::{Context, Serving};
 use super::http1::failure::{
     Failure, NO_TUNNELS, TIMED_OUT, TOO_MANY_FIELDS, UNANSWERED, UNSENDABLE, cannot_acquire, invalid,
@@ -203,6 +204,12 @@ impl<'a> Attempt<'a> {
 
     pub(super) fn add(&self, counter: ClusterCounter, count: u64) {
         self.context.shard.cluster(usize::from(self.cluster)).add(counter, count);
+    }
+
+    /// How fast the response's body has to come, and to go.
+    pub(super) fn response_pace(&self, sink_stall: Duration) -> Pace {
+        let timeout = self.context.upstreams.spec(self.cluster).map(|spec| spec.request_timeout);
+        Pace { source_idle: timeout.unwrap_or_default(), source_bytes_per_s_min: 0, sink_stall }
     }
 
     /// Counts bytes of a body, however its transfer ends.

@@ -631,14 +631,7 @@ impl Exchange<'_> {
             // Bytes behind the response: nobody asked for them (response-queue poisoning).
             return Responded::Complete { reusable: reusable && rest.len() == length };
         }
-        let Some(spec) = self.context.upstreams.spec(attempt.cluster) else {
-            return Responded::Broken(Termination::UpstreamFailed);
-        };
-        let pace = Pace {
-            source_idle: spec.request_timeout,
-            source_bytes_per_s_min: 0,
-            sink_stall: self.timeouts.write_stall,
-        };
+        let pace = attempt.response_pace(self.timeouts.write_stall);
         self.at_once.set(false);
         let mut body = Body::new(framing, framing_out);
         let runtime = &self.context.runtime;
