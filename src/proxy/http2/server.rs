@@ -23,7 +23,7 @@ use super::super::facts::Facts;
 use super::super::outcome::Termination;
 use super::super::stream::Stream;
 use super::exchange;
-use super::io::{Io, Link, Stall};
+use super::io::{BYTES_WITH_FIELDS_A_TURN, Io, Link, Stall};
 use super::piece::Piece;
 use super::tap::Tap;
 
@@ -133,7 +133,7 @@ impl Http2 {
         let context = guard.context();
         let glitches_max = context.serving().snapshot.http.http2_glitches_max;
         let tap = Tap::new(PREFACE.len(), 0, glitches_max, context.runtime.now());
-        let link = Link::new(&context.runtime, stream, tap);
+        let link = Link::new(&context.runtime, stream, tap, BYTES_WITH_FIELDS_A_TURN);
         let deadline = context.runtime.deadline();
         let (live, with_body, offences) = (Cell::new(0), Cell::new(0), Cell::new(0));
         let session = Session { guard, facts: RefCell::new(facts), live, with_body, offences };

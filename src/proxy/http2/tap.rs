@@ -66,13 +66,15 @@ struct Scanner {
     payload_have: usize,
     payload_want: usize,
     frame: Frame,
+    /// Bytes seen of payloads of DATA, and of what comes before the first frame.
+    data_bytes: u64,
 }
 
 impl Scanner {
     const fn new(skip: usize) -> Self {
         let frame = Frame { len: 0, kind: 0, flags: 0, stream: 0 };
         let (header, payload) = ([0; HEADER_BYTES], [0; SETTING_BYTES]);
-        Self { skip, header, have: 0, payload, payload_have: 0, payload_want: 0, frame }
+        Self { skip, header, have: 0, payload, payload_have: 0, payload_want: 0, frame, data_bytes: 0 }
     }
 
     /// Calls `on_frame` for each header, and `on_payload` with the bytes that tell of a reset or a GOAWAY (the first
@@ -97,6 +99,9 @@ impl Scanner {
             }
             let skipped = self.skip.min(bytes.len());
             self.skip -= skipped;
+            if self.frame.kind == kind::DATA {
+                self.data_bytes += skipped as u64;
+            }
             bytes = &bytes[skipped..];
             let taken = (HEADER_BYTES - self.have).min(bytes.len());
             self.header[self.have..self.have + taken].copy_from_slice(&bytes[..taken]);
@@ -337,6 +342,11 @@ impl Tap {
     /// What is still to come of the DATA frame that has begun.
     pub(super) const fn data_left(&self) -> usize {
         self.input.data_left()
+    }
+
+    /// Bytes of payloads of DATA that came, which nobody has to make sense of.
+    pub(super) const fn data_received(&self) -> u64 {
+        self.input.data_bytes
     }
 
     /// Field blocks begun so far.
