@@ -326,7 +326,7 @@ impl Exchange<'_> {
         let Ok(Parsed::Complete(head)) = parsed else {
             return None;
         };
-        let response = translate::response(&head, &FieldEdits::default(), None)?;
+        let response = translate::response(&head, &neutral[..head.head_len], &FieldEdits::default(), None)?;
         Some((response, head.head_len))
     }
 
@@ -529,9 +529,10 @@ impl Exchange<'_> {
         let route = self.serving.snapshot.routes.routes().get(usize::from(route));
         let edits = route.map_or(&none, |route| &route.response_edits);
         let response = if head.has_date {
-            translate::response(&head, edits, None)
+            translate::response(&head, &bytes[..head.head_len], edits, None)
         } else {
-            self.context.with_date(|date| translate::response(&head, edits, Some(date)))
+            self.context
+                .with_date(|date| translate::response(&head, &bytes[..head.head_len], edits, Some(date)))
         };
         let mut response = response.ok_or(Reject::BAD_FIELD_VALUE.by_upstream())?;
         if head.upgrade {

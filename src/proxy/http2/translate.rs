@@ -4,6 +4,7 @@
 
 use std::net::SocketAddr;
 
+use bytes::Bytes;
 use h2::ext::Protocol;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Uri, Version};
@@ -60,10 +61,10 @@ pub(super) fn write_request(
                 length = Some(value.as_bytes());
                 write_field(out, name, value)?;
             }
-            _ if protocol.is_some() && is_of_a_handshake(name) => {}
             FieldKind::Te if !value.as_bytes().eq_ignore_ascii_case(b"trailers") => return Err(Malformed),
-            _ if is_of_a_connection(name) => return Err(Malformed),
-            _ if name == header::COOKIE => {}
+            kind if is_of_a_connection(kind) => return Err(Malformed),
+            FieldKind::Other if name == header::COOKIE => {}
+            FieldKind::Other if protocol.is_some() && is_of_a_handshake(name) => {}
             _ => write_field(out, name, value)?,
         }
     }
@@ -115,7 +116,7 @@ pub(super) fn write_response(
                 length = Some(value.as_bytes());
                 write_field(out, name, value)?;
             }
-            _ if is_of_a_connection(name) => return Err(Malformed),
+            kind if is_of_a_connection(kind) => return Err(Malformed),
             _ => write_field(out, name, value)?,
         }
     }
@@ -141,9 +142,9 @@ fn authority(head: &http::request::Parts) -> Result<Option<&[u8]>, Malformed> {
 }
 
 /// Fields that mean something to one HTTP/1.1 connection (RFC 9113 §8.2.2).
-fn is_of_a_connection(name: &HeaderName) -> bool {
+const fn is_of_a_connection(kind: FieldKind) -> bool {
     matches!(
-        classify(name.as_str().as_bytes()),
+        kind,
         FieldKind::Connection | FieldKind::HopByHop | FieldKind::TransferEncoding | FieldKind::Upgrade
     )
 }
@@ -185,18 +186,20 @@ fn write_cookies(out: &mut Vec<u8>, fields: &HeaderMap) -> Result<(), Malformed>
 }
 
 fn write_field(out: &mut Vec<u8>, name: &HeaderName, value: &HeaderValue) -> Result<(), Malformed> {
-    out.extend_from_slice(name.as_str().as_bytes());
+    let name = name.as_str().as_bytes();
+    out.reserve(name.len() + value.len() + 4);
+    out.extend_from_slice(name);
     out.extend_from_slice(b": ");
     write_value(out, value.as_bytes())?;
     out.extend_from_slice(b"\r\n");
     Ok(())
 }
 
-/// RFC 9113 §8.2.1: no control characters that end a line, no white space at either end.
+/// RFC 9113 §8.2.1: no white space at either end. That no control character ends a line is what [`HeaderValue`] promises,
+/// and the parser of what is written here sees to it again.
 fn write_value(out: &mut Vec<u8>, value: &[u8]) -> Result<(), Malformed> {
     let at_the_ends = [value.first(), value.last()];
-    let padded = at_the_ends.into_iter().flatten().any(|byte| matches!(byte, b' ' | b'\t'));
-    if padded || value.iter().any(|byte| matches!(byte, 0..=8 | 10..=31 | 0x7f)) {
+    if at_the_ends.into_iter().flatten().any(|byte| matches!(byte, b' ' | b'\t')) {
         return Err(Malformed);
     }
     out.extend_from_slice(value);
@@ -220,9 +223,14 @@ fn write_visible(out: &mut Vec<u8>, bytes: &[u8]) -> Result<(), Malformed> {
     Ok(())
 }
 
-/// The request that goes to an endpoint in HTTP/2, from the head that would go there in HTTP/1.1. `None` where a part
-/// of it has no place in HTTP/2.
-pub(super) fn request(head: &RequestHead<'_, '_>, scheme: &str, te_trailers: bool) -> Option<Request<()>> {
+/// The request that goes to an endpoint in HTTP/2, from the head that would go there in HTTP/1.1 and was parsed of
+/// `bytes`. `None` where a part of it has no place in HTTP/2.
+pub(super) fn request(
+    head: &RequestHead<'_, '_>,
+    bytes: &[u8],
+    scheme: &str,
+    te_trailers: bool,
+) -> Option<Request<()>> {
     let mut request = Request::new(());
     *request.method_mut() = Method::from_bytes(head.method.as_bytes()).ok()?;
     *request.version_mut() = Version::HTTP_2;
@@ -244,7 +252,10 @@ pub(super) fn request(head: &RequestHead<'_, '_>, scheme: &str, te_trailers: boo
         request.extensions_mut().insert(Protocol::from(protocol));
     }
     let fields = request.headers_mut();
-    fields.reserve(head.fields().len());
+    let values = Values::new(bytes);
+    // Host and what frames a body are none here: a map for one field too many can be of twice the size.
+    let none_here = 1 + usize::from(head.framing == BodyFraming::Chunked);
+    fields.reserve(head.fields().len().saturating_sub(none_here) + usize::from(te_trailers));
     for field in head.fields() {
         let name = field.name.as_bytes();
         match classify(name) {
@@ -255,7 +266,7 @@ pub(super) fn request(head: &RequestHead<'_, '_>, scheme: &str, te_trailers: boo
             | FieldKind::TransferEncoding
             | FieldKind::Upgrade => {}
             _ if head.upgrade.is_some() && name.eq_ignore_ascii_case(b"sec-websocket-key") => {}
-            _ => append(fields, name, field.value)?,
+            _ => append(fields, name, values.value(field.value)?)?,
         }
     }
     if te_trailers {
@@ -287,9 +298,11 @@ pub(super) fn with_host(head: &[u8], endpoint: SocketAddr) -> Option<Vec<u8>> {
     Some([&head[..line_len], b"Host: ", host.as_bytes(), b"\r\n", rest].concat())
 }
 
-/// The response that goes to a client in HTTP/2. `None` where a part of it has no place there.
+/// The response that goes to a client in HTTP/2, from a head that was parsed of `bytes`. `None` where a part of it has no
+/// place there.
 pub(super) fn response(
     head: &ResponseHead<'_, '_>,
+    bytes: &[u8],
     edits: &FieldEdits,
     date: Option<&str>,
 ) -> Option<Response<()>> {
@@ -297,29 +310,77 @@ pub(super) fn response(
     *response.status_mut() = StatusCode::from_u16(head.status).ok()?;
     *response.version_mut() = Version::HTTP_2;
     let fields = response.headers_mut();
-    fields.reserve(head.fields().len() + 2);
     let length = match head.framing {
         BodyFraming::Length(length) => Some(length),
         BodyFraming::None => head.content_length,
         BodyFraming::Chunked | BodyFraming::UntilClose => None,
     };
+    fields.reserve(head.fields().len() + edits.appended().count() + usize::from(date.is_some()));
+    let values = Values::new(bytes);
     if let Some(length) = length {
         fields.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
     }
     let mut fits = true;
     response_fields(head, edits, date, |name, value| {
         if !matches!(classify(name), FieldKind::Upgrade) {
-            fits &= append(fields, name, value).is_some();
+            fits &= values.value(value).and_then(|value| append(fields, name, value)).is_some();
         }
     });
     fits.then_some(response)
 }
 
-fn append(fields: &mut HeaderMap, name: &[u8], value: &[u8]) -> Option<()> {
-    let name = HeaderName::from_bytes(name).ok()?;
-    let value = HeaderValue::from_bytes(value).ok()?;
-    fields.try_append(name, value).ok()?;
+/// The values of a head's fields, as parts of one copy of it: a copy of each would be a piece of memory of each.
+struct Values<'a> {
+    head: &'a [u8],
+    shared: Bytes,
+}
+
+impl<'a> Values<'a> {
+    fn new(head: &'a [u8]) -> Self {
+        Self { head, shared: Bytes::copy_from_slice(head) }
+    }
+
+    fn value(&self, value: &[u8]) -> Option<HeaderValue> {
+        // Edits and dates come from elsewhere.
+        let at = (value.as_ptr() as usize).wrapping_sub(self.head.as_ptr() as usize);
+        match at.checked_add(value.len()) {
+            Some(end) if end <= self.head.len() => {
+                HeaderValue::from_maybe_shared(self.shared.slice(at..end)).ok()
+            }
+            _ => HeaderValue::from_bytes(value).ok(),
+        }
+    }
+}
+
+fn append(fields: &mut HeaderMap, name: &[u8], value: HeaderValue) -> Option<()> {
+    fields.try_append(field_name(name)?, value).ok()?;
     Some(())
+}
+
+/// A field's name. Those that most messages have and the `http` crate does not know cost no memory.
+fn field_name(name: &[u8]) -> Option<HeaderName> {
+    const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+    const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+    const HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+    const STATUS: HeaderName = HeaderName::from_static("grpc-status");
+    const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+    const TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+    const ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
+    const ACCEPTED: HeaderName = HeaderName::from_static("grpc-accept-encoding");
+    let known = match name.len() {
+        11 => &[STATUS][..],
+        12 => &[MESSAGE, TIMEOUT],
+        13 => &[ENCODING],
+        15 => &[FOR],
+        16 => &[HOST],
+        17 => &[PROTO],
+        20 => &[ACCEPTED],
+        _ => &[],
+    };
+    match known.iter().find(|known| name.eq_ignore_ascii_case(known.as_str().as_bytes())) {
+        Some(known) => Some(known.clone()),
+        None => HeaderName::from_bytes(name).ok(),
+    }
 }
 
 /// Appends trailer fields in the form of a chunked body's trailer section, those left out that must not be there
@@ -347,7 +408,7 @@ pub(super) fn trailers(section: &[u8]) -> HeaderMap {
         let Some(colon) = memchr::memchr(b':', line) else { continue };
         let (name, value) = (&line[..colon], crate::http::trim_ows(&line[colon + 1..]));
         if !is_forbidden_in_trailer(name) {
-            let _ = append(&mut fields, name, value);
+            let _ = HeaderValue::from_bytes(value).ok().and_then(|value| append(&mut fields, name, value));
         }
     }
     fields
