@@ -50,7 +50,7 @@ pub fn send_request(
     let Ok(Parsed::Complete(head)) = parse_request(named, &mut slots, &HeadLimits::OURS) else {
         return Err(StreamFault::Unsendable);
     };
-    let request = translate::request(&head, named, scheme, te_trailers).ok_or(StreamFault::Unsendable)?;
+    let request = translate::request(&head, scheme, te_trailers).ok_or(StreamFault::Unsendable)?;
     slot.send(request, ended)
 }
 

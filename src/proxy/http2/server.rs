@@ -396,7 +396,7 @@ impl Driver<'_> {
         context.shard.listener(self.session.listener()).add(ListenerCounter::Http2Streams, 1);
         self.requests = self.requests.saturating_add(1);
         let live = Live::new(self.session, !request.body().is_end_stream());
-        context.runtime.spawn(async move {
+        context.runtime.spawn_often(async move {
             exchange::run(live.session.clone(), request, respond).await;
             drop(live);
         });

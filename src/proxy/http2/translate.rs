@@ -223,14 +223,9 @@ fn write_visible(out: &mut Vec<u8>, bytes: &[u8]) -> Result<(), Malformed> {
     Ok(())
 }
 
-/// The request that goes to an endpoint in HTTP/2, from the head that would go there in HTTP/1.1 and was parsed of
-/// `bytes`. `None` where a part of it has no place in HTTP/2.
-pub(super) fn request(
-    head: &RequestHead<'_, '_>,
-    bytes: &[u8],
-    scheme: &str,
-    te_trailers: bool,
-) -> Option<Request<()>> {
+/// The request that goes to an endpoint in HTTP/2, from the head that would go there in HTTP/1.1. `None` where a part
+/// of it has no place in HTTP/2.
+pub(super) fn request(head: &RequestHead<'_, '_>, scheme: &str, te_trailers: bool) -> Option<Request<()>> {
     let mut request = Request::new(());
     *request.method_mut() = Method::from_bytes(head.method.as_bytes()).ok()?;
     *request.version_mut() = Version::HTTP_2;
@@ -252,7 +247,7 @@ pub(super) fn request(
         request.extensions_mut().insert(Protocol::from(protocol));
     }
     let fields = request.headers_mut();
-    let values = Values::new(bytes);
+    let values = Values::new(head.bytes());
     // Host and what frames a body are none here: a map for one field too many can be of twice the size.
     let none_here = 1 + usize::from(head.framing == BodyFraming::Chunked);
     fields.reserve(head.fields().len().saturating_sub(none_here) + usize::from(te_trailers));
@@ -298,11 +293,9 @@ pub(super) fn with_host(head: &[u8], endpoint: SocketAddr) -> Option<Vec<u8>> {
     Some([&head[..line_len], b"Host: ", host.as_bytes(), b"\r\n", rest].concat())
 }
 
-/// The response that goes to a client in HTTP/2, from a head that was parsed of `bytes`. `None` where a part of it has no
-/// place there.
+/// The response that goes to a client in HTTP/2. `None` where a part of it has no place there.
 pub(super) fn response(
     head: &ResponseHead<'_, '_>,
-    bytes: &[u8],
     edits: &FieldEdits,
     date: Option<&str>,
 ) -> Option<Response<()>> {
@@ -316,7 +309,7 @@ pub(super) fn response(
         BodyFraming::Chunked | BodyFraming::UntilClose => None,
     };
     fields.reserve(head.fields().len() + edits.appended().count() + usize::from(date.is_some()));
-    let values = Values::new(bytes);
+    let values = Values::new(head.bytes());
     if let Some(length) = length {
         fields.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
     }
@@ -357,24 +350,27 @@ fn append(fields: &mut HeaderMap, name: &[u8], value: HeaderValue) -> Option<()>
     Some(())
 }
 
-/// A field's name. Those that most messages have and the `http` crate does not know cost no memory.
+/// Names that most messages have and the `http` crate does not know; in this form they cost no memory.
+static NAMES: [HeaderName; 8] = [
+    HeaderName::from_static("grpc-status"),
+    HeaderName::from_static("grpc-message"),
+    HeaderName::from_static("grpc-timeout"),
+    HeaderName::from_static("grpc-encoding"),
+    HeaderName::from_static("x-forwarded-for"),
+    HeaderName::from_static("x-forwarded-host"),
+    HeaderName::from_static("x-forwarded-proto"),
+    HeaderName::from_static("grpc-accept-encoding"),
+];
+
 fn field_name(name: &[u8]) -> Option<HeaderName> {
-    const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-    const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-    const HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-    const STATUS: HeaderName = HeaderName::from_static("grpc-status");
-    const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
-    const TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
-    const ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
-    const ACCEPTED: HeaderName = HeaderName::from_static("grpc-accept-encoding");
     let known = match name.len() {
-        11 => &[STATUS][..],
-        12 => &[MESSAGE, TIMEOUT],
-        13 => &[ENCODING],
-        15 => &[FOR],
-        16 => &[HOST],
-        17 => &[PROTO],
-        20 => &[ACCEPTED],
+        11 => &NAMES[..1],
+        12 => &NAMES[1..3],
+        13 => &NAMES[3..4],
+        15 => &NAMES[4..5],
+        16 => &NAMES[5..6],
+        17 => &NAMES[6..7],
+        20 => &NAMES[7..],
         _ => &[],
     };
     match known.iter().find(|known| name.eq_ignore_ascii_case(known.as_str().as_bytes())) {
@@ -535,6 +531,16 @@ mod tests {
         }
         let (head, ()) = Response::builder().header("content-length", "4").body(()).unwrap().into_parts();
         assert_eq!(write_response(&mut Vec::new(), &head, true, false, None), Err(Malformed));
+    }
+
+    #[test]
+    fn names_are_read_in_any_case_known_or_not() {
+        for name in NAMES.iter().map(HeaderName::as_str).chain(["grpc-statuz", "x-a", "date"]) {
+            for spelled in [name.to_owned(), name.to_ascii_uppercase()] {
+                assert_eq!(field_name(spelled.as_bytes()).unwrap(), name);
+            }
+        }
+        assert_eq!(field_name(b"grpc status"), None);
     }
 
     #[test]
