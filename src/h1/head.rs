@@ -115,7 +115,7 @@ impl FieldSet {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct FieldLines<'h, 'b> {
     /// The whole head, from the first byte of its first line.
-    pub(super) raw: &'b [u8],
+    raw: &'b [u8],
     pub(super) fields: &'h [httparse::Header<'b>],
 }
 

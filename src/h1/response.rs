@@ -39,11 +39,6 @@ impl<'h, 'b> ResponseHead<'h, 'b> {
         self.lines.fields
     }
 
-    /// The whole head as it came, of which names and values are parts.
-    pub fn bytes(&self) -> &'b [u8] {
-        self.lines.raw
-    }
-
     /// The value of the first field of this name (any case).
     pub fn field(&self, name: &str) -> Option<&'b [u8]> {
         self.lines.find(name)

@@ -4,7 +4,6 @@
 
 use std::net::SocketAddr;
 
-use bytes::Bytes;
 use h2::ext::Protocol;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Uri, Version};
@@ -247,7 +246,6 @@ pub(super) fn request(head: &RequestHead<'_, '_>, scheme: &str, te_trailers: boo
         request.extensions_mut().insert(Protocol::from(protocol));
     }
     let fields = request.headers_mut();
-    let values = Values::new(head.bytes());
     // Host and what frames a body are none here: a map for one field too many can be of twice the size.
     let none_here = 1 + usize::from(head.framing == BodyFraming::Chunked);
     fields.reserve(head.fields().len().saturating_sub(none_here) + usize::from(te_trailers));
@@ -261,7 +259,7 @@ pub(super) fn request(head: &RequestHead<'_, '_>, scheme: &str, te_trailers: boo
             | FieldKind::TransferEncoding
             | FieldKind::Upgrade => {}
             _ if head.upgrade.is_some() && name.eq_ignore_ascii_case(b"sec-websocket-key") => {}
-            _ => append(fields, name, values.value(field.value)?)?,
+            _ => append(fields, name, field.value)?,
         }
     }
     if te_trailers {
@@ -309,45 +307,31 @@ pub(super) fn response(
         BodyFraming::Chunked | BodyFraming::UntilClose => None,
     };
     fields.reserve(head.fields().len() + edits.appended().count() + usize::from(date.is_some()));
-    let values = Values::new(head.bytes());
     if let Some(length) = length {
         fields.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
     }
     let mut fits = true;
     response_fields(head, edits, date, |name, value| {
         if !matches!(classify(name), FieldKind::Upgrade) {
-            fits &= values.value(value).and_then(|value| append(fields, name, value)).is_some();
+            fits &= append(fields, name, value).is_some();
         }
     });
     fits.then_some(response)
 }
 
-/// The values of a head's fields, as parts of one copy of it: a copy of each would be a piece of memory of each.
-struct Values<'a> {
-    head: &'a [u8],
-    shared: Bytes,
-}
-
-impl<'a> Values<'a> {
-    fn new(head: &'a [u8]) -> Self {
-        Self { head, shared: Bytes::copy_from_slice(head) }
-    }
-
-    fn value(&self, value: &[u8]) -> Option<HeaderValue> {
-        // Edits and dates come from elsewhere.
-        let at = (value.as_ptr() as usize).wrapping_sub(self.head.as_ptr() as usize);
-        match at.checked_add(value.len()) {
-            Some(end) if end <= self.head.len() => {
-                HeaderValue::from_maybe_shared(self.shared.slice(at..end)).ok()
-            }
-            _ => HeaderValue::from_bytes(value).ok(),
-        }
-    }
-}
-
-fn append(fields: &mut HeaderMap, name: &[u8], value: HeaderValue) -> Option<()> {
-    fields.try_append(field_name(name)?, value).ok()?;
+fn append(fields: &mut HeaderMap, name: &[u8], value: &[u8]) -> Option<()> {
+    fields.try_append(field_name(name)?, field_value(value)?).ok()?;
     Some(())
+}
+
+/// A copy, unless it is one that most calls have. Parts of one copy of the head would cost less, and tables of HPACK would
+/// hold a whole head for each value in them.
+fn field_value(value: &[u8]) -> Option<HeaderValue> {
+    const KNOWN: [&str; 6] = ["0", "http", "https", "gzip", "identity", "application/grpc"];
+    match KNOWN.iter().find(|known| known.as_bytes() == value) {
+        Some(known) => Some(HeaderValue::from_static(known)),
+        None => HeaderValue::from_bytes(value).ok(),
+    }
 }
 
 /// Names that most messages have and the `http` crate does not know; in this form they cost no memory.
@@ -404,7 +388,7 @@ pub(super) fn trailers(section: &[u8]) -> HeaderMap {
         let Some(colon) = memchr::memchr(b':', line) else { continue };
         let (name, value) = (&line[..colon], crate::http::trim_ows(&line[colon + 1..]));
         if !is_forbidden_in_trailer(name) {
-            let _ = HeaderValue::from_bytes(value).ok().and_then(|value| append(&mut fields, name, value));
+            let _ = append(&mut fields, name, value);
         }
     }
     fields
