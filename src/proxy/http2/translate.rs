@@ -327,11 +327,16 @@ fn append(fields: &mut HeaderMap, name: &[u8], value: &[u8]) -> Option<()> {
 /// A copy, unless it is one that most calls have. Parts of one copy of the head would cost less, and tables of HPACK would
 /// hold a whole head for each value in them.
 fn field_value(value: &[u8]) -> Option<HeaderValue> {
-    const KNOWN: [&str; 6] = ["0", "http", "https", "gzip", "identity", "application/grpc"];
-    match KNOWN.iter().find(|known| known.as_bytes() == value) {
-        Some(known) => Some(HeaderValue::from_static(known)),
-        None => HeaderValue::from_bytes(value).ok(),
-    }
+    let known = match value {
+        b"0" => "0",
+        b"http" => "http",
+        b"https" => "https",
+        b"gzip" => "gzip",
+        b"identity" => "identity",
+        b"application/grpc" => "application/grpc",
+        _ => return HeaderValue::from_bytes(value).ok(),
+    };
+    Some(HeaderValue::from_static(known))
 }
 
 /// Names that most messages have and the `http` crate does not know; in this form they cost no memory.
