@@ -400,6 +400,14 @@ mod tests {
     }
 
     #[test]
+    fn payloads_of_data_are_counted_apart() {
+        let bytes = [frame(7, kind::HEADERS, END_HEADERS), frame(200, kind::DATA, 0)].concat();
+        let mut tap = tap();
+        bytes.chunks(13).for_each(|piece| tap.received(piece));
+        assert_eq!(tap.data_received(), 200);
+    }
+
+    #[test]
     fn cheap_frames_are_a_flood_once_there_are_many() {
         for (name, one) in [
             ("reset", frame(4, kind::RST_STREAM, 0)),
