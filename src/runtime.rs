@@ -93,7 +93,12 @@ impl Runtime {
 
     /// Starts a task. It runs when this one waits.
     pub fn spawn(&self, task: impl Future<Output = ()> + 'static) {
-        self.0.executor.spawn(Box::pin(task));
+        self.0.executor.spawn(task);
+    }
+
+    /// As `spawn`, for tasks that come and go with requests: each is given the memory of one of its type that ended.
+    pub fn spawn_often(&self, task: impl Future<Output = ()> + 'static) {
+        self.0.executor.spawn_often(task);
     }
 
     /// Has every task polled once more, to look at what changed for all of them.

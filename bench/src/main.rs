@@ -77,7 +77,7 @@ struct LoadOptions {
     json: bool,
 }
 
-/// Answer /small (100 bytes) and /100k (102,400 bytes)
+/// Answer /small (100 bytes) and /100k (102,400 bytes), echo messages of WebSockets at /echo
 #[derive(Args)]
 struct OriginOptions {
     #[arg(long, default_value = "127.0.0.1:9000")]
@@ -147,6 +147,7 @@ fn load(options: &LoadOptions) -> io::Result<bool> {
         pace: options.rate.map_or(Pace::Closed, Pace::Open),
         verify_all: options.verify,
         tls: options.tls.then(|| options.terms()),
+        websocket: false,
     })?;
     let span = Duration::from_secs_f64(options.seconds);
     if options.idle {

@@ -24,7 +24,7 @@ use super::super::outcome::Termination;
 use super::super::stream::Stream;
 use super::super::turnstile::Turnstile;
 use super::exchange;
-use super::io::{Io, Link, Stall};
+use super::io::{BYTES_WITH_FIELDS_A_TURN, Io, Link, Stall};
 use super::piece::Piece;
 use super::tap::Tap;
 
@@ -137,7 +137,7 @@ impl Http2 {
         let context = guard.context();
         let glitches_max = context.serving().snapshot.http.http2_glitches_max;
         let tap = Tap::new(PREFACE.len(), 0, glitches_max, context.runtime.now());
-        let link = Link::new(&context.runtime, stream, tap);
+        let link = Link::new(&context.runtime, stream, tap, BYTES_WITH_FIELDS_A_TURN);
         let deadline = context.runtime.deadline();
         let (live, with_body, offences) = (Cell::new(0), Cell::new(0), Cell::new(0));
         let pace = Turnstile::new(&context.runtime, limits::HTTP2_CONNECTS_PER_TURN_MAX);
@@ -405,7 +405,7 @@ impl Driver<'_> {
         context.shard.listener(self.session.listener()).add(ListenerCounter::Http2Streams, 1);
         self.requests = self.requests.saturating_add(1);
         let live = Live::new(self.session, !request.body().is_end_stream());
-        context.runtime.spawn(async move {
+        context.runtime.spawn_often(async move {
             exchange::run(live.session.clone(), request, respond).await;
             drop(live);
         });
