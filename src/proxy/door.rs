@@ -1,29 +1,44 @@
 //! Whether a worker takes the request that has just come: not when it could only be answered late. Asks how long the
-//! request may have waited, a stall of the whole thread included. Refusing costs a parsed head and a short answer.
+//! request may have waited, a stall of the whole thread included. Refusing costs a parsed head and a prepared answer.
+//! Also whether a connection goes on after a response, when the worker has too many. Never asked for the admin endpoints.
 
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::metrics::{Counter, Shard};
+use crate::http::Prepared;
+use crate::metrics::{Counter, Drained, Histogram, Shard, Shed};
 use crate::runtime::Runtime;
+use crate::steal::drain::Drain;
 use crate::steal::shed::Shedder;
 use crate::sys::clock;
 
 /// What a refused client is told (RFC 9110 §10.2.3), in seconds: not all are to come back at once.
-pub const RETRY_AFTER: [&[(&str, &str)]; 3] =
-    [&[("Retry-After", "1")], &[("Retry-After", "2")], &[("Retry-After", "3")]];
+const RETRY_AFTER: [&str; 3] = ["1", "2", "3"];
 
 /// The door of one worker. Open, until it is told to keep its queue short.
 pub struct Door {
     shard: Arc<Shard>,
     objective: Cell<Duration>,
     shedder: RefCell<Option<Shedder>>,
+    drain: RefCell<Drain>,
+    /// Made once: by what they tell the client to wait.
+    refusals: [Prepared; RETRY_AFTER.len()],
 }
 
 impl Door {
     pub fn new(shard: &Arc<Shard>) -> Self {
-        Self { shard: shard.clone(), objective: Cell::new(Duration::MAX), shedder: RefCell::new(None) }
+        let refusal = |seconds| {
+            let fields = [("Content-Type", "text/plain; charset=utf-8"), ("Retry-After", seconds)];
+            Prepared::new(503, &fields, b"503 Service Unavailable\nToo busy.\n")
+        };
+        Self {
+            shard: shard.clone(),
+            objective: Cell::new(Duration::MAX),
+            shedder: RefCell::default(),
+            drain: RefCell::default(),
+            refusals: RETRY_AFTER.map(refusal),
+        }
     }
 
     /// Sets what clients should be answered within, and whether to refuse what cannot be.
@@ -32,19 +47,48 @@ impl Door {
         self.shedder.replace(sheds.then(|| Shedder::new(objective, runtime.now())));
     }
 
-    /// Whether to take a request whose head is whole now. Counts those that are not taken.
-    pub fn admits(&self, runtime: &Runtime) -> bool {
-        let mut shedder = self.shedder.borrow_mut();
-        let Some(shedder) = &mut *shedder else { return true };
+    /// Whether anything is refused for its age.
+    pub fn sheds(&self) -> bool {
+        self.shedder.borrow().is_some()
+    }
+
+    /// Whether to take a request whose head is whole now. Counts those that are not taken, by the protocol they came in.
+    pub fn admits(&self, runtime: &Runtime, protocol: Shed) -> bool {
         let (oldest, emptied) = runtime.queue_facts();
+        let mut shedder = self.shedder.borrow_mut();
+        let Some(shedder) = &mut *shedder else {
+            self.shard.observe(Histogram::QueueAge, runtime.now().since(oldest));
+            return true;
+        };
         shedder.emptied(emptied);
         // Not the time of the turn: what stands last in a long turn has waited for all of it.
         let now = clock::now();
-        let admits = shedder.admits(now, now.since(oldest));
+        let age = now.since(oldest);
+        self.shard.observe(Histogram::QueueAge, age);
+        let admits = shedder.admits(now, age);
         if !admits {
-            self.shard.add(Counter::RequestsShed, 1);
+            self.shard.shed(protocol);
         }
         admits
+    }
+
+    /// One of the prepared answers to a request that is not taken.
+    pub fn refusal(&self, random: u32) -> &Prepared {
+        &self.refusals[random as usize % self.refusals.len()]
+    }
+
+    /// Connections that may be asked to go elsewhere, in a second.
+    pub fn allow_drain(&self, per_s: f64, runtime: &Runtime) {
+        self.drain.borrow_mut().allow(runtime.now(), per_s);
+    }
+
+    /// Whether this response, or one of these, is to be the last of its connection, as the worker has too many. Counts it.
+    pub fn drains(&self, runtime: &Runtime, responses: u32) -> bool {
+        let drains = self.drain.borrow_mut().takes(runtime.now(), responses);
+        if drains {
+            self.shard.drained(Drained::Steal);
+        }
+        drains
     }
 
     /// Counts an answer that came in time.
@@ -71,7 +115,7 @@ mod tests {
         runtime
             .block_on(async {
                 for _ in 0..25 {
-                    admitted += u32::from(door.admits(&runtime));
+                    admitted += u32::from(door.admits(&runtime, Shed::Http1));
                     let until = Instant::now() + busy;
                     while Instant::now() < until {
                         std::hint::spin_loop();
@@ -80,7 +124,7 @@ mod tests {
                 }
             })
             .expect("a reactor");
-        (admitted, shard.counter(Counter::RequestsShed))
+        (admitted, shard.sheds(Shed::Http1))
     }
 
     #[test]

@@ -7,8 +7,9 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Poll, Waker};
+use std::time::Duration;
 
-use crate::metrics::{Gauge, Shard};
+use crate::metrics::{Gauge, Histogram, Shard};
 use crate::runtime::Runtime;
 
 #[derive(Clone)]
@@ -21,9 +22,10 @@ struct Inner {
     /// The turn in which `begun` handshakes were begun.
     turn: Cell<u64>,
     begun: Cell<u32>,
-    /// Those that wait, by number: as many as there are connections at most. One that gave up stays until its turn
-    /// comes.
+    /// Those that wait, by number: as many as there are connections at most.
     queue: RefCell<VecDeque<(u64, Waker)>>,
+    /// Somebody lets them begin.
+    admitting: Cell<bool>,
     next_number: Cell<u64>,
     /// Numbers below it may begin.
     admitted_below: Cell<u64>,
@@ -54,6 +56,7 @@ impl Handshakes {
             turn: Cell::new(0),
             begun: Cell::new(0),
             queue: RefCell::default(),
+            admitting: Cell::new(false),
             next_number: Cell::new(0),
             admitted_below: Cell::new(0),
             active: Cell::new(0),
@@ -86,28 +89,31 @@ impl Handshakes {
 
     /// Waits for this handshake's turn.
     pub async fn begin(&self) {
-        if self.0.begin_now() {
-            return;
+        let inner = &self.0;
+        if inner.begin_now() {
+            return inner.shard.observe(Histogram::HandshakeWait, Duration::ZERO);
         }
-        let mut number = None;
+        let since = inner.runtime.now();
+        let mut waits = None;
         std::future::poll_fn(|cx| {
-            let number = *number.get_or_insert_with(|| self.enqueue(cx.waker().clone()));
-            if number < self.0.admitted_below.get() { Poll::Ready(()) } else { Poll::Pending }
+            let Waits(number, _) = waits.get_or_insert_with(|| self.enqueue(cx.waker().clone()));
+            if *number < inner.admitted_below.get() { Poll::Ready(()) } else { Poll::Pending }
         })
         .await;
+        inner.shard.observe(Histogram::HandshakeWait, inner.runtime.now().since(since));
     }
 
-    fn enqueue(&self, waker: Waker) -> u64 {
+    fn enqueue(&self, waker: Waker) -> Waits<'_> {
         let inner = &self.0;
         let number = inner.next_number.replace(inner.next_number.get() + 1);
         let mut queue = inner.queue.borrow_mut();
         queue.push_back((number, waker));
-        if queue.len() == 1 {
+        if !inner.admitting.replace(true) {
             let this = self.clone();
             inner.runtime.spawn(async move { this.admit().await });
         }
         inner.shard.set(Gauge::HandshakesWaiting, queue.len() as u64);
-        number
+        Waits(number, inner)
     }
 
     /// Lets as many begin in every turn as may, until nobody waits.
@@ -125,8 +131,23 @@ impl Handshakes {
             }
             inner.shard.set(Gauge::HandshakesWaiting, queue.len() as u64);
             if queue.is_empty() {
+                inner.admitting.set(false);
                 return;
             }
+        }
+    }
+}
+
+/// One that waits, with its number. Gives its place up when dropped: its turn is for others.
+struct Waits<'h>(u64, &'h Inner);
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        let Self(number, inner) = self;
+        let mut queue = inner.queue.borrow_mut();
+        if let Ok(at) = queue.binary_search_by_key(number, |(number, _)| *number) {
+            queue.remove(at);
+            inner.shard.set(Gauge::HandshakesWaiting, queue.len() as u64);
         }
     }
 }
@@ -200,6 +221,28 @@ mod tests {
         assert_eq!(order, [0, 1, 2, 3, 4, 5, 6]);
         let in_turn = |turn| begun.iter().filter(|(_, at)| *at == turn).count();
         assert!(begun.iter().all(|(_, turn)| in_turn(*turn) <= 2), "{begun:?}");
+    }
+
+    #[test]
+    fn those_that_gave_up_use_nobodys_turn() {
+        let (runtime, handshakes) = handshakes(1);
+        let turns = runtime.block_on(async {
+            handshakes.begin().await;
+            let mut gives_up: Vec<_> = (0..500).map(|_| Box::pin(handshakes.begin())).collect();
+            std::future::poll_fn(|cx| {
+                let waiting = gives_up
+                    .iter_mut()
+                    .filter_map(|waits| waits.as_mut().poll(cx).is_pending().then_some(()));
+                Poll::Ready(assert_eq!(waiting.count(), 500))
+            })
+            .await;
+            drop(gives_up);
+            let before = runtime.turns();
+            handshakes.begin().await;
+            handshakes.begin().await;
+            runtime.turns() - before
+        });
+        assert!(turns.expect("a reactor") < 10);
     }
 
     #[test]

@@ -349,11 +349,12 @@ fn a_queue_that_stands_is_kept_short_in_mode_act_alone(engine: Engine) {
         shed > 0
     });
     assert!(served > 0, "never all");
-    gateway.wait_for_metric("ringfort_requests_shed_total", "worker=\"0\"", |count| count == shed as f64);
+    let of_requests = "worker=\"0\",stage=\"request\",proto=\"http1\",reason=\"age\"";
+    gateway.wait_for_metric("ringfort_shed_total", of_requests, |count| count == shed as f64);
     assert_eq!(gateway.get("/").status, 200, "a worker with nothing to do takes all");
     let gateway = machine.gateway(engine, "mode = \"observe\"\nlatency_objective_ms = 1\n");
     assert_eq!(flood(&gateway).1, 0);
-    assert_eq!(gateway.metric("ringfort_requests_shed_total", ""), 0.0);
+    assert_eq!(gateway.metric("ringfort_shed_total", ""), 0.0);
 }
 
 #[test]

@@ -30,6 +30,9 @@ pub struct View {
     pub cpus: Vec<Cpu>,
     pub throttled_ns: Option<u64>,
     pub throttled_ratio: f64,
+    pub latency_objective: Duration,
+    /// Share of the last minute's requests that were answered within it; `None` where there were none.
+    pub in_time_ratio: Option<f64>,
     pub transitions: [[u64; LEVELS]; LEVELS],
     pub trace: Trace,
     /// By worker: what it lost in each of the last seconds, in thousandths.
@@ -66,6 +69,8 @@ struct Answer<'v> {
     dedicated: bool,
     mode: &'static str,
     throttled_ratio: Option<f64>,
+    latency_objective_ms: u64,
+    in_time_ratio: Option<f64>,
     sample_age_ms: Option<u64>,
     cpus: &'v [Cpu],
 }
@@ -82,6 +87,8 @@ impl Default for View {
             cpus: Vec::new(),
             throttled_ns: None,
             throttled_ratio: 0.0,
+            latency_objective: Duration::ZERO,
+            in_time_ratio: None,
             transitions: [[0; LEVELS]; LEVELS],
             trace: Trace::default(),
             lost: Vec::new(),
@@ -125,6 +132,8 @@ impl View {
             dedicated: self.machine.is_dedicated(),
             mode: self.mode.word(),
             throttled_ratio: self.throttled_ns.map(|_| self.throttled_ratio),
+            latency_objective_ms: self.latency_objective.as_millis() as u64,
+            in_time_ratio: self.in_time_ratio,
             sample_age_ms: self.sampled.map(|sampled| now.since(sampled).as_millis() as u64),
             cpus: &self.cpus,
         };
@@ -157,6 +166,7 @@ impl View {
             source: self.source.map(|(source, trusted)| (source.word(), trusted)),
             throttled_ns: self.throttled_ns,
             transitions: if self.sampled.is_some() { transitions.collect() } else { Vec::new() },
+            in_time_ratio: self.in_time_ratio,
             sample_age_ns: self.sampled.map(|sampled| nanos(now.since(sampled))),
             sampler_cpu_ns: nanos(self.sampler_cpu),
         }

@@ -4,7 +4,7 @@ use crate::http::Reject;
 
 use super::super::body::BodyError;
 use super::super::outcome::Termination;
-use super::super::upstream::AcquireError;
+use super::super::upstream::{AcquireError, Upstreams};
 
 /// An answer in place of the endpoint's.
 pub(in crate::proxy) struct Failure {
@@ -36,6 +36,11 @@ pub(in crate::proxy) const UNSENDABLE: Failure = Failure {
 };
 
 impl Failure {
+    /// Whether it is not to be held against the endpoint: its deadline passed while this worker stood still.
+    pub(in crate::proxy) fn is_excused(&self, upstreams: &Upstreams, cluster: u16) -> bool {
+        self.termination == Termination::UpstreamTimeout && upstreams.excuses(cluster)
+    }
+
     /// Whether the endpoint broke its word.
     pub(in crate::proxy) const fn is_endpoints_fault(&self) -> bool {
         matches!(self.termination, Termination::UpstreamFailed | Termination::UpstreamTimeout)

@@ -197,7 +197,8 @@ impl Model<'_> {
             ticks[COLUMNS - 1] = self.case.theft[index].stolen_before(now) / 10_000;
             let line = CpuTicks { cpu: index as u16, ticks, has_steal: true };
             let lost = worker.meter.read(at(now), Some(&line)).ratio;
-            readings[index] = Reading { lost_ratio: Some(lost), connections: worker.connections };
+            readings[index] =
+                Reading { lost_ratio: Some(lost), connections: worker.connections, stands: false };
         }
         let even = [1.0 / WORKERS as f64; WORKERS];
         let weights = self.controller.step(at(now), &readings).weights;

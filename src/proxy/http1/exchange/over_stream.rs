@@ -156,6 +156,8 @@ impl Exchange<'_> {
         match responded {
             Some(Responded::Complete { .. } | Responded::Opened(_)) => upstreams.on_stream_answer(exchange),
             Some(Responded::Refused | Responded::Unanswered) => upstreams.on_stream_refusal(exchange, tried),
+            Some(Responded::Failed(failure)) if failure.is_excused(upstreams, cluster) => {}
+            Some(Responded::Broken(Termination::UpstreamTimeout)) if upstreams.excuses(cluster) => {}
             Some(
                 Responded::Failed(_)
                 | Responded::Broken(Termination::UpstreamFailed | Termination::UpstreamTimeout),

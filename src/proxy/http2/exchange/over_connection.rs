@@ -37,6 +37,7 @@ impl Exchange<'_> {
                     connection.abort();
                 }
             }
+            Ok(Responded::Failed(failure)) if failure.is_excused(upstreams, to.cluster) => connection.abort(),
             Ok(Responded::Failed(_) | Responded::Broken { by_endpoint: true }) => {
                 upstreams.on_failure(&connection);
                 connection.abort();

@@ -34,7 +34,8 @@ impl Exchange<'_> {
         let responded = self.on_stream(request, &mut exchange, to, body).await;
         match &responded {
             Ok(Responded::Complete { .. }) => upstreams.on_stream_answer(&exchange),
-            Ok(Responded::Failed(failure)) if !failure.is_endpoints_fault() => {}
+            Ok(Responded::Failed(failure))
+                if !failure.is_endpoints_fault() || failure.is_excused(upstreams, to.cluster) => {}
             Ok(Responded::Failed(_) | Responded::Broken { by_endpoint: true }) => {
                 upstreams.on_stream_failure(&exchange);
             }

@@ -98,6 +98,7 @@ impl Exchange<'_> {
             Ok(responded) => {
                 match responded {
                     Responded::Complete { .. } => upstreams.on_answer(&connection),
+                    Responded::Failed(ref failure) if failure.is_excused(upstreams, opening.cluster) => {}
                     Responded::Failed(_) | Responded::Broken { by_endpoint: true } => {
                         upstreams.on_failure(&connection);
                     }
