@@ -80,6 +80,7 @@ pub(super) async fn run(session: &mut Http1, first: RecvBuf) -> Next {
     };
     let requests_max = serving.snapshot.http.requests_per_connection_max;
     let may_stay = session.requests < requests_max && !context.is_draining();
+    let has_more = !request.framing.has_body() && input.bytes().len() > request.head_len;
     let rest = input.rest(request.head_len);
     let exchange = Exchange {
         context: &context,
@@ -93,7 +94,7 @@ pub(super) async fn run(session: &mut Http1, first: RecvBuf) -> Next {
         status: Cell::new(None),
         unframed: Cell::new(false),
         uploading: Cell::new(false),
-        has_more: !request.framing.has_body() && !rest.is_empty(),
+        has_more,
         moved: Cell::new(false),
         early: Cell::new(false),
         at_once: Cell::new(true),
