@@ -170,6 +170,7 @@ impl Sampler {
         }
         view.mode = self.spec.mode;
         view.latency_objective = self.spec.latency_objective;
+        view.levels_from = [self.spec.elevated_ratio, self.spec.stolen_ratio];
         view.machine = self.machine;
         view.source = Some((source, is_trusted));
         view.sampled = Some(now);

@@ -102,7 +102,16 @@ impl Door {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::runtime::{EngineChoice, RingSizes};
+    use crate::config;
+    use crate::proxy::context::Context;
+    use crate::proxy::facts::Facts;
+    use crate::proxy::http1::Http1;
+    use crate::proxy::outcome::Termination;
+    use crate::proxy::stream::Stream;
+    use crate::proxy::tls::TlsMaterials;
+    use crate::runtime::{EngineChoice, RingSizes, Socket};
+    use std::io::Write;
+    use std::os::unix::net::UnixStream;
     use std::time::Instant;
 
     /// Requests admitted of those that ready tasks ask for, when each keeps the thread busy for `busy`.
@@ -141,5 +150,59 @@ mod tests {
     fn a_worker_with_short_turns_and_an_open_door_refuse_nothing() {
         assert_eq!(admitted(true, Duration::from_micros(300)).1, 0);
         assert_eq!(admitted(false, Duration::from_millis(15)), (25, 0));
+    }
+
+    /// CPU time of one refusal: of `CONNECTIONS` connections that each bring `bytes` at once, behind work that never ends.
+    fn cost_of_refusing(bytes: &[u8], requests: u64, protocol: Shed) -> Duration {
+        const CONNECTIONS: u64 = 64;
+        let (runtime, _) = Runtime::new(EngineChoice::Epoll, RingSizes::default()).expect("epoll");
+        let snapshot = Arc::new(config::embedded_default().snapshot);
+        let shard = Arc::new(Shard::new(0, &["web".into()], &[], Termination::WORDS));
+        let tls = TlsMaterials::plaintext(&snapshot).expect("randomness");
+        let context = Context::new(runtime.clone(), shard.clone(), snapshot, &tls, 1);
+        context.door.set_objective(Duration::ZERO, true, &runtime);
+        let connect = |_| {
+            let (near, far) = UnixStream::pair().expect("a pair");
+            let stream = Stream::Socket(Socket::new(&runtime, near.into()).expect("a socket"));
+            runtime.spawn(Http1::new(context.enter_session(0), stream, Facts::default()).serve());
+            far
+        };
+        let mut clients: Vec<UnixStream> = (0..CONNECTIONS).map(connect).collect();
+        let (mut spun, begun, mut sent_at) = (Duration::ZERO, Instant::now(), None);
+        let cost = runtime.block_on(async {
+            loop {
+                let before = clock::thread_cpu();
+                while clock::thread_cpu() - before < Duration::from_millis(3) {}
+                if sent_at.is_none() && begun.elapsed() > Duration::from_millis(150) {
+                    clients.iter_mut().for_each(|client| client.write_all(bytes).expect("room for it"));
+                    sent_at = Some(clock::thread_cpu() - (spun + clock::thread_cpu() - before));
+                }
+                spun += clock::thread_cpu() - before;
+                runtime.yield_now().await;
+                // One is admitted in each 100 ms, whatever comes.
+                let enough = shard.sheds(protocol) * 10 >= CONNECTIONS * requests * 9;
+                if enough || begun.elapsed() > Duration::from_secs(5) {
+                    return clock::thread_cpu() - spun - sent_at.expect("sent");
+                }
+            }
+        });
+        assert!(shard.sheds(protocol) > 500, "{protocol:?}: {}", shard.sheds(protocol));
+        let each = cost.expect("a reactor") / u32::try_from(shard.sheds(protocol)).expect("few");
+        println!("{protocol:?}: {each:?} of CPU time for each of {}", shard.sheds(protocol));
+        each
+    }
+
+    /// For the figure: `cargo test --release --lib refusing_costs -- --nocapture`.
+    #[test]
+    fn refusing_costs_at_most_20_us_of_cpu_time() {
+        let most = Duration::from_micros(if cfg!(debug_assertions) { 200 } else { 20 });
+        let get = b"GET / HTTP/1.1\r\nHost: a.test\r\nUser-Agent: someone\r\nAccept: */*\r\n\r\n".repeat(60);
+        assert!(cost_of_refusing(&get, 60, Shed::Http1) <= most);
+        let mut streams = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec();
+        for stream in (0..60).map(|n| 2 * n + 1) {
+            // GET, http, /, and an authority, that ends headers and stream.
+            streams.extend([0, 0, 6, 1, 5, 0, 0, 0, stream, 0x82, 0x86, 0x84, 0x41, 1, b'a']);
+        }
+        assert!(cost_of_refusing(&streams, 60, Shed::Http2) <= most);
     }
 }

@@ -75,3 +75,44 @@ impl Easing {
         self.take(self.usual, context.runtime.now(), context);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::config;
+    use crate::metrics::Shard;
+    use crate::proxy::outcome::Termination;
+    use crate::proxy::tls::TlsMaterials;
+    use crate::runtime::{EngineChoice, RingSizes, Runtime};
+    use crate::steal::steering::program;
+    use crate::sys::listeners;
+    use crate::sys::reuseport::tests::spread;
+
+    #[test]
+    fn a_worker_that_hears_nothing_for_a_second_goes_back_to_what_is_usual() {
+        let (runtime, _) = Runtime::new(EngineChoice::Epoll, RingSizes::default()).expect("epoll");
+        let snapshot = Arc::new(config::embedded_default().snapshot);
+        let shard = Arc::new(Shard::new(0, &["web".into()], &[], Termination::WORDS));
+        let tls = TlsMaterials::plaintext(&snapshot).expect("randomness");
+        let context = Context::new(runtime.clone(), shard, snapshot, &tls, 1);
+        let sockets = listeners::open("127.0.0.1:0".parse().unwrap(), 2, 1_024).unwrap();
+        let mut easing = Easing::new(16, vec![sockets[1].try_clone().unwrap()]);
+        reuseport::steer(&sockets[0], &program(&[0.0, 1.0]).unwrap()).unwrap();
+        let ease = Ease { handshakes_per_turn_max: 2, drains_per_s: 1e9, postpones: true, is_steered: true };
+        let start = runtime.now();
+        easing.take(ease, start, &context);
+        easing.look(start + Duration::from_secs(1), &context);
+        assert!(easing.postpones());
+        assert_eq!(spread(&sockets, 40), [0, 40]);
+        easing.look(start + Duration::from_millis(1_001), &context);
+        assert_eq!(easing.now, Ease::usual(16), "I8");
+        assert!(!context.door.drains(&runtime, 20));
+        assert!(spread(&sockets, 100).iter().all(|count| *count > 20), "I8");
+        easing.take(ease, start, &context);
+        easing.drain(&context);
+        assert!(!easing.postpones() && easing.listeners.is_empty());
+    }
+}

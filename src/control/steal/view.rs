@@ -7,10 +7,10 @@ use serde::Serialize;
 
 use crate::base::time::Instant;
 use crate::metrics::{CpuFacts, StealFacts, WorkerFacts, WorkerLoss};
-use crate::steal::Mode;
 use crate::steal::controller::Level;
 use crate::steal::source::{Hypervisor, Machine, Source};
 use crate::steal::trace::Trace;
+use crate::steal::{Mode, Spec};
 
 /// Seconds of what each worker lost that are kept for the page: a quarter of an hour.
 pub const LOST_SECONDS_MAX: usize = 900;
@@ -31,6 +31,8 @@ pub struct View {
     pub throttled_ns: Option<u64>,
     pub throttled_ratio: f64,
     pub latency_objective: Duration,
+    /// Shares of lost time from which a worker is at level 1 and 2.
+    pub levels_from: [f64; 2],
     /// Share of the last minute's requests that were answered within it; `None` where there were none.
     pub in_time_ratio: Option<f64>,
     pub transitions: [[u64; LEVELS]; LEVELS],
@@ -87,7 +89,8 @@ impl Default for View {
             cpus: Vec::new(),
             throttled_ns: None,
             throttled_ratio: 0.0,
-            latency_objective: Duration::ZERO,
+            latency_objective: Spec::default().latency_objective,
+            levels_from: [Spec::default().elevated_ratio, Spec::default().stolen_ratio],
             in_time_ratio: None,
             transitions: [[0; LEVELS]; LEVELS],
             trace: Trace::default(),
