@@ -111,7 +111,7 @@ mod tests {
     use crate::proxy::tls::TlsMaterials;
     use crate::runtime::{EngineChoice, RingSizes, Socket};
     use std::io::Write;
-    use std::os::unix::net::UnixStream;
+    use std::net::{TcpListener, TcpStream};
     use std::time::Instant;
 
     /// Requests admitted of those that ready tasks ask for, when each keeps the thread busy for `busy`.
@@ -161,13 +161,15 @@ mod tests {
         let tls = TlsMaterials::plaintext(&snapshot).expect("randomness");
         let context = Context::new(runtime.clone(), shard.clone(), snapshot, &tls, 1);
         context.door.set_objective(Duration::ZERO, true, &runtime);
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let connect = |_| {
-            let (near, far) = UnixStream::pair().expect("a pair");
+            let far = TcpStream::connect(listener.local_addr().expect("bound")).expect("it listens");
+            let near = listener.accept().expect("a connection").0;
             let stream = Stream::Socket(Socket::new(&runtime, near.into()).expect("a socket"));
             runtime.spawn(Http1::new(context.enter_session(0), stream, Facts::default()).serve());
             far
         };
-        let mut clients: Vec<UnixStream> = (0..CONNECTIONS).map(connect).collect();
+        let mut clients: Vec<TcpStream> = (0..CONNECTIONS).map(connect).collect();
         let (mut spun, begun, mut sent_at) = (Duration::ZERO, Instant::now(), None);
         let cost = runtime.block_on(async {
             loop {
