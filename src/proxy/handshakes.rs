@@ -2,33 +2,23 @@
 //! new clients would keep those who are served already waiting. The rest wait in order; never refuses anybody.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Poll, Waker};
-use std::time::Duration;
 
 use crate::metrics::{Gauge, Histogram, Shard};
 use crate::runtime::Runtime;
+
+use super::turnstile::Turnstile;
 
 #[derive(Clone)]
 pub struct Handshakes(Rc<Inner>);
 
 struct Inner {
-    runtime: Runtime,
     shard: Arc<Shard>,
-    per_turn_max: Cell<u32>,
-    /// The turn in which `begun` handshakes were begun.
-    turn: Cell<u64>,
-    begun: Cell<u32>,
-    /// Those that wait, by number: as many as there are connections at most.
-    queue: RefCell<VecDeque<(u64, Waker)>>,
-    /// Somebody lets them begin.
-    admitting: Cell<bool>,
-    next_number: Cell<u64>,
-    /// Numbers below it may begin.
-    admitted_below: Cell<u64>,
+    runtime: Runtime,
+    turnstile: Turnstile,
     active: Cell<u64>,
     /// Clients refused for their certificates and not yet logged: at most `REFUSED_KEPT_MAX`, all are counted.
     refused: RefCell<Vec<Refused>>,
@@ -50,15 +40,9 @@ impl Handshakes {
     /// `per_turn_max`: at least 1.
     pub fn new(runtime: &Runtime, shard: &Arc<Shard>, per_turn_max: u32) -> Self {
         Self(Rc::new(Inner {
-            runtime: runtime.clone(),
             shard: shard.clone(),
-            per_turn_max: Cell::new(per_turn_max.max(1)),
-            turn: Cell::new(0),
-            begun: Cell::new(0),
-            queue: RefCell::default(),
-            admitting: Cell::new(false),
-            next_number: Cell::new(0),
-            admitted_below: Cell::new(0),
+            runtime: runtime.clone(),
+            turnstile: Turnstile::new(runtime, per_turn_max),
             active: Cell::new(0),
             refused: RefCell::default(),
         }))
@@ -66,7 +50,7 @@ impl Handshakes {
 
     /// Changes the bound from the next turn on; at least 1.
     pub fn set_per_turn_max(&self, per_turn_max: u32) {
-        self.0.per_turn_max.set(per_turn_max.max(1));
+        self.0.turnstile.set_per_turn_max(per_turn_max);
     }
 
     /// Counts a handshake as under way until the guard is dropped.
@@ -89,87 +73,36 @@ impl Handshakes {
 
     /// Waits for this handshake's turn.
     pub async fn begin(&self) {
-        let inner = &self.0;
-        if inner.begin_now() {
-            return inner.shard.observe(Histogram::HandshakeWait, Duration::ZERO);
-        }
-        let since = inner.runtime.now();
-        let mut waits = None;
+        let since = self.0.runtime.now();
+        // Dropped after the wait.
+        let shown = Waiting(&self.0);
+        let mut pass = pin!(self.0.turnstile.pass());
         std::future::poll_fn(|cx| {
-            let Waits(number, _) = waits.get_or_insert_with(|| self.enqueue(cx.waker().clone()));
-            if *number < inner.admitted_below.get() { Poll::Ready(()) } else { Poll::Pending }
+            let passed = pass.as_mut().poll(cx);
+            shown.show();
+            passed
         })
         .await;
-        inner.shard.observe(Histogram::HandshakeWait, inner.runtime.now().since(since));
-    }
-
-    fn enqueue(&self, waker: Waker) -> Waits<'_> {
-        let inner = &self.0;
-        let number = inner.next_number.replace(inner.next_number.get() + 1);
-        let mut queue = inner.queue.borrow_mut();
-        queue.push_back((number, waker));
-        if !inner.admitting.replace(true) {
-            let this = self.clone();
-            inner.runtime.spawn(async move { this.admit().await });
-        }
-        inner.shard.set(Gauge::HandshakesWaiting, queue.len() as u64);
-        Waits(number, inner)
-    }
-
-    /// Lets as many begin in every turn as may, until nobody waits.
-    async fn admit(&self) {
-        let inner = &self.0;
-        loop {
-            inner.runtime.yield_now().await;
-            inner.new_turn();
-            let mut queue = inner.queue.borrow_mut();
-            while inner.begun.get() < inner.per_turn_max.get() {
-                let Some((number, waker)) = queue.pop_front() else { break };
-                inner.begun.set(inner.begun.get() + 1);
-                inner.admitted_below.set(number + 1);
-                waker.wake();
-            }
-            inner.shard.set(Gauge::HandshakesWaiting, queue.len() as u64);
-            if queue.is_empty() {
-                inner.admitting.set(false);
-                return;
-            }
-        }
+        self.0.shard.observe(Histogram::HandshakeWait, self.0.runtime.now().since(since));
     }
 }
 
-/// One that waits, with its number. Gives its place up when dropped: its turn is for others.
-struct Waits<'h>(u64, &'h Inner);
+/// Shows how many wait, also when one gives up.
+struct Waiting<'a>(&'a Inner);
 
-impl Drop for Waits<'_> {
+impl Waiting<'_> {
+    fn show(&self) {
+        self.0.shard.set(Gauge::HandshakesWaiting, self.0.turnstile.waiting() as u64);
+    }
+}
+
+impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        let Self(number, inner) = self;
-        let mut queue = inner.queue.borrow_mut();
-        if let Ok(at) = queue.binary_search_by_key(number, |(number, _)| *number) {
-            queue.remove(at);
-            inner.shard.set(Gauge::HandshakesWaiting, queue.len() as u64);
-        }
+        self.show();
     }
 }
 
 impl Inner {
-    fn new_turn(&self) {
-        let turn = self.runtime.turns();
-        if self.turn.replace(turn) != turn {
-            self.begun.set(0);
-        }
-    }
-
-    /// Takes one of this turn's, unless others wait for them.
-    fn begin_now(&self) -> bool {
-        self.new_turn();
-        let free = self.begun.get() < self.per_turn_max.get() && self.queue.borrow().is_empty();
-        if free {
-            self.begun.set(self.begun.get() + 1);
-        }
-        free
-    }
-
     fn change_active(&self, delta: i64) {
         self.active.set(self.active.get().saturating_add_signed(delta));
         self.shard.set(Gauge::HandshakesActive, self.active.get());
@@ -182,82 +115,5 @@ pub struct Active(Handshakes);
 impl Drop for Active {
     fn drop(&mut self) {
         self.0.0.change_active(-1);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::runtime::{EngineChoice, RingSizes};
-
-    fn handshakes(per_turn_max: u32) -> (Runtime, Handshakes) {
-        let (runtime, _) = Runtime::new(EngineChoice::Epoll, RingSizes::default()).expect("epoll");
-        let shard = Arc::new(Shard::new(0, &[], &[], &[]));
-        let handshakes = Handshakes::new(&runtime, &shard, per_turn_max);
-        (runtime, handshakes)
-    }
-
-    #[test]
-    fn no_more_begin_in_a_turn_than_may_and_the_rest_follow_in_order() {
-        let (runtime, handshakes) = handshakes(2);
-        let begun = Rc::new(RefCell::new(Vec::new()));
-        runtime
-            .block_on(async {
-                for index in 0..7 {
-                    let (handshakes, begun, runtime) = (handshakes.clone(), begun.clone(), runtime.clone());
-                    let of = runtime.clone();
-                    runtime.spawn(async move {
-                        handshakes.begin().await;
-                        begun.borrow_mut().push((index, of.turns()));
-                    });
-                }
-                while begun.borrow().len() < 7 {
-                    runtime.yield_now().await;
-                }
-            })
-            .expect("a reactor");
-        let begun = begun.borrow();
-        let order: Vec<i32> = begun.iter().map(|(index, _)| *index).collect();
-        assert_eq!(order, [0, 1, 2, 3, 4, 5, 6]);
-        let in_turn = |turn| begun.iter().filter(|(_, at)| *at == turn).count();
-        assert!(begun.iter().all(|(_, turn)| in_turn(*turn) <= 2), "{begun:?}");
-    }
-
-    #[test]
-    fn those_that_gave_up_use_nobodys_turn() {
-        let (runtime, handshakes) = handshakes(1);
-        let turns = runtime.block_on(async {
-            handshakes.begin().await;
-            let mut gives_up: Vec<_> = (0..500).map(|_| Box::pin(handshakes.begin())).collect();
-            std::future::poll_fn(|cx| {
-                let waiting = gives_up
-                    .iter_mut()
-                    .filter_map(|waits| waits.as_mut().poll(cx).is_pending().then_some(()));
-                Poll::Ready(assert_eq!(waiting.count(), 500))
-            })
-            .await;
-            drop(gives_up);
-            let before = runtime.turns();
-            handshakes.begin().await;
-            handshakes.begin().await;
-            runtime.turns() - before
-        });
-        assert!(turns.expect("a reactor") < 10);
-    }
-
-    #[test]
-    fn one_that_gave_up_holds_nobody_up() {
-        let (runtime, handshakes) = handshakes(1);
-        runtime
-            .block_on(async {
-                handshakes.begin().await;
-                let gives_up = handshakes.begin();
-                let mut gives_up = Box::pin(gives_up);
-                let polled = std::future::poll_fn(|cx| Poll::Ready(gives_up.as_mut().poll(cx).is_pending()));
-                assert!(polled.await);
-                drop(gives_up);
-                handshakes.begin().await;
-            })
-            .expect("a reactor");
     }
 }

@@ -4,7 +4,7 @@ use crate::http::Reject;
 
 use super::super::body::BodyError;
 use super::super::outcome::Termination;
-use super::super::upstream::{AcquireError, Upstreams};
+use super::super::upstream::AcquireError;
 
 /// An answer in place of the endpoint's.
 pub(in crate::proxy) struct Failure {
@@ -35,12 +35,14 @@ pub(in crate::proxy) const UNSENDABLE: Failure = Failure {
     termination: Termination::BadRequest,
 };
 
-impl Failure {
-    /// Whether it is not to be held against the endpoint: its deadline passed while this worker stood still.
-    pub(in crate::proxy) fn is_excused(&self, upstreams: &Upstreams, cluster: u16) -> bool {
-        self.termination == Termination::UpstreamTimeout && upstreams.excuses(cluster)
-    }
+/// A request that has as many fields as are taken, and more with ours: they go to HTTP/1.1 only.
+pub(in crate::proxy) const TOO_MANY_FIELDS: Failure = Failure {
+    status: Reject::TOO_MANY_FIELDS.status,
+    text: Reject::TOO_MANY_FIELDS.text,
+    termination: Termination::BadRequest,
+};
 
+impl Failure {
     /// Whether the endpoint broke its word.
     pub(in crate::proxy) const fn is_endpoints_fault(&self) -> bool {
         matches!(self.termination, Termination::UpstreamFailed | Termination::UpstreamTimeout)
