@@ -194,7 +194,7 @@ mod tests {
         each
     }
 
-    /// For the figure: `cargo test --release --lib refusing_costs -- --nocapture`.
+    /// For the figure: `cargo test --lib refusing_costs -- --nocapture`, best with `--release`.
     #[test]
     fn refusing_costs_at_most_20_us_of_cpu_time() {
         let most = Duration::from_micros(if cfg!(debug_assertions) { 200 } else { 20 });

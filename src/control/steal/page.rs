@@ -27,7 +27,8 @@ pub fn html(view: &View, now: Instant) -> String {
         card(&mut charts, view, cpu, latest(&steal, seconds), latest(&lost, seconds), seconds);
     }
     let key = "<p class=\"key\"><i class=\"steal\"></i>steal: taken by the hypervisor <i class=\"lost\"></i>lost in all: \
-               with what other threads, quotas and gaps took from the worker</p>\n";
+               with what other threads, quotas and gaps took from the worker. Levels 1 and 2 begin at \
+               the dashed lines.</p>\n";
     format!(
         "<!doctype html>\n<html lang=\"en\"><meta charset=\"utf-8\"><title>Ringfort: lost CPU time</title>\n\
          <meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\
@@ -126,14 +127,14 @@ fn card(
     let _ = match (cpu.worker, level) {
         (Some(worker), Some(level)) => {
             let word = LEVELS.get(level).unwrap_or(&"");
-            write!(
+            writeln!(
                 out,
                 "<section><h2>CPU {} <small>worker {worker}</small><span class=\"pill l{level}\">level {level}: \
-                 {word}</span></h2>\n",
+                 {word}</span></h2>",
                 cpu.cpu
             )
         }
-        _ => write!(out, "<section><h2>CPU {} <small>no worker</small></h2>\n", cpu.cpu),
+        _ => writeln!(out, "<section><h2>CPU {} <small>no worker</small></h2>", cpu.cpu),
     };
     let percent = |ratio: f64| format!("{:.1} %", ratio * 100.0);
     let unknown = if view.is_reported() { "unknown" } else { "not reported" };
@@ -164,10 +165,10 @@ fn chart(
     let highest = steal.iter().chain(lost).flatten().copied().fold(0.0, f64::max);
     let top = [TOP_MIN, 0.5].into_iter().find(|top| highest <= *top).unwrap_or(1.0);
     let minutes = seconds / 60;
-    let _ = write!(
+    let _ = writeln!(
         out,
         "<div class=\"plot\"><svg viewBox=\"0 0 {seconds} {HEIGHT}\" preserveAspectRatio=\"none\" role=\"img\" \
-         aria-label=\"Lost share of CPU {cpu} in the last {minutes} minutes\">\n"
+         aria-label=\"Lost share of CPU {cpu} in the last {minutes} minutes\">"
     );
     bars(out, "lost", lost, top, seconds);
     bars(out, "steal", steal, top, seconds);
