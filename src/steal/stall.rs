@@ -7,6 +7,8 @@ use crate::base::time::Instant;
 
 /// A gap explains a deadline that was missed when it is at least this part of the wait.
 const CONSIDERABLE: u32 = 4;
+/// One in which the deadline came, when it is this part: one that was missed by less was about to be missed anyway.
+const CONSIDERABLE_AT_THE_END: u32 = 20;
 /// Classes of length, each twice the one before, from 1 ms to more than a minute. One gap of each is remembered: the
 /// last. Short ones, of which there may be hundreds in a second, do not push a long one out.
 const CLASSES: usize = 18;
@@ -30,8 +32,8 @@ impl Stalls {
 
     /// Whether a deadline that is seen to have passed at `now`, after `waited`, is not to be held against the endpoint.
     ///
-    /// Not where the thread stood still as the deadline came: the answer may stand in the queues of the same CPU, behind
-    /// the same stall. Nor where one gap was a quarter of the wait: what took several turns of ours, such as a TLS
+    /// Not where the thread stood still for a twentieth of the wait as the deadline came: the answer may stand in the
+    /// queues of the same CPU, behind the same stall. Nor where one gap was a quarter of the wait: what took several turns of ours, such as a TLS
     /// handshake, had so much less time. Many short gaps excuse nothing, whatever they add up to: between them the worker
     /// looked, and an answer that is there always wins over a deadline. Else an endpoint that is gone would never be found
     /// out on a machine from which some time is stolen always.
@@ -39,7 +41,8 @@ impl Stalls {
         self.0.iter().flatten().any(|gap| {
             let (waited, since_end) = (waited.as_nanos(), now.since(gap.end).as_nanos());
             let within = gap.length.as_nanos().min(waited.saturating_sub(since_end));
-            now == gap.end || (within > 0 && within * u128::from(CONSIDERABLE) >= waited)
+            let part = if now == gap.end { CONSIDERABLE_AT_THE_END } else { CONSIDERABLE };
+            within > 0 && within * u128::from(part) >= waited
         })
     }
 }
@@ -73,7 +76,8 @@ mod tests {
     #[test]
     fn one_long_gap_or_one_at_the_deadline_excuses_it() {
         assert!(excused(&[(500, 250)]));
-        assert!(excused(&[(1_000, 2)]), "the thread stood still as the deadline came");
+        assert!(excused(&[(1_000, 50)]), "the thread stood still as the deadline came");
+        assert!(!excused(&[(1_000, 49)]), "so late is late anyway");
         let mut among_short_ones: Vec<_> = (60..=99).map(|n| (n * 10, 3)).collect();
         among_short_ones.insert(0, (500, 300));
         assert!(excused(&among_short_ones));

@@ -131,6 +131,7 @@ fn steal(gateway: &Gateway) -> Value {
 fn a_stolen_cpu_is_noticed_shown_and_forgotten(engine: Engine) {
     let machine = Machine::new(true);
     let gateway = machine.gateway(engine, "");
+    eventually("a sample", || steal(&gateway)["sample_age_ms"].is_number());
     let calm = steal(&gateway);
     assert_eq!(
         (&calm["reported"], &calm["mode"], &calm["source"]),
@@ -280,7 +281,7 @@ fn new_connections_avoid_a_stolen_cpu_while_the_other_is_better(engine: Engine) 
     let even = spread(&gateway);
     assert!(even[0] > 50.0 && even[1] > 50.0, "{even:?}");
     machine.steals(0, 600);
-    eventually("worker 0 gets less", || gateway.workers()[0]["accept_weight"].as_f64() < Some(0.8));
+    eventually("worker 0 gets less", || gateway.workers()[0]["accept_weight"].as_f64() < Some(0.65));
     let shown = steal(&gateway);
     assert_eq!(shown["mode"], "act");
     assert!(shown["cpus"][1]["accept_weight"].as_f64() > Some(1.2), "{shown}");
@@ -378,13 +379,21 @@ fn a_connection_in_http2_leaves_a_stolen_worker_and_its_streams_finish(engine: E
     let (machine, origin) = (Machine::new(true), Origin::serving());
     let Some(gateway) = two_workers_of(&machine, Setup::to(engine, &origin)) else { return };
     let crowd = crowd(&gateway, 300);
-    machine.steals(0, 600);
-    eventually("steering", || gateway.workers()[0]["accept_weight"].as_f64() < Some(0.8));
     let get = |stream, path| {
         let fields = [(":method", "GET"), (":scheme", "http"), (":path", path), (":authority", "a.test")];
         raw::frame(raw::HEADERS, raw::END_HEADERS | raw::END_STREAM, stream, &raw::block(&fields))
     };
-    let mut clients: Vec<(RawClient, u32)> = Vec::new();
+    // Before the theft, after which few come to worker 0: one in a thousand times none of them is there.
+    let connect = |_| {
+        let mut client = RawClient::connect(gateway.web());
+        client.send(&get(1, "/"));
+        client.until(|frame| frame.flags & raw::END_STREAM != 0 && frame.stream == 1).expect("an answer");
+        (client, 5)
+    };
+    let mut clients: Vec<(RawClient, u32)> = (0..10).map(connect).collect();
+    machine.steals(0, 600);
+    eventually("steering", || gateway.workers()[0]["accept_weight"].as_f64() < Some(0.8));
+    clients.iter_mut().for_each(|(client, _)| client.send(&get(3, "/late/9000")));
     let goes_away = |(client, next): &mut (RawClient, u32)| {
         let stream = std::mem::replace(next, *next + 2);
         client.send(&get(stream, "/x"));
@@ -395,12 +404,6 @@ fn a_connection_in_http2_leaves_a_stolen_worker_and_its_streams_finish(engine: E
     };
     let mut gone = None;
     eventually("one is asked to leave", || {
-        // New ones go to worker 0 seldom.
-        if clients.len() < 20 {
-            let mut client = RawClient::connect(gateway.web());
-            client.send(&get(1, "/late/6000"));
-            clients.push((client, 3));
-        }
         gone = clients.iter_mut().enumerate().find_map(|(at, client)| Some((at, goes_away(client)?)));
         gone.is_some()
     });
@@ -416,7 +419,7 @@ fn a_connection_in_http2_leaves_a_stolen_worker_and_its_streams_finish(engine: E
             kind => assert_ne!(kind, raw::RST_STREAM),
         }
     }
-    assert!(finished.contains(&1), "I1: stream 1 of {stream} was under way: {finished:?}");
+    assert!(finished.contains(&3), "I1: stream 3 of {stream} was under way: {finished:?}");
     drop(crowd);
 }
 
@@ -435,9 +438,11 @@ fn an_endpoint_is_not_blamed_for_what_came_while_the_worker_stood_still(engine: 
     assert_eq!(client.read_response().status, 504);
     assert_eq!(gateway.metric("ringfort_upstream_failures_excused_total", ""), 1.0);
     assert_eq!(gateway.metric("ringfort_upstream_ejections_total", ""), 0.0);
-    // The same without a stall.
-    assert_eq!(client.get("/").status, 504);
-    gateway.wait_for_metric("ringfort_upstream_ejections_total", "", |count| count == 1.0);
+    // The same without a stall, of which this machine may have some of its own.
+    eventually("the endpoint is ejected", || {
+        assert_eq!(client.get("/").status, 504);
+        gateway.metric("ringfort_upstream_ejections_total", "") == 1.0
+    });
 }
 
 /// Statuses of answers to more than one worker can do at once: 400 connections with 50 requests each, sent ahead.
