@@ -1,0 +1,488 @@
+//! CPUs that are taken away, and what proxies make of it: an antagonist takes slices of a CPU, clients ask in open loop, and
+//! the same binary answers with `mode = "off"` and with `"act"`, beside nginx and HAProxy. Measures; never explains.
+//!
+//! Load and proxy share the two CPUs. The clients' threads, one on each CPU, go before the antagonist, which goes before
+//! the proxy: what is taken is taken from the proxy alone, for every variant alike.
+
+pub mod antagonist;
+pub mod cases;
+pub mod random;
+pub mod realtime;
+pub mod sessions;
+pub mod table;
+pub mod tally;
+pub mod theft;
+pub mod throttle;
+pub mod variants;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use std::{fs, io, thread};
+
+use clap::Args;
+use serde::Serialize;
+
+use crate::machine::Machine;
+use crate::proxies::Programs;
+use crate::rig::Folder;
+use crate::{pin, procfs};
+use antagonist::{Antagonist, Taken};
+use cases::{Case, Taking};
+use sessions::{Clients, Habits, Pace, Plan};
+use tally::{Met, Tally};
+use theft::{Theft, Trace};
+use throttle::Throttle;
+use variants::{Running, Variant};
+
+/// From one page of a connection to the next.
+const PAUSE: Duration = Duration::from_millis(50);
+/// Threads are started and set up in this time.
+const SETUP: Duration = Duration::from_millis(60);
+/// What was due at the end may still be answered for so long.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Connections of each thread when capacity is measured.
+const CAPACITY_CONNECTIONS: usize = 100;
+/// A proxy is started and ended in about this time.
+const START_SECONDS: f64 = 0.6;
+const SEED: u64 = 0x5eed;
+
+/// Take a CPU away and see what proxies make of it
+#[derive(Args, Clone, Debug)]
+pub struct Options {
+    /// Cases to run [default: all; --list tells them]
+    #[arg(long, value_delimiter = ',', value_parser = parse_case)]
+    case: Vec<Case>,
+    /// Proxies to run [default: those of the case]
+    #[arg(long, value_delimiter = ',', value_parser = parse_variant)]
+    only: Vec<Variant>,
+    /// Runs of each proxy in each case, interleaved
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    runs: u16,
+    /// Seconds that count in each run
+    #[arg(long, default_value_t = 4.0)]
+    seconds: f64,
+    /// Seconds under load and theft before them
+    #[arg(long, default_value_t = 1.5)]
+    warm_up: f64,
+    /// Requests that a client sends at once
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=64))]
+    page: u32,
+    /// Pages of a connection [default: the case's]
+    #[arg(long)]
+    pages: Option<u32>,
+    /// Share of the capacity [default: the case's]
+    #[arg(long)]
+    load: Option<f64>,
+    /// Recorded theft, as GET /steal?format=csv gives it
+    #[arg(long, default_value = "tests/data/steal/trace_kvm_2vcpu_120s.csv")]
+    trace: PathBuf,
+    /// The two CPUs; the first one is the one that is taken
+    #[arg(long, value_delimiter = ',', num_args = 2, default_values_t = [0, 1])]
+    cpus: Vec<usize>,
+    /// Take by the quota of a control group on the proxy's threads, as where SCHED_FIFO is not allowed
+    #[arg(long)]
+    quota: bool,
+    /// Tell the cases and how long all would take, and end
+    #[arg(long)]
+    list: bool,
+    /// Exit code 1 if a promise is missed
+    #[arg(long)]
+    check: bool,
+    /// One short run of two proxies: does everything work?
+    #[arg(long, conflicts_with_all = ["check", "runs", "seconds", "warm_up", "case"])]
+    smoke: bool,
+    /// Folder for result.json, table.txt and the configurations, e.g. bench/runs/2026-11-23-host-steal
+    #[arg(long)]
+    out: Option<PathBuf>,
+    #[arg(long, default_value = "target/release/ringfort")]
+    ringfort: PathBuf,
+    #[arg(long, default_value = "/usr/sbin/nginx")]
+    nginx: PathBuf,
+    #[arg(long, default_value = "/usr/sbin/haproxy")]
+    haproxy: PathBuf,
+}
+
+/// Take a share of a CPU for a while, and tell what was taken
+#[derive(Args, Clone, Debug)]
+pub struct AntagonistOptions {
+    #[arg(long, default_value_t = 0)]
+    cpu: usize,
+    #[arg(long, default_value_t = 3.0, conflicts_with = "trace")]
+    slice_ms: f64,
+    #[arg(long, default_value_t = 10.0, conflicts_with = "trace")]
+    period_ms: f64,
+    /// Take what this recorded trace lost, from its beginning
+    #[arg(long)]
+    trace: Option<PathBuf>,
+    /// Times so much
+    #[arg(long, default_value_t = 1.0, requires = "trace")]
+    scale: f64,
+    /// Seconds; then it ends
+    #[arg(long = "for")]
+    seconds: f64,
+}
+
+/// One run of one proxy.
+#[derive(Clone, Debug, Serialize)]
+pub struct Sample {
+    pub round: usize,
+    pub met: Met,
+    /// By CPU; none where nothing was taken.
+    pub taken: Vec<Taken>,
+    /// Of the proxy's whole tree, for each request answered.
+    pub cpu_us_per_request: f64,
+    /// Of both CPUs, what the proxy and the clients used.
+    pub proxy_cpu_ratio: f64,
+    pub generator_cpu_ratio: f64,
+    /// What the hypervisor took of the machine meanwhile.
+    pub steal_ratio: f64,
+    /// What the proxy knew at the end (`GET /steal`).
+    pub steal: Option<serde_json::Value>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct Entry {
+    pub variant: String,
+    /// Requests a second.
+    pub capacity: f64,
+    pub rate: f64,
+    pub samples: Vec<Sample>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct Group {
+    pub case: String,
+    pub about: String,
+    pub entries: Vec<Entry>,
+}
+
+#[derive(Serialize)]
+struct Outcome {
+    machine: Machine,
+    versions: BTreeMap<&'static str, String>,
+    runs: u16,
+    seconds: f64,
+    warm_up_seconds: f64,
+    page_requests: u32,
+    antagonist: &'static str,
+    capacity: BTreeMap<&'static str, f64>,
+    groups: Vec<Group>,
+    verdicts: Vec<table::Verdict>,
+    failures: Vec<String>,
+}
+
+/// Runs the antagonist alone.
+pub fn take(options: &AntagonistOptions) -> io::Result<()> {
+    let span = Duration::try_from_secs_f64(options.seconds).map_err(io::Error::other)?;
+    let ms = |ms: f64| Duration::try_from_secs_f64(ms / 1e3).map_err(io::Error::other);
+    let theft = match &options.trace {
+        Some(path) => read_trace(path)?.part(options.cpu, 0, span, options.scale),
+        None => Theft::even(ms(options.slice_ms)?, ms(options.period_ms)?.max(Duration::from_micros(100))),
+    };
+    println!("takes {:.1} % of CPU {} for {} s", theft.ratio() * 100.0, options.cpu, options.seconds);
+    let taken = Antagonist::start(options.cpu, theft, Instant::now() + SETUP, span)?.wait()?;
+    println!(
+        "held {:.1} %, used {:.1} %; latest slice {:.2} ms late",
+        taken.held_ratio * 100.0,
+        taken.used_ratio * 100.0,
+        taken.late_ms_max
+    );
+    Ok(())
+}
+
+/// Runs the cases; whether all went well.
+pub fn run(options: &Options) -> io::Result<bool> {
+    let bench = Bench::new(options)?;
+    print!("{}", bench.plan());
+    if options.list {
+        return Ok(true);
+    }
+    let mut versions = BTreeMap::new();
+    for variant in bench.variants() {
+        versions.insert(variant.proxy().name(), variant.proxy().version(&bench.programs)?);
+    }
+    let mut outcome = Outcome {
+        machine: Machine::read(),
+        versions,
+        runs: bench.options.runs,
+        seconds: bench.options.seconds,
+        warm_up_seconds: bench.options.warm_up,
+        page_requests: bench.options.page,
+        antagonist: if options.quota { "control group's quota" } else { "SCHED_FIFO" },
+        capacity: bench.capacities()?,
+        groups: Vec::new(),
+        verdicts: Vec::new(),
+        failures: Vec::new(),
+    };
+    for case in &bench.options.case {
+        let group = bench.rounds(case, &outcome.capacity, &mut outcome.failures);
+        print!("{}", table::table(&group));
+        let verdicts = table::verdicts(&case.promises, &group);
+        verdicts.iter().for_each(|verdict| println!("{}", table::verdict_line(verdict)));
+        outcome.verdicts.extend(verdicts);
+        outcome.groups.push(group);
+    }
+    if let Some(folder) = &options.out {
+        bench.keep(folder, &outcome)?;
+    }
+    let missed = outcome.verdicts.is_empty() || outcome.verdicts.iter().any(|verdict| !verdict.met);
+    Ok(outcome.failures.is_empty() && !(options.check && missed))
+}
+
+struct Bench {
+    options: Options,
+    programs: Programs,
+    trace: Option<Trace>,
+    cpus: [usize; 2],
+    folder: Folder,
+}
+
+impl Bench {
+    fn new(options: &Options) -> io::Result<Self> {
+        let mut options = options.clone();
+        if options.smoke {
+            options.case = Case::named("smoke").into_iter().collect();
+            (options.runs, options.seconds, options.warm_up) = (1, 0.8, 0.4);
+        }
+        if options.case.is_empty() {
+            options.case = Case::standard();
+        }
+        for case in &mut options.case {
+            case.pages = options.pages.unwrap_or(case.pages).max(1);
+            case.load = options.load.unwrap_or(case.load);
+        }
+        let [first, second] = options.cpus[..] else {
+            return Err(io::Error::other("--cpus takes two CPUs"));
+        };
+        let needs_trace = options.case.iter().any(|case| matches!(case.taking, Taking::Trace(_)));
+        if needs_trace && options.quota {
+            return Err(io::Error::other("a quota cannot follow a trace: leave the cases of the trace out"));
+        }
+        let trace = if needs_trace { Some(read_trace(&options.trace)?) } else { None };
+        let programs = Programs {
+            nginx: options.nginx.clone(),
+            haproxy: options.haproxy.clone(),
+            ringfort: options.ringfort.clone(),
+            h2load: PathBuf::new(),
+            nghttpd: PathBuf::new(),
+        };
+        pin::raise_descriptor_limit();
+        Ok(Self { options, programs, trace, cpus: [first, second], folder: Folder::create()? })
+    }
+
+    /// Proxies of a case.
+    fn entries(&self, case: &Case) -> Vec<Variant> {
+        let wanted = |variant: &Variant| self.options.only.is_empty() || self.options.only.contains(variant);
+        case.variants.iter().copied().filter(wanted).collect()
+    }
+
+    fn variants(&self) -> Vec<Variant> {
+        let mut variants: Vec<Variant> =
+            self.options.case.iter().flat_map(|case| self.entries(case)).collect();
+        variants.sort_unstable();
+        variants.dedup();
+        variants
+    }
+
+    fn capacity_variants(&self) -> Vec<Variant> {
+        let mut variants: Vec<Variant> = self.variants().into_iter().map(Variant::measured_as).collect();
+        variants.sort_unstable();
+        variants.dedup();
+        variants
+    }
+
+    fn plan(&self) -> String {
+        let run = START_SECONDS + SETUP.as_secs_f64() + self.options.warm_up + self.options.seconds;
+        let runs: usize = self.options.case.iter().map(|case| self.entries(case).len()).sum();
+        let runs = runs * usize::from(self.options.runs);
+        let capacity = self.capacity_variants().len() * self.capacity_runs();
+        let mut text = String::new();
+        for case in &self.options.case {
+            let names: Vec<&str> = self.entries(case).into_iter().map(Variant::name).collect();
+            text.push_str(&format!("{:<14}{} ({})\n", case.name, case.about, names.join(", ")));
+        }
+        let minutes = (runs + capacity) as f64 * run / 60.0;
+        text.push_str(&format!(
+            "{runs} runs of {run:.1} s and {capacity} of capacity: about {minutes:.1} minutes\n"
+        ));
+        text
+    }
+
+    fn capacity_runs(&self) -> usize {
+        usize::from(self.options.runs.min(3))
+    }
+
+    /// What each proxy answers at most without theft, requests a second: the median of three.
+    fn capacities(&self) -> io::Result<BTreeMap<&'static str, f64>> {
+        let mut all: BTreeMap<&'static str, Vec<f64>> = BTreeMap::new();
+        for _ in 0..self.capacity_runs() {
+            for variant in self.capacity_variants() {
+                let case = Case { taking: Taking::Nothing, pages: 20, ..self.options.case[0] };
+                let sample = self.measure(&case, variant, Pace::Closed(CAPACITY_CONNECTIONS), 0)?;
+                let rate = sample.met.served as f64 / self.options.seconds;
+                eprintln!("capacity   {variant:<18}{rate:>9.0} requests/s; {}", table::shares(&sample));
+                all.entry(variant.name()).or_default().push(rate);
+            }
+        }
+        let median = |rates: Vec<f64>| crate::stats::Spread::of(&rates).map_or(0.0, |spread| spread.median);
+        Ok(all.into_iter().map(|(name, rates)| (name, median(rates))).collect())
+    }
+
+    /// All runs of one case: in each round every proxy once, started afresh, in rotated order.
+    fn rounds(&self, case: &Case, capacity: &BTreeMap<&str, f64>, failures: &mut Vec<String>) -> Group {
+        let variants = self.entries(case);
+        let entry = |variant: &Variant| {
+            let capacity = capacity.get(variant.measured_as().name()).copied().unwrap_or(0.0);
+            Entry {
+                variant: variant.name().to_owned(),
+                capacity,
+                rate: capacity * case.load,
+                samples: Vec::new(),
+            }
+        };
+        let mut entries: Vec<Entry> = variants.iter().map(entry).collect();
+        for round in 0..usize::from(self.options.runs) {
+            for index in (0..variants.len()).map(|index| (index + round) % variants.len()) {
+                let (variant, entry) = (variants[index], &mut entries[index]);
+                match self.measure(case, variant, Pace::Open((entry.rate / 2.0).max(1.0)), round) {
+                    Ok(sample) => {
+                        eprintln!("{:<14}{variant:<18}{}", case.name, table::brief(&sample));
+                        entry.samples.push(sample);
+                    }
+                    Err(error) => {
+                        let failure = format!("{}: {variant}: {error}", case.name);
+                        eprintln!("FAILED {failure}");
+                        failures.push(failure);
+                    }
+                }
+            }
+        }
+        Group { case: case.name.to_owned(), about: case.about.to_owned(), entries }
+    }
+
+    /// What is taken from each CPU in a round.
+    fn thefts(&self, case: &Case, round: usize, span: Duration) -> Vec<(usize, Theft)> {
+        match (case.taking, &self.trace) {
+            (Taking::Slices(slice, period), _) => vec![(self.cpus[0], Theft::even(slice, period))],
+            (Taking::Trace(scale), Some(trace)) => {
+                let parts = trace.worst_parts(span, usize::from(self.options.runs));
+                let start = parts.get(round % parts.len().max(1)).copied().unwrap_or(0);
+                let of = |(index, cpu): (usize, &usize)| (*cpu, trace.part(index, start, span, scale));
+                self.cpus.iter().enumerate().map(of).collect()
+            }
+            (Taking::Nothing | Taking::Trace(_), _) => Vec::new(),
+        }
+    }
+
+    fn measure(&self, case: &Case, variant: Variant, pace: Pace, round: usize) -> io::Result<Sample> {
+        let mut running = Running::start(variant, &self.programs, self.cpus, self.folder.path())?;
+        let start = Instant::now() + SETUP;
+        let from = start + Duration::from_secs_f64(self.options.warm_up);
+        let until = from + Duration::from_secs_f64(self.options.seconds);
+        let span = until - start;
+        let thefts = self.thefts(case, round, span);
+        let throttle = match (self.options.quota, thefts.first()) {
+            (true, Some((cpu, theft))) => Some(Throttle::start(&running.threads_on(*cpu), theft)?),
+            _ => None,
+        };
+        let antagonists: Vec<Antagonist> = if throttle.is_some() {
+            Vec::new()
+        } else {
+            let takers =
+                thefts.into_iter().map(|(cpu, theft)| Antagonist::start(cpu, theft, start, span + PATIENCE));
+            takers.collect::<io::Result<_>>()?
+        };
+        let habits = Habits { page_requests: self.options.page, pages: case.pages, pause: PAUSE };
+        let plan = Plan {
+            address: running.address,
+            habits,
+            pace,
+            seed: SEED + 2 * round as u64,
+            start,
+            from,
+            until,
+            patience: PATIENCE,
+        };
+        let threads: Vec<_> =
+            (0_u64..).zip(self.cpus).map(|(number, cpu)| clients(plan, number, cpu)).collect();
+        thread::sleep(from.saturating_duration_since(Instant::now()));
+        let (usage, ticks, began) = (running.usage()?, procfs::ticks(None)?, Instant::now());
+        thread::sleep(until.saturating_duration_since(Instant::now()));
+        let (usage, ticks) = (running.usage()?.since(usage), procfs::ticks(None)?.since(ticks));
+        let seconds = began.elapsed().as_secs_f64();
+        let steal = running.ask("/steal").and_then(|text| serde_json::from_str(&text).ok());
+        let mut tally = Tally::new()?;
+        for thread in threads {
+            tally
+                .add(thread?.join().unwrap_or_else(|_| Err(io::Error::other("a client's thread broke")))?)?;
+        }
+        let mut taken =
+            antagonists.into_iter().map(Antagonist::finish).collect::<io::Result<Vec<Taken>>>()?;
+        taken.extend(throttle.map(|throttle| throttle.taken(span)));
+        let met = tally.met(until - from);
+        let cpus = self.cpus.len() as f64 * seconds;
+        Ok(Sample {
+            round,
+            cpu_us_per_request: usage.running_us() / (met.served.max(1)) as f64,
+            proxy_cpu_ratio: usage.running_us() / 1e6 / cpus,
+            generator_cpu_ratio: met.generator_cpu_seconds / cpus,
+            steal_ratio: ticks.steal_ratio(),
+            taken,
+            steal,
+            met,
+        })
+    }
+
+    fn keep(&self, folder: &Path, outcome: &Outcome) -> io::Result<()> {
+        let config = folder.join("config");
+        fs::create_dir_all(&config)?;
+        fs::write(
+            folder.join("result.json"),
+            serde_json::to_string_pretty(outcome).map_err(io::Error::other)?,
+        )?;
+        let mut text = self.plan();
+        outcome.versions.iter().for_each(|(name, version)| text.push_str(&format!("{name}: {version}\n")));
+        outcome.groups.iter().for_each(|group| text.push_str(&table::table(group)));
+        outcome
+            .verdicts
+            .iter()
+            .for_each(|verdict| text.push_str(&format!("{}\n", table::verdict_line(verdict))));
+        outcome.failures.iter().for_each(|failure| text.push_str(&format!("FAILED {failure}\n")));
+        fs::write(folder.join("table.txt"), text)?;
+        for variant in self.variants() {
+            let name = format!("{variant}.conf");
+            fs::copy(self.folder.path().join(&name), config.join(&name))?;
+        }
+        Ok(())
+    }
+}
+
+/// Half of the clients, on a thread of their own.
+fn clients(plan: Plan, number: u64, cpu: usize) -> io::Result<thread::JoinHandle<io::Result<Tally>>> {
+    let plan = Plan { seed: plan.seed + number, ..plan };
+    thread::Builder::new().name("clients".to_owned()).spawn(move || {
+        pin::current_thread_to(cpu)?;
+        realtime::current_thread_to(realtime::LOAD_PRIORITY)?;
+        Clients::new(plan)?.run()
+    })
+}
+
+fn read_trace(path: &Path) -> io::Result<Trace> {
+    let text = fs::read_to_string(path)
+        .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}; see --trace", path.display())))?;
+    Trace::parse(&text).map_err(|why| io::Error::other(format!("{}: {why}", path.display())))
+}
+
+fn parse_case(name: &str) -> Result<Case, String> {
+    let names = || cases::CASES.map(|case| case.name).join(", ");
+    Case::named(name).ok_or_else(|| format!("no such case; there are: {}", names()))
+}
+
+fn parse_variant(name: &str) -> Result<Variant, String> {
+    let names = || Variant::ALL.map(Variant::name).join(", ");
+    Variant::ALL
+        .into_iter()
+        .find(|variant| variant.name() == name)
+        .ok_or_else(|| format!("no such proxy; there are: {}", names()))
+}

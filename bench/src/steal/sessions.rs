@@ -1,0 +1,397 @@
+//! Clients in open loop: they come, ask when they meant to, and leave. One thread; looks at its sockets on a grid of time
+//! and does all that is due at once, so that it costs little beside what it measures. Retries nothing.
+//!
+//! A client connects, sends a *page* (some requests at once, pipelined) every so often, and closes after its last. A page
+//! that is due while the last one is unanswered waits for it; its latency counts from when it was due.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::SocketAddr;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use mio::net::TcpStream;
+use mio::{Events, Interest, Poll, Token};
+
+use super::random::Random;
+use super::realtime;
+use super::tally::Tally;
+use crate::wire;
+
+/// Between two looks at the sockets.
+const GRID: Duration = Duration::from_micros(500);
+/// Octets of answers that a connection holds while they are incomplete.
+const READ_BYTES: usize = 64 * 1024;
+/// A thread without any answer for so long gives up.
+const SILENCE_MAX: Duration = Duration::from_secs(10);
+
+/// What the clients do.
+#[derive(Clone, Copy, Debug)]
+pub struct Habits {
+    /// Requests sent at once.
+    pub page_requests: u32,
+    /// Pages of one connection.
+    pub pages: u32,
+    /// From one page of a connection to the next.
+    pub pause: Duration,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub enum Pace {
+    /// Clients come at random, so that so many requests a second are due.
+    Open(f64),
+    /// So many connections, each of which always has a page under way: what is the most that can be had?
+    Closed(usize),
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    pub address: SocketAddr,
+    pub habits: Habits,
+    pub pace: Pace,
+    pub seed: u64,
+    /// Clients begin; what is due from here on counts; and until here.
+    pub start: Instant,
+    pub from: Instant,
+    pub until: Instant,
+    /// Time for what was due before `until` and is not answered then. Load goes on meanwhile.
+    pub patience: Duration,
+}
+
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+enum Event {
+    Arrival,
+    Page(usize),
+}
+
+#[derive(Default)]
+struct Client {
+    stream: Option<TcpStream>,
+    /// Of the page under way, or of the next one.
+    due: Option<Instant>,
+    /// Requests of the page under way without an answer.
+    owed: u32,
+    /// Its page is not sent whole.
+    unsent: bool,
+    pages_left: u32,
+    answers: Vec<u8>,
+}
+
+pub struct Clients {
+    plan: Plan,
+    /// Of a page, by number of requests.
+    page: Vec<u8>,
+    request_bytes: usize,
+    poll: Poll,
+    random: Random,
+    agenda: BinaryHeap<Reverse<(Instant, Event)>>,
+    clients: Vec<Client>,
+    free: Vec<usize>,
+    tally: Tally,
+    buffer: Box<[u8]>,
+    answered: Instant,
+}
+
+impl Clients {
+    pub fn new(plan: Plan) -> io::Result<Self> {
+        let request = wire::request("bench.test", "/small", false);
+        Ok(Self {
+            page: request.repeat(plan.habits.page_requests as usize),
+            request_bytes: request.len(),
+            poll: Poll::new()?,
+            random: Random::new(plan.seed),
+            agenda: BinaryHeap::new(),
+            clients: Vec::new(),
+            free: Vec::new(),
+            tally: Tally::new()?,
+            buffer: vec![0; READ_BYTES].into_boxed_slice(),
+            answered: plan.start,
+            plan,
+        })
+    }
+
+    /// Puts the load on.
+    pub fn run(mut self) -> io::Result<Tally> {
+        let mut events = Events::with_capacity(1_024);
+        let Plan { start, from, until, patience, .. } = self.plan;
+        thread::sleep(start.saturating_duration_since(Instant::now()));
+        self.begin();
+        let mut tick = Instant::now();
+        let mut used: (Option<u64>, Option<u64>) = (None, None);
+        loop {
+            match self.poll.poll(&mut events, Some(Duration::ZERO)) {
+                Err(error) if error.kind() != ErrorKind::Interrupted => return Err(error),
+                _ => {}
+            }
+            let now = Instant::now();
+            for event in &events {
+                self.proceed(event.token().0, now);
+            }
+            self.do_what_is_due(now);
+            if now >= from {
+                used.0.get_or_insert_with(realtime::used_ns);
+            }
+            if now >= until {
+                used.1.get_or_insert_with(realtime::used_ns);
+                if now >= until + patience || !self.clients.iter().any(|client| client.is_counted(&self.plan))
+                {
+                    break;
+                }
+            }
+            if now.saturating_duration_since(self.answered) > SILENCE_MAX {
+                break;
+            }
+            tick += GRID;
+            let now = Instant::now();
+            if tick < now {
+                tick = now;
+            } else {
+                thread::sleep(tick - now);
+            }
+        }
+        self.tally.used_ns = used.1.zip(used.0).map_or(0, |(after, before)| after - before);
+        for client in &self.clients {
+            self.tally.unanswered += client.unanswered(&self.plan);
+        }
+        Ok(self.tally)
+    }
+
+    /// The clients that are there when it begins: as many as there would be had it begun long ago.
+    fn begin(&mut self) {
+        let Habits { pages, page_requests, pause } = self.plan.habits;
+        let now = Instant::now();
+        match self.plan.pace {
+            Pace::Closed(count) => {
+                for _ in 0..count {
+                    let left = 1 + (self.random.unit() * f64::from(pages)) as u32;
+                    self.connect(now, left);
+                }
+            }
+            Pace::Open(rate) => {
+                let present = rate / f64::from(page_requests) * pause.as_secs_f64();
+                for _ in 0..present.round() as usize {
+                    let left = 1 + (self.random.unit() * f64::from(pages)) as u32;
+                    let due = now + pause.mul_f64(self.random.unit());
+                    let slot = self.slot(due, left.min(pages));
+                    self.agenda.push(Reverse((due, Event::Page(slot))));
+                }
+                self.await_arrival(now);
+            }
+        }
+    }
+
+    fn await_arrival(&mut self, after: Instant) {
+        let Pace::Open(rate) = self.plan.pace else { return };
+        let Habits { pages, page_requests, .. } = self.plan.habits;
+        let pause = self.random.pause(rate / f64::from(page_requests) / f64::from(pages));
+        self.agenda.push(Reverse((after + Duration::from_secs_f64(pause), Event::Arrival)));
+    }
+
+    fn slot(&mut self, due: Instant, pages_left: u32) -> usize {
+        let client = Client { due: Some(due), pages_left, ..Client::default() };
+        if let Some(slot) = self.free.pop() {
+            self.clients[slot] = client;
+            return slot;
+        }
+        self.clients.push(client);
+        self.clients.len() - 1
+    }
+
+    fn connect(&mut self, due: Instant, pages_left: u32) {
+        let slot = self.slot(due, pages_left);
+        self.send_page(slot);
+    }
+
+    fn do_what_is_due(&mut self, now: Instant) {
+        while self.agenda.peek().is_some_and(|Reverse((due, _))| *due <= now) {
+            let Some(Reverse((due, event))) = self.agenda.pop() else { return };
+            match event {
+                Event::Arrival => {
+                    self.connect(due, self.plan.habits.pages);
+                    self.await_arrival(due);
+                }
+                Event::Page(slot) => self.send_page(slot),
+            }
+        }
+    }
+
+    fn send_page(&mut self, slot: usize) {
+        self.clients[slot].owed = self.plan.habits.page_requests;
+        self.send(slot);
+    }
+
+    /// Sends what the page under way still asks for, on a new connection where there is none.
+    fn send(&mut self, slot: usize) {
+        let client = &mut self.clients[slot];
+        if client.stream.is_none() {
+            let opened = TcpStream::connect(self.plan.address).and_then(|mut stream| {
+                self.poll.registry().register(
+                    &mut stream,
+                    Token(slot),
+                    Interest::READABLE | Interest::WRITABLE,
+                )?;
+                Ok(stream)
+            });
+            self.tally.connections += 1;
+            match opened {
+                Ok(stream) => client.stream = Some(stream),
+                Err(error) => return self.fail(slot, &error.to_string()),
+            }
+        }
+        let bytes = &self.page[..client.owed as usize * self.request_bytes];
+        let Some(stream) = &mut client.stream else { return };
+        match stream.write(bytes) {
+            Ok(count) if count == bytes.len() => client.unsent = false,
+            Ok(_) => self.fail(slot, "a page was sent in part"),
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::NotConnected) => {
+                client.unsent = true;
+            }
+            Err(error) => self.fail(slot, &error.to_string()),
+        }
+    }
+
+    fn proceed(&mut self, slot: usize, now: Instant) {
+        if self.clients.get(slot).is_none_or(|client| client.stream.is_none()) {
+            return;
+        }
+        if self.clients[slot].unsent {
+            self.send(slot);
+        }
+        loop {
+            let Some(stream) = &mut self.clients[slot].stream else { return };
+            match stream.read(&mut self.buffer) {
+                Ok(0) => return self.closed(slot, "closed by the proxy before its answers"),
+                Ok(count) => {
+                    self.clients[slot].answers.extend_from_slice(&self.buffer[..count]);
+                    if !self.take_answers(slot, now) {
+                        return;
+                    }
+                    // A full buffer may not be all; less than that is.
+                    if count < self.buffer.len() {
+                        return;
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == ErrorKind::NotConnected => return,
+                Err(error) => return self.closed(slot, &error.to_string()),
+            }
+        }
+    }
+
+    /// Takes the whole answers that are there. Whether the connection may have more.
+    fn take_answers(&mut self, slot: usize, now: Instant) -> bool {
+        let mut at = 0;
+        loop {
+            let client = &mut self.clients[slot];
+            let head = match wire::response_head(&client.answers[at..]) {
+                Ok(Some(head)) if client.answers.len() - at >= head.len + head.body_bytes as usize => head,
+                Ok(_) => break,
+                Err(why) => {
+                    self.fail(slot, why);
+                    return false;
+                }
+            };
+            at += head.len + head.body_bytes as usize;
+            self.answered = now;
+            let Some(due) = client.due.filter(|_| client.owed > 0) else {
+                self.fail(slot, "an answer that nothing had asked for");
+                return false;
+            };
+            client.owed -= 1;
+            if self.plan.counts(due) {
+                self.tally.answer(head.status, now.saturating_duration_since(due));
+            }
+            if client.owed == 0 {
+                client.answers.clear();
+                if head.close {
+                    client.stream = None;
+                }
+                self.page_done(slot, due);
+                return self.clients[slot].stream.is_some();
+            }
+            if head.close {
+                // RFC 9112 §9.3.2: what was not answered before the close was not processed, and is asked for again.
+                client.answers.clear();
+                client.stream = None;
+                self.send(slot);
+                return false;
+            }
+        }
+        self.clients[slot].answers.drain(..at);
+        true
+    }
+
+    fn page_done(&mut self, slot: usize, due: Instant) {
+        let client = &mut self.clients[slot];
+        client.pages_left = client.pages_left.saturating_sub(1);
+        if client.pages_left == 0 {
+            *client = Client::default();
+            self.free.push(slot);
+            if let Pace::Closed(_) = self.plan.pace {
+                self.connect(Instant::now(), self.plan.habits.pages);
+            }
+            return;
+        }
+        match self.plan.pace {
+            Pace::Open(_) => {
+                let next = due + self.plan.habits.pause;
+                client.due = Some(next);
+                self.agenda.push(Reverse((next, Event::Page(slot))));
+            }
+            Pace::Closed(_) => {
+                client.due = Some(Instant::now());
+                self.send_page(slot);
+            }
+        }
+    }
+
+    /// The connection ended: an error if answers are owed. Between two pages the next one opens another.
+    fn closed(&mut self, slot: usize, why: &str) {
+        if self.clients[slot].owed > 0 {
+            return self.fail(slot, why);
+        }
+        self.clients[slot].stream = None;
+        self.clients[slot].answers.clear();
+    }
+
+    /// What is owed of the page is lost; the client goes on with its next one.
+    fn fail(&mut self, slot: usize, why: &str) {
+        let client = &mut self.clients[slot];
+        client.stream = None;
+        client.answers.clear();
+        client.unsent = false;
+        let owed = u64::from(std::mem::take(&mut client.owed));
+        let due = client.due.unwrap_or(self.plan.start);
+        if self.plan.counts(due) {
+            self.tally.fail(owed, why);
+        }
+        match self.plan.pace {
+            Pace::Open(_) => self.page_done(slot, due),
+            // At once again would be a loop.
+            Pace::Closed(_) => *client = Client::default(),
+        }
+    }
+}
+
+impl Plan {
+    fn counts(&self, due: Instant) -> bool {
+        due >= self.from && due < self.until
+    }
+}
+
+impl Client {
+    /// Whether it owes anything that counts.
+    fn is_counted(&self, plan: &Plan) -> bool {
+        matches!(plan.pace, Pace::Open(_)) && self.due.is_some_and(|due| due < plan.until)
+    }
+
+    /// Requests that were due and have no answer.
+    fn unanswered(&self, plan: &Plan) -> u64 {
+        let Some(due) = self.due.filter(|_| self.is_counted(plan)) else { return 0 };
+        let late = (plan.until - due).as_secs_f64() / plan.habits.pause.as_secs_f64();
+        let pages = (late.ceil().max(1.0) as u64).min(u64::from(self.pages_left.max(1)));
+        let first = if self.owed > 0 { u64::from(self.owed) } else { u64::from(plan.habits.page_requests) };
+        first + (pages - 1) * u64::from(plan.habits.page_requests)
+    }
+}
