@@ -14,6 +14,7 @@ pub mod tally;
 pub mod theft;
 pub mod throttle;
 pub mod variants;
+pub mod work;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -34,8 +35,9 @@ use tally::{Met, Tally};
 use theft::{Theft, Trace};
 use throttle::Throttle;
 use variants::{Running, Variant};
+use work::Work;
 
-/// From one page of a connection to the next.
+/// From one request of a connection to the next.
 const PAUSE: Duration = Duration::from_millis(50);
 /// Threads are started and set up in this time.
 const SETUP: Duration = Duration::from_millis(60);
@@ -65,12 +67,12 @@ pub struct Options {
     /// Seconds under load and theft before them
     #[arg(long, default_value_t = 1.5)]
     warm_up: f64,
-    /// Requests that a client sends at once
-    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=64))]
-    page: u32,
-    /// Pages of a connection [default: the case's]
+    /// What an answer costs a proxy besides its own work, in microseconds of CPU
+    #[arg(long, default_value_t = 150.0)]
+    work_us: f64,
+    /// Requests of a connection [default: the case's]
     #[arg(long)]
-    pages: Option<u32>,
+    requests: Option<u32>,
     /// Share of the capacity [default: the case's]
     #[arg(long)]
     load: Option<f64>,
@@ -164,7 +166,8 @@ struct Outcome {
     runs: u16,
     seconds: f64,
     warm_up_seconds: f64,
-    page_requests: u32,
+    /// What an answer cost besides.
+    work: Work,
     antagonist: &'static str,
     capacity: BTreeMap<&'static str, f64>,
     groups: Vec<Group>,
@@ -208,7 +211,7 @@ pub fn run(options: &Options) -> io::Result<bool> {
         runs: bench.options.runs,
         seconds: bench.options.seconds,
         warm_up_seconds: bench.options.warm_up,
-        page_requests: bench.options.page,
+        work: bench.work,
         antagonist: if options.quota { "control group's quota" } else { "SCHED_FIFO" },
         capacity: bench.capacities()?,
         groups: Vec::new(),
@@ -234,6 +237,7 @@ struct Bench {
     options: Options,
     programs: Programs,
     trace: Option<Trace>,
+    work: Work,
     cpus: [usize; 2],
     folder: Folder,
 }
@@ -249,7 +253,7 @@ impl Bench {
             options.case = Case::standard();
         }
         for case in &mut options.case {
-            case.pages = options.pages.unwrap_or(case.pages).max(1);
+            case.requests = options.requests.unwrap_or(case.requests).max(1);
             case.load = options.load.unwrap_or(case.load);
         }
         let [first, second] = options.cpus[..] else {
@@ -268,7 +272,8 @@ impl Bench {
             nghttpd: PathBuf::new(),
         };
         pin::raise_descriptor_limit();
-        Ok(Self { options, programs, trace, cpus: [first, second], folder: Folder::create()? })
+        let work = Work::of_us(options.work_us)?;
+        Ok(Self { options, programs, trace, work, cpus: [first, second], folder: Folder::create()? })
     }
 
     /// Proxies of a case.
@@ -297,7 +302,7 @@ impl Bench {
         let runs: usize = self.options.case.iter().map(|case| self.entries(case).len()).sum();
         let runs = runs * usize::from(self.options.runs);
         let capacity = self.capacity_variants().len() * self.capacity_runs();
-        let mut text = String::new();
+        let mut text = format!("{}\n", self.work);
         for case in &self.options.case {
             let names: Vec<&str> = self.entries(case).into_iter().map(Variant::name).collect();
             text.push_str(&format!("{:<14}{} ({})\n", case.name, case.about, names.join(", ")));
@@ -318,7 +323,7 @@ impl Bench {
         let mut all: BTreeMap<&'static str, Vec<f64>> = BTreeMap::new();
         for _ in 0..self.capacity_runs() {
             for variant in self.capacity_variants() {
-                let case = Case { taking: Taking::Nothing, pages: 20, ..self.options.case[0] };
+                let case = Case { taking: Taking::Nothing, requests: 20, ..self.options.case[0] };
                 let sample = self.measure(&case, variant, Pace::Closed(CAPACITY_CONNECTIONS), 0)?;
                 let rate = sample.met.served as f64 / self.options.seconds;
                 eprintln!("capacity   {variant:<18}{rate:>9.0} requests/s; {}", table::shares(&sample));
@@ -377,6 +382,7 @@ impl Bench {
 
     fn measure(&self, case: &Case, variant: Variant, pace: Pace, round: usize) -> io::Result<Sample> {
         let mut running = Running::start(variant, &self.programs, self.cpus, self.folder.path())?;
+        let _works = self.work.on(running.address.port())?;
         let start = Instant::now() + SETUP;
         let from = start + Duration::from_secs_f64(self.options.warm_up);
         let until = from + Duration::from_secs_f64(self.options.seconds);
@@ -393,7 +399,7 @@ impl Bench {
                 thefts.into_iter().map(|(cpu, theft)| Antagonist::start(cpu, theft, start, span + PATIENCE));
             takers.collect::<io::Result<_>>()?
         };
-        let habits = Habits { page_requests: self.options.page, pages: case.pages, pause: PAUSE };
+        let habits = Habits { requests: case.requests, pause: PAUSE };
         let plan = Plan {
             address: running.address,
             habits,

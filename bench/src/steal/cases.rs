@@ -35,13 +35,13 @@ pub struct Case {
     pub taking: Taking,
     /// Share of the capacity without theft.
     pub load: f64,
-    pub pages: u32,
+    pub requests: u32,
     pub variants: &'static [Variant],
     pub promises: Promises,
 }
 
-/// Pages of one connection, usually.
-const PAGES: u32 = 20;
+/// Requests of one connection, usually.
+const REQUESTS: u32 = 20;
 const NONE: Promises =
     Promises { p99_ratio_max: None, within_ratio_min: None, refused_ratio_max: None, cpu_ratio_max: None };
 const FOUR: [Variant; 4] = [Variant::Off, Variant::Act, Variant::NginxShared, Variant::Haproxy];
@@ -52,7 +52,7 @@ pub const CASES: [Case; 9] = [
         about: "CPU 0 loses 30 % (3 ms of 10), load 80 %",
         taking: Taking::Slices(MS.saturating_mul(3), MS.saturating_mul(10)),
         load: 0.8,
-        pages: PAGES,
+        requests: REQUESTS,
         variants: &Variant::ALL,
         promises: Promises {
             p99_ratio_max: Some(0.2),
@@ -66,7 +66,7 @@ pub const CASES: [Case; 9] = [
         about: "CPU 0 loses 60 % (6 ms of 10), load 60 %",
         taking: Taking::Slices(MS.saturating_mul(6), MS.saturating_mul(10)),
         load: 0.6,
-        pages: PAGES,
+        requests: REQUESTS,
         variants: &Variant::ALL,
         promises: Promises { p99_ratio_max: Some(0.1), ..NONE },
     },
@@ -75,7 +75,7 @@ pub const CASES: [Case; 9] = [
         about: "CPU 0 loses 30 % in long slices (30 ms of 100), load 60 %",
         taking: Taking::Slices(MS.saturating_mul(30), MS.saturating_mul(100)),
         load: 0.6,
-        pages: PAGES,
+        requests: REQUESTS,
         variants: &FOUR,
         promises: NONE,
     },
@@ -84,7 +84,7 @@ pub const CASES: [Case; 9] = [
         about: "both CPUs lose what the recorded trace lost, load 70 %",
         taking: Taking::Trace(1.0),
         load: 0.7,
-        pages: PAGES,
+        requests: REQUESTS,
         variants: &Variant::OWN,
         promises: Promises { p99_ratio_max: Some(1.0), ..NONE },
     },
@@ -93,7 +93,7 @@ pub const CASES: [Case; 9] = [
         about: "both CPUs lose four times what the recorded trace lost, load 70 %",
         taking: Taking::Trace(4.0),
         load: 0.7,
-        pages: PAGES,
+        requests: REQUESTS,
         variants: &Variant::OWN,
         promises: Promises { p99_ratio_max: Some(1.0), ..NONE },
     },
@@ -102,16 +102,16 @@ pub const CASES: [Case; 9] = [
         about: "CPU 0 loses 30 % (3 ms of 10), load 40 %: no gain expected",
         taking: Taking::Slices(MS.saturating_mul(3), MS.saturating_mul(10)),
         load: 0.4,
-        pages: PAGES,
+        requests: REQUESTS,
         variants: &Variant::OWN,
         promises: NONE,
     },
     Case {
         name: "long-lived",
-        about: "CPU 0 loses 30 % (3 ms of 10), load 80 %, connections of 500 pages",
+        about: "CPU 0 loses 30 % (3 ms of 10), load 80 %, connections of 500 requests",
         taking: Taking::Slices(MS.saturating_mul(3), MS.saturating_mul(10)),
         load: 0.8,
-        pages: 500,
+        requests: 500,
         variants: &Variant::OWN,
         promises: NONE,
     },
@@ -120,7 +120,7 @@ pub const CASES: [Case; 9] = [
         about: "nothing is taken, load 70 %: what the controller costs",
         taking: Taking::Nothing,
         load: 0.7,
-        pages: PAGES,
+        requests: REQUESTS,
         variants: &Variant::OWN,
         promises: Promises { cpu_ratio_max: Some(1.005), ..NONE },
     },
@@ -129,7 +129,7 @@ pub const CASES: [Case; 9] = [
         about: "CPU 0 loses 30 % (3 ms of 10), load 50 %: does everything run?",
         taking: Taking::Slices(MS.saturating_mul(3), MS.saturating_mul(10)),
         load: 0.5,
-        pages: PAGES,
+        requests: REQUESTS,
         variants: &Variant::OWN,
         promises: NONE,
     },
@@ -155,7 +155,7 @@ mod tests {
         for case in CASES {
             assert!(Variant::OWN.iter().all(|variant| case.variants.contains(variant)), "{}", case.name);
             assert_eq!(Case::named(case.name).map(|found| found.about), Some(case.about));
-            assert!((0.0..1.0).contains(&case.load) && case.pages > 0);
+            assert!((0.0..1.0).contains(&case.load) && case.requests > 0);
         }
         assert_eq!(Case::standard().len(), CASES.len() - 1);
     }

@@ -1,8 +1,8 @@
 //! Clients in open loop: they come, ask when they meant to, and leave. One thread; looks at its sockets on a grid of time
 //! and does all that is due at once, so that it costs little beside what it measures. Retries nothing.
 //!
-//! A client connects, sends a *page* (some requests at once, pipelined) every so often, and closes after its last. A page
-//! that is due while the last one is unanswered waits for it; its latency counts from when it was due.
+//! A client connects, sends a request every so often, and closes after its last. A request that is due while the one before
+//! is unanswered waits for it; its latency counts from when it was due.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -29,11 +29,9 @@ const SILENCE_MAX: Duration = Duration::from_secs(10);
 /// What the clients do.
 #[derive(Clone, Copy, Debug)]
 pub struct Habits {
-    /// Requests sent at once.
-    pub page_requests: u32,
-    /// Pages of one connection.
-    pub pages: u32,
-    /// From one page of a connection to the next.
+    /// Requests of one connection.
+    pub requests: u32,
+    /// From one request of a connection to the next.
     pub pause: Duration,
 }
 
@@ -41,7 +39,7 @@ pub struct Habits {
 pub enum Pace {
     /// Clients come at random, so that so many requests a second are due.
     Open(f64),
-    /// So many connections, each of which always has a page under way: what is the most that can be had?
+    /// So many connections, each of which always has a request under way: what is the most that can be had?
     Closed(usize),
 }
 
@@ -62,27 +60,25 @@ pub struct Plan {
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 enum Event {
     Arrival,
-    Page(usize),
+    Request(usize),
 }
 
 #[derive(Default)]
 struct Client {
     stream: Option<TcpStream>,
-    /// Of the page under way, or of the next one.
+    /// Of the request under way, or of the next one.
     due: Option<Instant>,
-    /// Requests of the page under way without an answer.
-    owed: u32,
-    /// Its page is not sent whole.
+    /// A request is without an answer.
+    waits: bool,
+    /// It is not sent yet.
     unsent: bool,
-    pages_left: u32,
-    answers: Vec<u8>,
+    requests_left: u32,
+    answer: Vec<u8>,
 }
 
 pub struct Clients {
     plan: Plan,
-    /// Of a page, by number of requests.
-    page: Vec<u8>,
-    request_bytes: usize,
+    request: Vec<u8>,
     poll: Poll,
     random: Random,
     agenda: BinaryHeap<Reverse<(Instant, Event)>>,
@@ -90,15 +86,14 @@ pub struct Clients {
     free: Vec<usize>,
     tally: Tally,
     buffer: Box<[u8]>,
-    answered: Instant,
+    /// The last answer of any.
+    heard: Instant,
 }
 
 impl Clients {
     pub fn new(plan: Plan) -> io::Result<Self> {
-        let request = wire::request("bench.test", "/small", false);
         Ok(Self {
-            page: request.repeat(plan.habits.page_requests as usize),
-            request_bytes: request.len(),
+            request: wire::request("bench.test", "/small", false),
             poll: Poll::new()?,
             random: Random::new(plan.seed),
             agenda: BinaryHeap::new(),
@@ -106,7 +101,7 @@ impl Clients {
             free: Vec::new(),
             tally: Tally::new()?,
             buffer: vec![0; READ_BYTES].into_boxed_slice(),
-            answered: plan.start,
+            heard: plan.start,
             plan,
         })
     }
@@ -139,7 +134,7 @@ impl Clients {
                     break;
                 }
             }
-            if now.saturating_duration_since(self.answered) > SILENCE_MAX {
+            if now.saturating_duration_since(self.heard) > SILENCE_MAX {
                 break;
             }
             tick += GRID;
@@ -159,22 +154,22 @@ impl Clients {
 
     /// The clients that are there when it begins: as many as there would be had it begun long ago.
     fn begin(&mut self) {
-        let Habits { pages, page_requests, pause } = self.plan.habits;
+        let Habits { requests, pause, .. } = self.plan.habits;
         let now = Instant::now();
         match self.plan.pace {
             Pace::Closed(count) => {
                 for _ in 0..count {
-                    let left = 1 + (self.random.unit() * f64::from(pages)) as u32;
+                    let left = 1 + (self.random.unit() * f64::from(requests)) as u32;
                     self.connect(now, left);
                 }
             }
             Pace::Open(rate) => {
-                let present = rate / f64::from(page_requests) * pause.as_secs_f64();
+                let present = rate * pause.as_secs_f64();
                 for _ in 0..present.round() as usize {
-                    let left = 1 + (self.random.unit() * f64::from(pages)) as u32;
+                    let left = 1 + (self.random.unit() * f64::from(requests)) as u32;
                     let due = now + pause.mul_f64(self.random.unit());
-                    let slot = self.slot(due, left.min(pages));
-                    self.agenda.push(Reverse((due, Event::Page(slot))));
+                    let slot = self.slot(due, left.min(requests));
+                    self.agenda.push(Reverse((due, Event::Request(slot))));
                 }
                 self.await_arrival(now);
             }
@@ -183,13 +178,12 @@ impl Clients {
 
     fn await_arrival(&mut self, after: Instant) {
         let Pace::Open(rate) = self.plan.pace else { return };
-        let Habits { pages, page_requests, .. } = self.plan.habits;
-        let pause = self.random.pause(rate / f64::from(page_requests) / f64::from(pages));
+        let pause = self.random.pause(rate / f64::from(self.plan.habits.requests));
         self.agenda.push(Reverse((after + Duration::from_secs_f64(pause), Event::Arrival)));
     }
 
-    fn slot(&mut self, due: Instant, pages_left: u32) -> usize {
-        let client = Client { due: Some(due), pages_left, ..Client::default() };
+    fn slot(&mut self, due: Instant, requests_left: u32) -> usize {
+        let client = Client { due: Some(due), requests_left, ..Client::default() };
         if let Some(slot) = self.free.pop() {
             self.clients[slot] = client;
             return slot;
@@ -198,9 +192,9 @@ impl Clients {
         self.clients.len() - 1
     }
 
-    fn connect(&mut self, due: Instant, pages_left: u32) {
-        let slot = self.slot(due, pages_left);
-        self.send_page(slot);
+    fn connect(&mut self, due: Instant, requests_left: u32) {
+        let slot = self.slot(due, requests_left);
+        self.send(slot);
     }
 
     fn do_what_is_due(&mut self, now: Instant) {
@@ -208,22 +202,18 @@ impl Clients {
             let Some(Reverse((due, event))) = self.agenda.pop() else { return };
             match event {
                 Event::Arrival => {
-                    self.connect(due, self.plan.habits.pages);
+                    self.connect(due, self.plan.habits.requests);
                     self.await_arrival(due);
                 }
-                Event::Page(slot) => self.send_page(slot),
+                Event::Request(slot) => self.send(slot),
             }
         }
     }
 
-    fn send_page(&mut self, slot: usize) {
-        self.clients[slot].owed = self.plan.habits.page_requests;
-        self.send(slot);
-    }
-
-    /// Sends what the page under way still asks for, on a new connection where there is none.
+    /// Sends a request, on a new connection where there is none.
     fn send(&mut self, slot: usize) {
         let client = &mut self.clients[slot];
+        client.waits = true;
         if client.stream.is_none() {
             let opened = TcpStream::connect(self.plan.address).and_then(|mut stream| {
                 self.poll.registry().register(
@@ -239,11 +229,10 @@ impl Clients {
                 Err(error) => return self.fail(slot, &error.to_string()),
             }
         }
-        let bytes = &self.page[..client.owed as usize * self.request_bytes];
         let Some(stream) = &mut client.stream else { return };
-        match stream.write(bytes) {
-            Ok(count) if count == bytes.len() => client.unsent = false,
-            Ok(_) => self.fail(slot, "a page was sent in part"),
+        match stream.write(&self.request) {
+            Ok(count) if count == self.request.len() => client.unsent = false,
+            Ok(_) => self.fail(slot, "a request was sent in part"),
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::NotConnected) => {
                 client.unsent = true;
             }
@@ -263,8 +252,8 @@ impl Clients {
             match stream.read(&mut self.buffer) {
                 Ok(0) => return self.closed(slot, "closed by the proxy before its answers"),
                 Ok(count) => {
-                    self.clients[slot].answers.extend_from_slice(&self.buffer[..count]);
-                    if !self.take_answers(slot, now) {
+                    self.clients[slot].answer.extend_from_slice(&self.buffer[..count]);
+                    if !self.take_answer(slot, now) {
                         return;
                     }
                     // A full buffer may not be all; less than that is.
@@ -279,57 +268,43 @@ impl Clients {
         }
     }
 
-    /// Takes the whole answers that are there. Whether the connection may have more.
-    fn take_answers(&mut self, slot: usize, now: Instant) -> bool {
-        let mut at = 0;
-        loop {
-            let client = &mut self.clients[slot];
-            let head = match wire::response_head(&client.answers[at..]) {
-                Ok(Some(head)) if client.answers.len() - at >= head.len + head.body_bytes as usize => head,
-                Ok(_) => break,
-                Err(why) => {
-                    self.fail(slot, why);
-                    return false;
-                }
-            };
-            at += head.len + head.body_bytes as usize;
-            self.answered = now;
-            let Some(due) = client.due.filter(|_| client.owed > 0) else {
-                self.fail(slot, "an answer that nothing had asked for");
-                return false;
-            };
-            client.owed -= 1;
-            if self.plan.counts(due) {
-                self.tally.answer(head.status, now.saturating_duration_since(due));
-            }
-            if client.owed == 0 {
-                client.answers.clear();
-                if head.close {
-                    client.stream = None;
-                }
-                self.page_done(slot, due);
-                return self.clients[slot].stream.is_some();
-            }
-            if head.close {
-                // RFC 9112 §9.3.2: what was not answered before the close was not processed, and is asked for again.
-                client.answers.clear();
-                client.stream = None;
-                self.send(slot);
+    /// Takes the answer, once it is whole. Whether the connection may have more.
+    fn take_answer(&mut self, slot: usize, now: Instant) -> bool {
+        let client = &mut self.clients[slot];
+        let head = match wire::response_head(&client.answer) {
+            Ok(Some(head)) if client.answer.len() as u64 >= head.len as u64 + head.body_bytes => head,
+            Ok(_) => return true,
+            Err(why) => {
+                self.fail(slot, why);
                 return false;
             }
+        };
+        let surplus = client.answer.len() as u64 - head.len as u64 - head.body_bytes;
+        let Some(due) = client.due.filter(|_| client.waits && surplus == 0) else {
+            self.fail(slot, "an answer that nothing had asked for");
+            return false;
+        };
+        self.heard = now;
+        client.answer.clear();
+        if self.plan.counts(due) {
+            self.tally.answer(head.status, now.saturating_duration_since(due));
         }
-        self.clients[slot].answers.drain(..at);
-        true
+        if head.close {
+            client.stream = None;
+        }
+        self.answered(slot, due);
+        false
     }
 
-    fn page_done(&mut self, slot: usize, due: Instant) {
+    fn answered(&mut self, slot: usize, due: Instant) {
         let client = &mut self.clients[slot];
-        client.pages_left = client.pages_left.saturating_sub(1);
-        if client.pages_left == 0 {
+        client.waits = false;
+        client.requests_left = client.requests_left.saturating_sub(1);
+        if client.requests_left == 0 {
             *client = Client::default();
             self.free.push(slot);
             if let Pace::Closed(_) = self.plan.pace {
-                self.connect(Instant::now(), self.plan.habits.pages);
+                self.connect(Instant::now(), self.plan.habits.requests);
             }
             return;
         }
@@ -337,37 +312,36 @@ impl Clients {
             Pace::Open(_) => {
                 let next = due + self.plan.habits.pause;
                 client.due = Some(next);
-                self.agenda.push(Reverse((next, Event::Page(slot))));
+                self.agenda.push(Reverse((next, Event::Request(slot))));
             }
             Pace::Closed(_) => {
                 client.due = Some(Instant::now());
-                self.send_page(slot);
+                self.send(slot);
             }
         }
     }
 
-    /// The connection ended: an error if answers are owed. Between two pages the next one opens another.
+    /// The connection ended: an error if answers are owed. Between two requests the next one opens another.
     fn closed(&mut self, slot: usize, why: &str) {
-        if self.clients[slot].owed > 0 {
+        if self.clients[slot].waits {
             return self.fail(slot, why);
         }
         self.clients[slot].stream = None;
-        self.clients[slot].answers.clear();
+        self.clients[slot].answer.clear();
     }
 
-    /// What is owed of the page is lost; the client goes on with its next one.
+    /// The request is lost; the client goes on with its next one.
     fn fail(&mut self, slot: usize, why: &str) {
         let client = &mut self.clients[slot];
         client.stream = None;
-        client.answers.clear();
+        client.answer.clear();
         client.unsent = false;
-        let owed = u64::from(std::mem::take(&mut client.owed));
         let due = client.due.unwrap_or(self.plan.start);
         if self.plan.counts(due) {
-            self.tally.fail(owed, why);
+            self.tally.fail(1, why);
         }
         match self.plan.pace {
-            Pace::Open(_) => self.page_done(slot, due),
+            Pace::Open(_) => self.answered(slot, due),
             // At once again would be a loop.
             Pace::Closed(_) => *client = Client::default(),
         }
@@ -390,8 +364,6 @@ impl Client {
     fn unanswered(&self, plan: &Plan) -> u64 {
         let Some(due) = self.due.filter(|_| self.is_counted(plan)) else { return 0 };
         let late = (plan.until - due).as_secs_f64() / plan.habits.pause.as_secs_f64();
-        let pages = (late.ceil().max(1.0) as u64).min(u64::from(self.pages_left.max(1)));
-        let first = if self.owed > 0 { u64::from(self.owed) } else { u64::from(plan.habits.page_requests) };
-        first + (pages - 1) * u64::from(plan.habits.page_requests)
+        (late.ceil().max(1.0) as u64).min(u64::from(self.requests_left.max(1)))
     }
 }

@@ -12,7 +12,7 @@ use crate::proxies::{Programs, Proxy};
 use crate::rig::{free_address, wait_until_answering_http};
 
 /// Octets of the answer's body.
-const BODY_BYTES: usize = 100;
+const BODY_BYTES: usize = 1_000;
 
 /// One column of the comparison.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
