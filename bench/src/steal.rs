@@ -68,7 +68,7 @@ pub struct Options {
     #[arg(long, default_value_t = 1.5)]
     warm_up: f64,
     /// What an answer costs a proxy besides its own work, in microseconds of CPU
-    #[arg(long, default_value_t = 150.0)]
+    #[arg(long, default_value_t = 250.0)]
     work_us: f64,
     /// Requests of a connection [default: the case's]
     #[arg(long)]
@@ -466,7 +466,9 @@ impl Bench {
 
 /// Half of the clients, on a thread of their own.
 fn clients(plan: Plan, number: u64, cpu: usize) -> io::Result<thread::JoinHandle<io::Result<Tally>>> {
-    let plan = Plan { seed: plan.seed + number, ..plan };
+    // The threads look at their sockets in turns.
+    let start = plan.start + sessions::GRID / 2 * number as u32;
+    let plan = Plan { seed: plan.seed + number, start, ..plan };
     thread::Builder::new().name("clients".to_owned()).spawn(move || {
         pin::current_thread_to(cpu)?;
         realtime::current_thread_to(realtime::LOAD_PRIORITY)?;
