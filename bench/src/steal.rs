@@ -68,7 +68,7 @@ pub struct Options {
     #[arg(long, default_value_t = 1.5)]
     warm_up: f64,
     /// What an answer costs a proxy besides its own work, in microseconds of CPU
-    #[arg(long, default_value_t = 250.0)]
+    #[arg(long, default_value_t = 200.0)]
     work_us: f64,
     /// Requests of a connection [default: the case's]
     #[arg(long)]
@@ -85,6 +85,9 @@ pub struct Options {
     /// Take by the quota of a control group on the proxy's threads, as where SCHED_FIFO is not allowed
     #[arg(long)]
     quota: bool,
+    /// Leave the proxy among the ordinary threads of the machine, which then disturb it
+    #[arg(long)]
+    fair: bool,
     /// Tell the cases and how long all would take, and end
     #[arg(long)]
     list: bool,
@@ -381,7 +384,8 @@ impl Bench {
     }
 
     fn measure(&self, case: &Case, variant: Variant, pace: Pace, round: usize) -> io::Result<Sample> {
-        let mut running = Running::start(variant, &self.programs, self.cpus, self.folder.path())?;
+        let mut running =
+            Running::start(variant, &self.programs, self.cpus, self.folder.path(), self.options.fair)?;
         let _works = self.work.on(running.address.port())?;
         let start = Instant::now() + SETUP;
         let from = start + Duration::from_secs_f64(self.options.warm_up);

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use std::{fmt, fs};
 
+use super::realtime;
 use crate::child::{Child, Launch};
 use crate::procfs;
 use crate::proxies::{Programs, Proxy};
@@ -91,7 +92,15 @@ pub struct Running {
 }
 
 impl Running {
-    pub fn start(variant: Variant, programs: &Programs, cpus: [usize; 2], folder: &Path) -> io::Result<Self> {
+    /// Starts it and waits until it answers. Unless `fair`, it goes before all ordinary threads of the machine, its workers
+    /// behind its own other threads.
+    pub fn start(
+        variant: Variant,
+        programs: &Programs,
+        cpus: [usize; 2],
+        folder: &Path,
+        fair: bool,
+    ) -> io::Result<Self> {
         let place = Place { listen: free_address()?, admin: free_address()?, cpus, folder };
         let config: PathBuf = folder.join(format!("{variant}.conf"));
         fs::write(&config, variant.config(&place))?;
@@ -106,7 +115,16 @@ impl Running {
         wait_until_answering_http(place.listen, &mut process)?;
         let pids = procfs::tree(process.pid())?;
         let admin = (variant.proxy() == Proxy::RingfortUring).then_some(place.admin);
-        Ok(Self { address: place.listen, admin, process, pids })
+        let running = Self { address: place.listen, admin, process, pids };
+        if !fair {
+            for thread in running.threads() {
+                realtime::thread_to(thread, realtime::PROXY_PRIORITY + 1)?;
+            }
+            for thread in cpus.iter().flat_map(|cpu| running.threads_on(*cpu)) {
+                realtime::thread_to(thread, realtime::PROXY_PRIORITY)?;
+            }
+        }
+        Ok(running)
     }
 
     /// CPU time of the whole tree so far.
@@ -121,10 +139,13 @@ impl Running {
             let allowed = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
             allowed.is_some_and(|list| list.trim() == cpu.to_string())
         };
+        self.threads().into_iter().filter(on).collect()
+    }
+
+    fn threads(&self) -> Vec<u32> {
         let tasks =
             self.pids.iter().filter_map(|pid| fs::read_dir(format!("/proc/{pid}/task")).ok()).flatten();
-        let threads = tasks.filter_map(|task| task.ok()?.file_name().to_str()?.parse().ok());
-        threads.filter(on).collect()
+        tasks.filter_map(|task| task.ok()?.file_name().to_str()?.parse().ok()).collect()
     }
 
     /// What an admin endpoint says; `None` for a proxy that has none.
