@@ -45,6 +45,11 @@ const SETUP: Duration = Duration::from_millis(60);
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Connections of each thread when capacity is measured.
 const CAPACITY_CONNECTIONS: usize = 100;
+/// Seconds of warm-up and of measurement then.
+const CAPACITY_TIMING: (f64, f64) = (0.5, 2.0);
+const CAPACITY_RUNS: usize = 2;
+/// Requests of a connection then.
+const CAPACITY_REQUESTS: u32 = 20;
 /// A proxy is started and ended in about this time.
 const START_SECONDS: f64 = 0.6;
 const SEED: u64 = 0x5eed;
@@ -82,12 +87,9 @@ pub struct Options {
     /// The two CPUs; the first one is the one that is taken
     #[arg(long, value_delimiter = ',', num_args = 2, default_values_t = [0, 1])]
     cpus: Vec<usize>,
-    /// Take by the quota of a control group on the proxy's threads, as where SCHED_FIFO is not allowed
+    /// Take by the quota of a control group on the proxy's threads, as is done anyway where SCHED_FIFO is not allowed
     #[arg(long)]
     quota: bool,
-    /// Leave the proxy among the ordinary threads of the machine, which then disturb it
-    #[arg(long)]
-    fair: bool,
     /// Tell the cases and how long all would take, and end
     #[arg(long)]
     list: bool,
@@ -172,7 +174,6 @@ struct Outcome {
     /// What an answer cost besides.
     work: Work,
     antagonist: &'static str,
-    capacity: BTreeMap<&'static str, f64>,
     groups: Vec<Group>,
     verdicts: Vec<table::Verdict>,
     failures: Vec<String>,
@@ -215,14 +216,14 @@ pub fn run(options: &Options) -> io::Result<bool> {
         seconds: bench.options.seconds,
         warm_up_seconds: bench.options.warm_up,
         work: bench.work,
-        antagonist: if options.quota { "control group's quota" } else { "SCHED_FIFO" },
-        capacity: bench.capacities()?,
+        antagonist: if bench.options.quota { "control group's quota" } else { "SCHED_FIFO" },
         groups: Vec::new(),
         verdicts: Vec::new(),
         failures: Vec::new(),
     };
     for case in &bench.options.case {
-        let group = bench.rounds(case, &outcome.capacity, &mut outcome.failures);
+        let capacity = bench.capacities(case)?;
+        let group = bench.rounds(case, &capacity, &mut outcome.failures);
         print!("{}", table::table(&group));
         let verdicts = table::verdicts(&case.promises, &group);
         verdicts.iter().for_each(|verdict| println!("{}", table::verdict_line(verdict)));
@@ -241,6 +242,7 @@ struct Bench {
     programs: Programs,
     trace: Option<Trace>,
     work: Work,
+    is_realtime: bool,
     cpus: [usize; 2],
     folder: Folder,
 }
@@ -259,6 +261,15 @@ impl Bench {
             case.requests = options.requests.unwrap_or(case.requests).max(1);
             case.load = options.load.unwrap_or(case.load);
         }
+        let refused = thread::spawn(|| realtime::current_thread_to(realtime::LOAD_PRIORITY)).join();
+        let is_realtime = refused.is_ok_and(|refused| match refused {
+            Ok(()) => true,
+            Err(error) => {
+                println!("{error}; takes by quota, and clients are ordinary threads");
+                false
+            }
+        });
+        options.quota |= !is_realtime;
         let [first, second] = options.cpus[..] else {
             return Err(io::Error::other("--cpus takes two CPUs"));
         };
@@ -276,7 +287,15 @@ impl Bench {
         };
         pin::raise_descriptor_limit();
         let work = Work::of_us(options.work_us)?;
-        Ok(Self { options, programs, trace, work, cpus: [first, second], folder: Folder::create()? })
+        Ok(Self {
+            options,
+            programs,
+            trace,
+            work,
+            is_realtime,
+            cpus: [first, second],
+            folder: Folder::create()?,
+        })
     }
 
     /// Proxies of a case.
@@ -293,8 +312,8 @@ impl Bench {
         variants
     }
 
-    fn capacity_variants(&self) -> Vec<Variant> {
-        let mut variants: Vec<Variant> = self.variants().into_iter().map(Variant::measured_as).collect();
+    fn capacity_variants(&self, case: &Case) -> Vec<Variant> {
+        let mut variants: Vec<Variant> = self.entries(case).into_iter().map(Variant::measured_as).collect();
         variants.sort_unstable();
         variants.dedup();
         variants
@@ -304,37 +323,37 @@ impl Bench {
         let run = START_SECONDS + SETUP.as_secs_f64() + self.options.warm_up + self.options.seconds;
         let runs: usize = self.options.case.iter().map(|case| self.entries(case).len()).sum();
         let runs = runs * usize::from(self.options.runs);
-        let capacity = self.capacity_variants().len() * self.capacity_runs();
+        let capacity: usize = self.options.case.iter().map(|case| self.capacity_variants(case).len()).sum();
+        let capacity = capacity * CAPACITY_RUNS;
+        let capacity_run = START_SECONDS + SETUP.as_secs_f64() + CAPACITY_TIMING.0 + CAPACITY_TIMING.1;
         let mut text = format!("{}\n", self.work);
         for case in &self.options.case {
             let names: Vec<&str> = self.entries(case).into_iter().map(Variant::name).collect();
             text.push_str(&format!("{:<14}{} ({})\n", case.name, case.about, names.join(", ")));
         }
-        let minutes = (runs + capacity) as f64 * run / 60.0;
+        let minutes = (runs as f64 * run + capacity as f64 * capacity_run) / 60.0;
         text.push_str(&format!(
             "{runs} runs of {run:.1} s and {capacity} of capacity: about {minutes:.1} minutes\n"
         ));
         text
     }
 
-    fn capacity_runs(&self) -> usize {
-        usize::from(self.options.runs.min(3))
-    }
-
-    /// What each proxy answers at most without theft, requests a second: the median of three.
-    fn capacities(&self) -> io::Result<BTreeMap<&'static str, f64>> {
-        let mut all: BTreeMap<&'static str, Vec<f64>> = BTreeMap::new();
-        for _ in 0..self.capacity_runs() {
-            for variant in self.capacity_variants() {
-                let case = Case { taking: Taking::Nothing, requests: 20, ..self.options.case[0] };
-                let sample = self.measure(&case, variant, Pace::Closed(CAPACITY_CONNECTIONS), 0)?;
-                let rate = sample.met.served as f64 / self.options.seconds;
-                eprintln!("capacity   {variant:<18}{rate:>9.0} requests/s; {}", table::shares(&sample));
-                all.entry(variant.name()).or_default().push(rate);
+    /// What each proxy of a case answers at most without theft, requests a second: the best of some runs, as whatever
+    /// disturbs a run lowers it. Measured anew for each case, since the machine drifts.
+    fn capacities(&self, case: &Case) -> io::Result<BTreeMap<&'static str, f64>> {
+        let mut best: BTreeMap<&'static str, f64> = BTreeMap::new();
+        let calm = Case { taking: Taking::Nothing, requests: CAPACITY_REQUESTS, ..*case };
+        for round in 0..CAPACITY_RUNS {
+            for variant in self.capacity_variants(case) {
+                let pace = Pace::Closed(CAPACITY_CONNECTIONS);
+                let sample = self.measure(&calm, variant, pace, CAPACITY_TIMING, round)?;
+                let rate = sample.met.served as f64 / CAPACITY_TIMING.1;
+                eprintln!("capacity      {variant:<18}{rate:>7.0} requests/s; {}", table::shares(&sample));
+                let known = best.entry(variant.name()).or_default();
+                *known = known.max(rate);
             }
         }
-        let median = |rates: Vec<f64>| crate::stats::Spread::of(&rates).map_or(0.0, |spread| spread.median);
-        Ok(all.into_iter().map(|(name, rates)| (name, median(rates))).collect())
+        Ok(best)
     }
 
     /// All runs of one case: in each round every proxy once, started afresh, in rotated order.
@@ -350,10 +369,12 @@ impl Bench {
             }
         };
         let mut entries: Vec<Entry> = variants.iter().map(entry).collect();
+        let timing = (self.options.warm_up, self.options.seconds);
         for round in 0..usize::from(self.options.runs) {
             for index in (0..variants.len()).map(|index| (index + round) % variants.len()) {
                 let (variant, entry) = (variants[index], &mut entries[index]);
-                match self.measure(case, variant, Pace::Open((entry.rate / 2.0).max(1.0)), round) {
+                let pace = Pace::Open((entry.rate / 2.0).max(1.0));
+                match self.measure(case, variant, pace, timing, round) {
                     Ok(sample) => {
                         eprintln!("{:<14}{variant:<18}{}", case.name, table::brief(&sample));
                         entry.samples.push(sample);
@@ -383,13 +404,19 @@ impl Bench {
         }
     }
 
-    fn measure(&self, case: &Case, variant: Variant, pace: Pace, round: usize) -> io::Result<Sample> {
-        let mut running =
-            Running::start(variant, &self.programs, self.cpus, self.folder.path(), self.options.fair)?;
+    fn measure(
+        &self,
+        case: &Case,
+        variant: Variant,
+        pace: Pace,
+        timing: (f64, f64),
+        round: usize,
+    ) -> io::Result<Sample> {
+        let mut running = Running::start(variant, &self.programs, self.cpus, self.folder.path())?;
         let _works = self.work.on(running.address.port())?;
         let start = Instant::now() + SETUP;
-        let from = start + Duration::from_secs_f64(self.options.warm_up);
-        let until = from + Duration::from_secs_f64(self.options.seconds);
+        let from = start + Duration::from_secs_f64(timing.0);
+        let until = from + Duration::from_secs_f64(timing.1);
         let span = until - start;
         let thefts = self.thefts(case, round, span);
         let throttle = match (self.options.quota, thefts.first()) {
@@ -414,8 +441,10 @@ impl Bench {
             until,
             patience: PATIENCE,
         };
-        let threads: Vec<_> =
-            (0_u64..).zip(self.cpus).map(|(number, cpu)| clients(plan, number, cpu)).collect();
+        let threads: Vec<_> = (0_u64..)
+            .zip(self.cpus)
+            .map(|(number, cpu)| clients(plan, number, cpu, self.is_realtime))
+            .collect();
         thread::sleep(from.saturating_duration_since(Instant::now()));
         let (usage, ticks, began) = (running.usage()?, procfs::ticks(None)?, Instant::now());
         thread::sleep(until.saturating_duration_since(Instant::now()));
@@ -469,13 +498,20 @@ impl Bench {
 }
 
 /// Half of the clients, on a thread of their own.
-fn clients(plan: Plan, number: u64, cpu: usize) -> io::Result<thread::JoinHandle<io::Result<Tally>>> {
+fn clients(
+    plan: Plan,
+    number: u64,
+    cpu: usize,
+    is_realtime: bool,
+) -> io::Result<thread::JoinHandle<io::Result<Tally>>> {
     // The threads look at their sockets in turns.
     let start = plan.start + sessions::GRID / 2 * number as u32;
     let plan = Plan { seed: plan.seed + number, start, ..plan };
     thread::Builder::new().name("clients".to_owned()).spawn(move || {
         pin::current_thread_to(cpu)?;
-        realtime::current_thread_to(realtime::LOAD_PRIORITY)?;
+        if is_realtime {
+            realtime::current_thread_to(realtime::LOAD_PRIORITY)?;
+        }
         Clients::new(plan)?.run()
     })
 }

@@ -46,20 +46,17 @@ impl Antagonist {
     }
 
     /// Ends it, if it has not ended; what it took.
-    pub fn finish(mut self) -> io::Result<Taken> {
+    pub fn finish(self) -> io::Result<Taken> {
         self.stop.store(true, Ordering::Relaxed);
-        let thread = self.thread.take();
-        thread.map_or(Ok(Taken::default()), |thread| {
-            thread.join().unwrap_or_else(|_| Err(io::Error::other("antagonist")))
-        })
+        self.wait()
     }
 
     /// Waits for its end; what it took.
     pub fn wait(mut self) -> io::Result<Taken> {
-        let thread = self.thread.take();
-        thread.map_or(Ok(Taken::default()), |thread| {
-            thread.join().unwrap_or_else(|_| Err(io::Error::other("antagonist")))
-        })
+        match self.thread.take().map(thread::JoinHandle::join) {
+            Some(Ok(taken)) => taken,
+            Some(Err(_)) | None => Err(io::Error::other("the antagonist broke")),
+        }
     }
 }
 

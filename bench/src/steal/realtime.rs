@@ -7,24 +7,12 @@ use std::{fs, io};
 pub const LOAD_PRIORITY: u8 = 60;
 pub const ANTAGONIST_PRIORITY: u8 = 50;
 
-/// Above all that is not part of the run, so that it does not disturb: see `Running::start`.
-pub const PROXY_PRIORITY: u8 = 10;
-
 /// Puts the calling thread under SCHED_FIFO. Needs root or CAP_SYS_NICE, and chrt(1) of util-linux.
 pub fn current_thread_to(priority: u8) -> io::Result<()> {
     let thread = fs::read_link("/proc/thread-self")?;
     let id = thread.file_name().map(|id| id.to_string_lossy().into_owned()).unwrap_or_default();
-    change("--fifo", priority, &id)
-}
-
-/// Puts another thread under SCHED_RR.
-pub fn thread_to(thread: u32, priority: u8) -> io::Result<()> {
-    change("--rr", priority, &thread.to_string())
-}
-
-fn change(policy: &str, priority: u8, thread: &str) -> io::Result<()> {
     let output = Command::new("chrt")
-        .args([policy, "--pid", &priority.to_string(), thread])
+        .args(["--fifo", "--pid", &priority.to_string(), &id])
         .stdin(Stdio::null())
         .output()
         .map_err(|error| io::Error::new(error.kind(), format!("chrt: {error}; install util-linux")))?;
@@ -32,7 +20,9 @@ fn change(policy: &str, priority: u8, thread: &str) -> io::Result<()> {
         return Ok(());
     }
     let why = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    Err(io::Error::other(format!("no real-time scheduling (it takes root or CAP_SYS_NICE): {why}")))
+    Err(io::Error::other(format!(
+        "no SCHED_FIFO (it takes root or CAP_SYS_NICE; --quota does without): {why}"
+    )))
 }
 
 /// Nanoseconds that the calling thread has spent on a CPU.

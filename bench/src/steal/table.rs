@@ -40,7 +40,7 @@ pub fn brief(sample: &Sample) -> String {
 /// Who used the CPUs.
 pub fn shares(sample: &Sample) -> String {
     let mut line = format!(
-        "CPUs: proxy {:.0} %, clients {:.1} %",
+        "proxy {:.0} % of both CPUs, clients {:.1} %",
         sample.proxy_cpu_ratio * 100.0,
         sample.generator_cpu_ratio * 100.0
     );

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use std::{fmt, fs};
 
-use super::realtime;
 use crate::child::{Child, Launch};
 use crate::procfs;
 use crate::proxies::{Programs, Proxy};
@@ -71,7 +70,7 @@ impl Variant {
 
 impl fmt::Display for Variant {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(self.name())
+        formatter.pad(self.name())
     }
 }
 
@@ -92,15 +91,8 @@ pub struct Running {
 }
 
 impl Running {
-    /// Starts it and waits until it answers. Unless `fair`, it goes before all ordinary threads of the machine, its workers
-    /// behind its own other threads.
-    pub fn start(
-        variant: Variant,
-        programs: &Programs,
-        cpus: [usize; 2],
-        folder: &Path,
-        fair: bool,
-    ) -> io::Result<Self> {
+    /// Starts it afresh and waits until it answers.
+    pub fn start(variant: Variant, programs: &Programs, cpus: [usize; 2], folder: &Path) -> io::Result<Self> {
         let place = Place { listen: free_address()?, admin: free_address()?, cpus, folder };
         let config: PathBuf = folder.join(format!("{variant}.conf"));
         fs::write(&config, variant.config(&place))?;
@@ -115,16 +107,7 @@ impl Running {
         wait_until_answering_http(place.listen, &mut process)?;
         let pids = procfs::tree(process.pid())?;
         let admin = (variant.proxy() == Proxy::RingfortUring).then_some(place.admin);
-        let running = Self { address: place.listen, admin, process, pids };
-        if !fair {
-            for thread in running.threads() {
-                realtime::thread_to(thread, realtime::PROXY_PRIORITY + 1)?;
-            }
-            for thread in cpus.iter().flat_map(|cpu| running.threads_on(*cpu)) {
-                realtime::thread_to(thread, realtime::PROXY_PRIORITY)?;
-            }
-        }
-        Ok(running)
+        Ok(Self { address: place.listen, admin, process, pids })
     }
 
     /// CPU time of the whole tree so far.
@@ -139,13 +122,9 @@ impl Running {
             let allowed = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
             allowed.is_some_and(|list| list.trim() == cpu.to_string())
         };
-        self.threads().into_iter().filter(on).collect()
-    }
-
-    fn threads(&self) -> Vec<u32> {
         let tasks =
             self.pids.iter().filter_map(|pid| fs::read_dir(format!("/proc/{pid}/task")).ok()).flatten();
-        tasks.filter_map(|task| task.ok()?.file_name().to_str()?.parse().ok()).collect()
+        tasks.filter_map(|task| task.ok()?.file_name().to_str()?.parse().ok()).filter(on).collect()
     }
 
     /// What an admin endpoint says; `None` for a proxy that has none.
