@@ -163,7 +163,7 @@ impl Runtime {
         inner.reactor.borrow_mut().turn(wait)?;
         let now = clock::now();
         let late = if wait.is_zero() { Duration::ZERO } else { now.since(before + wait) };
-        inner.gaps.note(gap, polls, late);
+        inner.gaps.note(now, gap, polls, late);
         self.note_queue(before, now, !wait.is_zero());
         inner.now.set(now);
         inner.turns.set(inner.turns.get() + 1);
@@ -218,6 +218,12 @@ impl Runtime {
     /// All of them since the start, together.
     pub fn take_gaps(&self, take: impl FnMut(Duration)) -> Duration {
         self.0.gaps.take(take)
+    }
+
+    /// Whether a deadline that is seen to have passed in this turn, after `waited`, says more of this thread, which stood
+    /// still, than of whom it was set for.
+    pub fn excuses(&self, waited: Duration) -> bool {
+        self.0.gaps.excuse(self.now(), waited)
     }
 
     pub fn reactor_stats(&self) -> ReactorStats {

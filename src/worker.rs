@@ -3,6 +3,7 @@
 //! counts leave by its metric shard.
 
 mod accept;
+mod easing;
 
 use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
@@ -22,9 +23,14 @@ use crate::runtime::{Mailbox, MailboxWaker, Runtime};
 use crate::steal;
 use crate::sys::{affinity, process};
 use crate::tls::{ClientMaterial, ServerMaterial, TicketKeys};
+pub use easing::Ease;
+
+use easing::Easing;
 
 /// How often idle upstream connections are looked over and gauges brought up to date.
 const HOUSEKEEPING: Duration = Duration::from_millis(250);
+/// The same for idle connections while the worker loses CPU time: they may stay a little longer.
+const SWEEP_POSTPONED: Duration = Duration::from_secs(1);
 /// What a session is taken to cost beside its buffers: its socket's slot, its task, its timer.
 const SESSION_BYTES: usize = 1_024;
 
@@ -55,8 +61,8 @@ pub enum Message {
     ServerTls { listener: u16, material: Arc<ServerMaterial> },
     /// What a cluster's endpoints are spoken to with from now on.
     ClientTls { cluster: u16, material: Arc<ClientMaterial> },
-    /// How many TLS handshakes to begin in a turn from now on.
-    HandshakesPerTurn(u32),
+    /// What to do less of from now on; counts for a second.
+    Ease(Ease),
     /// The secrets of the next period.
     TicketKeys(Arc<TicketKeys>),
 }
@@ -163,6 +169,13 @@ async fn serve(
     mailbox: Mailbox,
     inbox: Receiver<Message>,
 ) {
+    let copies = if context.door.sheds() {
+        listeners.iter().filter_map(|(_, listener)| listener.try_clone().ok()).collect()
+    } else {
+        Vec::new()
+    };
+    let handshakes_max = context.serving().snapshot.limits.handshakes_per_turn_max;
+    let mut easing = Easing::new(handshakes_max, copies);
     for (index, listener) in listeners {
         context.runtime.spawn(accept::run(context.clone(), index, listener));
     }
@@ -173,6 +186,7 @@ async fn serve(
         match inbox.try_recv() {
             Ok(Message::Drain { deadline }) => {
                 context.drain();
+                easing.drain(&context);
                 drain_deadline = Some(deadline);
                 continue;
             }
@@ -188,8 +202,8 @@ async fn serve(
                 set_client_tls(&context, cluster, &material);
                 continue;
             }
-            Ok(Message::HandshakesPerTurn(max)) => {
-                context.handshakes.set_per_turn_max(max);
+            Ok(Message::Ease(ease)) => {
+                easing.take(ease, context.runtime.now(), &context);
                 continue;
             }
             Ok(Message::TicketKeys(keys)) => {
@@ -200,12 +214,13 @@ async fn serve(
             // The control thread is gone, and with it the process.
             Err(TryRecvError::Disconnected) => return,
         }
-        housekeeping.run(&context);
         let now = context.runtime.now();
+        easing.look(now, &context);
+        housekeeping.run(&context, easing.postpones());
         if let Some(deadline) = drain_deadline {
             // The accept tasks end once their queues are empty; what is left then are sessions.
             if context.runtime.tasks() == 0 || now >= deadline {
-                housekeeping.run(&context);
+                housekeeping.run(&context, false);
                 // What is left now is cut off, and is to look so.
                 context.runtime.cut_off();
                 return;
@@ -237,6 +252,7 @@ fn set_client_tls(context: &Context, cluster: u16, material: &ClientMaterial) {
 /// What a worker does for itself now and then.
 #[derive(Default)]
 struct Housekeeping {
+    swept: Instant,
     turns: u64,
     gaps: Duration,
     starved: u64,
@@ -245,10 +261,13 @@ struct Housekeeping {
 }
 
 impl Housekeeping {
-    fn run(&mut self, context: &Context) {
+    fn run(&mut self, context: &Context, postpones: bool) {
+        let now = context.runtime.now();
+        let pause = if postpones { SWEEP_POSTPONED } else { HOUSEKEEPING };
         if context.is_draining() {
             context.upstreams.close_idle();
-        } else {
+        } else if now.since(self.swept) >= pause {
+            self.swept = now;
             context.upstreams.sweep();
         }
         for ejected in context.upstreams.take_ejected() {
@@ -284,6 +303,9 @@ impl Housekeeping {
         shard
             .add(Counter::CompletionOverflows, overflows - std::mem::replace(&mut self.overflows, overflows));
         shard.add(Counter::CompletionsStale, stats.stale - std::mem::replace(&mut self.stale, stats.stale));
+        let (_, emptied) = context.runtime.queue_facts();
+        let standing = now.since(emptied);
+        shard.set(Gauge::QueueStanding, u64::try_from(standing.as_nanos()).unwrap_or(u64::MAX));
         shard.set(Gauge::BuffersInUse, context.runtime.buffer_stats().in_use as u64);
         shard.set(Gauge::MemoryBytes, memory_bytes(context) as u64);
     }

@@ -308,7 +308,9 @@ async fn serve(
                 }
             }
             _ = look.tick() => {
-                tls.look(state, &handles, false);
+                if !sampler.as_mut().is_some_and(Sampler::postpones) {
+                    tls.look(state, &handles, false);
+                }
                 if let Some(index) = handles.iter().position(Handle::finished) {
                     tracing::error!(worker = index, "a worker ended without being told to");
                     return Outcome::Problems;

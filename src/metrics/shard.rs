@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use super::catalog::{
-    AcceptError, BUCKET_BOUNDS_NS, ClusterCounter, ClusterGauge, ClusterHistogram, Counter, GRPC_STATUS,
-    Gauge, HISTOGRAM_CELLS, HandshakeFailure, Histogram, ListenerCounter, ListenerGauge, Shed,
+    AcceptError, BUCKET_BOUNDS_NS, ClusterCounter, ClusterGauge, ClusterHistogram, Counter, Drained,
+    GRPC_STATUS, Gauge, HISTOGRAM_CELLS, HandshakeFailure, Histogram, ListenerCounter, ListenerGauge, Shed,
     TunnelProtocol, class_index, offsets, width,
 };
 
@@ -76,9 +76,24 @@ impl Shard {
         self.add_at(COUNTER_AT[counter as usize], n);
     }
 
-    /// Counts one connection refused at the door.
+    /// Counts new work that was refused.
     pub fn shed(&self, cause: Shed) {
-        self.add_at(COUNTER_AT[Counter::SessionsShed as usize] + cause as usize, 1);
+        self.add_at(COUNTER_AT[Counter::Shed as usize] + cause as usize, 1);
+    }
+
+    /// What was refused for this cause.
+    pub fn sheds(&self, cause: Shed) -> u64 {
+        self.load(COUNTER_AT[Counter::Shed as usize] + cause as usize)
+    }
+
+    /// Counts a connection that was asked to end.
+    pub fn drained(&self, reason: Drained) {
+        self.add_at(COUNTER_AT[Counter::Drained as usize] + reason as usize, 1);
+    }
+
+    /// Connections that were asked to end for this reason.
+    pub fn drains(&self, reason: Drained) -> u64 {
+        self.load(COUNTER_AT[Counter::Drained as usize] + reason as usize)
     }
 
     /// Counts one error of `accept`.

@@ -111,6 +111,14 @@ pub(super) enum Responded<S> {
 }
 
 impl<S> Responded<S> {
+    /// Whether the endpoint's deadline passed.
+    const fn is_late(&self) -> bool {
+        let (Self::Failed(Failure { termination, .. }) | Self::Broken(termination)) = self else {
+            return false;
+        };
+        matches!(termination, Termination::UpstreamTimeout)
+    }
+
     /// Whether the endpoint broke its word.
     const fn is_endpoints_fault(&self) -> bool {
         match self {
@@ -215,6 +223,7 @@ impl<'a> Attempt<'a> {
         let upstreams = &self.context.upstreams;
         match responded {
             Responded::Complete { .. } | Responded::Opened(_) => upstreams.on_answer(connection),
+            _ if responded.is_late() && upstreams.excuses(self.cluster) => {}
             _ if responded.is_endpoints_fault() => upstreams.on_failure(connection),
             // An idle connection that had died says nothing of the endpoint, nor does what the client did.
             _ => {}
@@ -227,6 +236,7 @@ impl<'a> Attempt<'a> {
         match responded {
             Responded::Complete { .. } | Responded::Opened(_) => upstreams.on_stream_answer(exchange),
             Responded::Refused | Responded::Unanswered => upstreams.on_stream_refusal(exchange, tried),
+            _ if responded.is_late() && upstreams.excuses(self.cluster) => {}
             _ if responded.is_endpoints_fault() => upstreams.on_stream_failure(exchange),
             _ => {}
         }

@@ -7,7 +7,7 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use crate::metrics::{Gauge, Shard};
+use crate::metrics::{Gauge, Histogram, Shard};
 use crate::runtime::Runtime;
 
 use super::turnstile::Turnstile;
@@ -17,6 +17,7 @@ pub struct Handshakes(Rc<Inner>);
 
 struct Inner {
     shard: Arc<Shard>,
+    runtime: Runtime,
     turnstile: Turnstile,
     active: Cell<u64>,
     /// Clients refused for their certificates and not yet logged: at most `REFUSED_KEPT_MAX`, all are counted.
@@ -40,6 +41,7 @@ impl Handshakes {
     pub fn new(runtime: &Runtime, shard: &Arc<Shard>, per_turn_max: u32) -> Self {
         Self(Rc::new(Inner {
             shard: shard.clone(),
+            runtime: runtime.clone(),
             turnstile: Turnstile::new(runtime, per_turn_max),
             active: Cell::new(0),
             refused: RefCell::default(),
@@ -71,6 +73,7 @@ impl Handshakes {
 
     /// Waits for this handshake's turn.
     pub async fn begin(&self) {
+        let since = self.0.runtime.now();
         // Dropped after the wait.
         let shown = Waiting(&self.0);
         let mut pass = pin!(self.0.turnstile.pass());
@@ -80,6 +83,7 @@ impl Handshakes {
             passed
         })
         .await;
+        self.0.shard.observe(Histogram::HandshakeWait, self.0.runtime.now().since(since));
     }
 }
 

@@ -277,7 +277,7 @@ impl Upstreams {
                 Err(error) => last_error = error,
             }
             self.shard.cluster(cluster.position).add(ClusterCounter::ConnectFailures, 1);
-            self.failed(cluster, &endpoint);
+            self.not_connected(cluster, &endpoint, last_error);
             tried.addresses.push(endpoint.address);
             if tried.addresses.len() > cluster.spec.retries_max as usize {
                 return Err(last_error);
@@ -466,6 +466,25 @@ impl Upstreams {
         endpoint.in_flight.set(endpoint.in_flight.get() + 1);
         let lease = Lease { cluster: cluster.clone(), endpoint, shard: self.shard.clone(), generation };
         Connection { stream, lease, reused }
+    }
+
+    fn not_connected(&self, cluster: &Cluster, endpoint: &Endpoint, error: AcquireError) {
+        if error != AcquireError::TimedOut || !self.excuse(cluster, cluster.spec.connect_timeout) {
+            self.failed(cluster, endpoint);
+        }
+    }
+
+    /// Whether a deadline that has just passed says more of this worker, which stood still, than of the endpoint.
+    fn excuse(&self, cluster: &Cluster, waited: Duration) -> bool {
+        let excused = self.runtime.excuses(waited);
+        self.shard.cluster(cluster.position).add(ClusterCounter::FailuresExcused, u64::from(excused));
+        excused
+    }
+
+    /// The same for the deadline of the cluster's responses.
+    pub fn excuses(&self, cluster: u16) -> bool {
+        let cluster = self.clusters.get(usize::from(cluster));
+        cluster.is_some_and(|cluster| self.excuse(cluster, cluster.spec.request_timeout))
     }
 
     fn failed(&self, cluster: &Cluster, endpoint: &Endpoint) {

@@ -48,14 +48,14 @@ pub fn unsteer(listener: &TcpListener) -> io::Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::steal::steering::program;
     use crate::sys::listeners;
     use std::net::TcpStream;
 
     /// How many of `count` connections each listener gets.
-    fn spread(sockets: &[TcpListener], count: usize) -> Vec<usize> {
+    pub(crate) fn spread(sockets: &[TcpListener], count: usize) -> Vec<usize> {
         let address = sockets[0].local_addr().unwrap();
         let clients: Vec<_> = (0..count).map(|_| TcpStream::connect(address).unwrap()).collect();
         let spread =
