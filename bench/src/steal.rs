@@ -48,6 +48,8 @@ const CAPACITY_CONNECTIONS: usize = 100;
 /// Seconds of warm-up and of measurement then.
 const CAPACITY_TIMING: (f64, f64) = (0.5, 2.0);
 const CAPACITY_RUNS: usize = 2;
+/// Of a recorded trace a round takes no more than this.
+const TRACE_PART_MAX: Duration = Duration::from_secs(12);
 /// Requests of a connection then.
 const CAPACITY_REQUESTS: u32 = 20;
 /// A proxy is started and ended in about this time.
@@ -142,6 +144,8 @@ pub struct Sample {
     /// Of both CPUs, what the proxy and the clients used.
     pub proxy_cpu_ratio: f64,
     pub generator_cpu_ratio: f64,
+    /// And what neither they nor the antagonist used.
+    pub others_cpu_ratio: f64,
     /// What the hypervisor took of the machine meanwhile.
     pub steal_ratio: f64,
     /// What the proxy knew at the end (`GET /steal`).
@@ -155,6 +159,8 @@ pub struct Entry {
     pub capacity: f64,
     pub rate: f64,
     pub samples: Vec<Sample>,
+    /// What clients met in all rounds together.
+    pub whole: Met,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -184,7 +190,7 @@ pub fn take(options: &AntagonistOptions) -> io::Result<()> {
     let span = Duration::try_from_secs_f64(options.seconds).map_err(io::Error::other)?;
     let ms = |ms: f64| Duration::try_from_secs_f64(ms / 1e3).map_err(io::Error::other);
     let theft = match &options.trace {
-        Some(path) => read_trace(path)?.part(options.cpu, 0, span, options.scale),
+        Some(path) => read_trace(path)?.part(options.cpu, Duration::ZERO, span, options.scale),
         None => Theft::even(ms(options.slice_ms)?, ms(options.period_ms)?.max(Duration::from_micros(100))),
     };
     println!("takes {:.1} % of CPU {} for {} s", theft.ratio() * 100.0, options.cpu, options.seconds);
@@ -235,6 +241,21 @@ pub fn run(options: &Options) -> io::Result<bool> {
     }
     let missed = outcome.verdicts.is_empty() || outcome.verdicts.iter().any(|verdict| !verdict.met);
     Ok(outcome.failures.is_empty() && !(options.check && missed))
+}
+
+/// Whoever takes in a run.
+enum Takers {
+    Antagonists(Vec<Antagonist>),
+    Throttles(Vec<Throttle>),
+}
+
+impl Takers {
+    fn finish(self, span: Duration) -> io::Result<Vec<Taken>> {
+        match self {
+            Self::Antagonists(takers) => takers.into_iter().map(Antagonist::finish).collect(),
+            Self::Throttles(throttles) => Ok(throttles.iter().map(|throttle| throttle.taken(span)).collect()),
+        }
+    }
 }
 
 struct Bench {
@@ -320,21 +341,24 @@ impl Bench {
     }
 
     fn plan(&self) -> String {
-        let run = START_SECONDS + SETUP.as_secs_f64() + self.options.warm_up + self.options.seconds;
+        let fixed = START_SECONDS + SETUP.as_secs_f64();
         let runs: usize = self.options.case.iter().map(|case| self.entries(case).len()).sum();
         let runs = runs * usize::from(self.options.runs);
+        let seconds = |case: &Case| {
+            let (warm_up, seconds) = self.timing(case);
+            self.entries(case).len() as f64 * f64::from(self.options.runs) * (fixed + warm_up + seconds)
+        };
+        let all: f64 = self.options.case.iter().map(seconds).sum();
         let capacity: usize = self.options.case.iter().map(|case| self.capacity_variants(case).len()).sum();
         let capacity = capacity * CAPACITY_RUNS;
-        let capacity_run = START_SECONDS + SETUP.as_secs_f64() + CAPACITY_TIMING.0 + CAPACITY_TIMING.1;
+        let capacity_run = fixed + CAPACITY_TIMING.0 + CAPACITY_TIMING.1;
         let mut text = format!("{}\n", self.work);
         for case in &self.options.case {
             let names: Vec<&str> = self.entries(case).into_iter().map(Variant::name).collect();
             text.push_str(&format!("{:<14}{} ({})\n", case.name, case.about, names.join(", ")));
         }
-        let minutes = (runs as f64 * run + capacity as f64 * capacity_run) / 60.0;
-        text.push_str(&format!(
-            "{runs} runs of {run:.1} s and {capacity} of capacity: about {minutes:.1} minutes\n"
-        ));
+        let minutes = (all + capacity as f64 * capacity_run) / 60.0;
+        text.push_str(&format!("{runs} runs and {capacity} of capacity: about {minutes:.1} minutes\n"));
         text
     }
 
@@ -346,7 +370,7 @@ impl Bench {
         for round in 0..CAPACITY_RUNS {
             for variant in self.capacity_variants(case) {
                 let pace = Pace::Closed(CAPACITY_CONNECTIONS);
-                let sample = self.measure(&calm, variant, pace, CAPACITY_TIMING, round)?;
+                let (sample, _) = self.measure(&calm, variant, pace, CAPACITY_TIMING, round)?;
                 let rate = sample.met.served as f64 / CAPACITY_TIMING.1;
                 eprintln!("capacity      {variant:<18}{rate:>7.0} requests/s; {}", table::shares(&sample));
                 let known = best.entry(variant.name()).or_default();
@@ -366,18 +390,21 @@ impl Bench {
                 capacity,
                 rate: capacity * case.load,
                 samples: Vec::new(),
+                whole: Met::default(),
             }
         };
         let mut entries: Vec<Entry> = variants.iter().map(entry).collect();
-        let timing = (self.options.warm_up, self.options.seconds);
+        let timing = self.timing(case);
+        let mut wholes: Vec<Vec<Tally>> = variants.iter().map(|_| Vec::new()).collect();
         for round in 0..usize::from(self.options.runs) {
             for index in (0..variants.len()).map(|index| (index + round) % variants.len()) {
                 let (variant, entry) = (variants[index], &mut entries[index]);
                 let pace = Pace::Open((entry.rate / 2.0).max(1.0));
                 match self.measure(case, variant, pace, timing, round) {
-                    Ok(sample) => {
+                    Ok((sample, tally)) => {
                         eprintln!("{:<14}{variant:<18}{}", case.name, table::brief(&sample));
                         entry.samples.push(sample);
+                        wholes[index].push(tally);
                     }
                     Err(error) => {
                         let failure = format!("{}: {variant}: {error}", case.name);
@@ -385,6 +412,13 @@ impl Bench {
                         failures.push(failure);
                     }
                 }
+            }
+        }
+        for (entry, tallies) in entries.iter_mut().zip(wholes) {
+            let span = Duration::from_secs_f64(timing.1 * tallies.len() as f64);
+            match Tally::sum(tallies) {
+                Ok(whole) => entry.whole = whole.met(span),
+                Err(error) => failures.push(format!("{}: {}: {error}", case.name, entry.variant)),
             }
         }
         Group { case: case.name.to_owned(), about: case.about.to_owned(), entries }
@@ -395,8 +429,7 @@ impl Bench {
         match (case.taking, &self.trace) {
             (Taking::Slices(slice, period), _) => vec![(self.cpus[0], Theft::even(slice, period))],
             (Taking::Trace(scale), Some(trace)) => {
-                let parts = trace.worst_parts(span, usize::from(self.options.runs));
-                let start = parts.get(round % parts.len().max(1)).copied().unwrap_or(0);
+                let start = trace.span() / u32::from(self.options.runs) * round as u32;
                 let of = |(index, cpu): (usize, &usize)| (*cpu, trace.part(index, start, span, scale));
                 self.cpus.iter().enumerate().map(of).collect()
             }
@@ -404,6 +437,7 @@ impl Bench {
         }
     }
 
+    /// One run: starts the proxy afresh, puts load on, takes, and counts.
     fn measure(
         &self,
         case: &Case,
@@ -411,29 +445,16 @@ impl Bench {
         pace: Pace,
         timing: (f64, f64),
         round: usize,
-    ) -> io::Result<Sample> {
+    ) -> io::Result<(Sample, Tally)> {
         let mut running = Running::start(variant, &self.programs, self.cpus, self.folder.path())?;
         let _works = self.work.on(running.address.port())?;
         let start = Instant::now() + SETUP;
         let from = start + Duration::from_secs_f64(timing.0);
         let until = from + Duration::from_secs_f64(timing.1);
-        let span = until - start;
-        let thefts = self.thefts(case, round, span);
-        let throttle = match (self.options.quota, thefts.first()) {
-            (true, Some((cpu, theft))) => Some(Throttle::start(&running.threads_on(*cpu), theft)?),
-            _ => None,
-        };
-        let antagonists: Vec<Antagonist> = if throttle.is_some() {
-            Vec::new()
-        } else {
-            let takers =
-                thefts.into_iter().map(|(cpu, theft)| Antagonist::start(cpu, theft, start, span + PATIENCE));
-            takers.collect::<io::Result<_>>()?
-        };
-        let habits = Habits { requests: case.requests, pause: PAUSE };
+        let takers = self.takers(&running, self.thefts(case, round, until - start), start, until)?;
         let plan = Plan {
             address: running.address,
-            habits,
+            habits: Habits { requests: case.requests, pause: PAUSE },
             pace,
             seed: SEED + 2 * round as u64,
             start,
@@ -441,36 +462,69 @@ impl Bench {
             until,
             patience: PATIENCE,
         };
-        let threads: Vec<_> = (0_u64..)
-            .zip(self.cpus)
-            .map(|(number, cpu)| clients(plan, number, cpu, self.is_realtime))
-            .collect();
+        let threads = (0_u64..).zip(self.cpus);
+        let threads: Vec<_> =
+            threads.map(|(number, cpu)| clients(plan, number, cpu, self.is_realtime)).collect();
         thread::sleep(from.saturating_duration_since(Instant::now()));
-        let (usage, ticks, began) = (running.usage()?, procfs::ticks(None)?, Instant::now());
+        let (usage, ticks, began) = (running.usage()?, self.ticks()?, Instant::now());
         thread::sleep(until.saturating_duration_since(Instant::now()));
-        let (usage, ticks) = (running.usage()?.since(usage), procfs::ticks(None)?.since(ticks));
-        let seconds = began.elapsed().as_secs_f64();
+        let (usage, ticks) = (running.usage()?.since(usage), since(&self.ticks()?, &ticks));
+        let cpus = self.cpus.len() as f64 * began.elapsed().as_secs_f64();
         let steal = running.ask("/steal").and_then(|text| serde_json::from_str(&text).ok());
-        let mut tally = Tally::new()?;
-        for thread in threads {
-            tally
-                .add(thread?.join().unwrap_or_else(|_| Err(io::Error::other("a client's thread broke")))?)?;
-        }
-        let mut taken =
-            antagonists.into_iter().map(Antagonist::finish).collect::<io::Result<Vec<Taken>>>()?;
-        taken.extend(throttle.map(|throttle| throttle.taken(span)));
+        let broke = |_| Err(io::Error::other("a client's thread broke"));
+        let tallies = threads.into_iter().map(|thread| thread?.join().unwrap_or_else(broke));
+        let tally = Tally::sum(tallies.collect::<io::Result<Vec<Tally>>>()?)?;
+        let taken = takers.finish(until - start)?;
         let met = tally.met(until - from);
-        let cpus = self.cpus.len() as f64 * seconds;
-        Ok(Sample {
+        let proxy_cpu_ratio = usage.running_us() / 1e6 / cpus;
+        let generator_cpu_ratio = met.generator_cpu_seconds / cpus;
+        let busy: f64 = ticks.iter().map(|ticks| ticks.busy_us()).sum::<f64>() / 1e6 / cpus;
+        let used: f64 = taken.iter().map(|taken| taken.used_ratio).sum::<f64>() / self.cpus.len() as f64;
+        let sample = Sample {
             round,
             cpu_us_per_request: usage.running_us() / (met.served.max(1)) as f64,
-            proxy_cpu_ratio: usage.running_us() / 1e6 / cpus,
-            generator_cpu_ratio: met.generator_cpu_seconds / cpus,
-            steal_ratio: ticks.steal_ratio(),
+            proxy_cpu_ratio,
+            generator_cpu_ratio,
+            others_cpu_ratio: (busy - used - proxy_cpu_ratio - generator_cpu_ratio).max(0.0),
+            steal_ratio: ticks.iter().map(|ticks| ticks.steal_ratio()).sum::<f64>() / self.cpus.len() as f64,
             taken,
             steal,
             met,
-        })
+        };
+        Ok((sample, tally))
+    }
+
+    fn takers(
+        &self,
+        running: &Running,
+        thefts: Vec<(usize, Theft)>,
+        start: Instant,
+        until: Instant,
+    ) -> io::Result<Takers> {
+        if !self.options.quota {
+            let span = until - start + PATIENCE;
+            let takers = thefts.into_iter().map(|(cpu, theft)| Antagonist::start(cpu, theft, start, span));
+            return Ok(Takers::Antagonists(takers.collect::<io::Result<_>>()?));
+        }
+        let throttles =
+            thefts.into_iter().map(|(cpu, theft)| Throttle::start(&running.threads_on(cpu), &theft));
+        Ok(Takers::Throttles(throttles.collect::<io::Result<_>>()?))
+    }
+
+    fn ticks(&self) -> io::Result<Vec<procfs::Ticks>> {
+        self.cpus.iter().map(|cpu| procfs::ticks(Some(*cpu))).collect()
+    }
+
+    /// Seconds of warm-up and of measurement in a case. Rounds of a trace go through it, part by part.
+    fn timing(&self, case: &Case) -> (f64, f64) {
+        let warm_up = self.options.warm_up;
+        match (case.taking, &self.trace) {
+            (Taking::Trace(_), Some(trace)) => {
+                let part = (trace.span() / u32::from(self.options.runs)).min(TRACE_PART_MAX);
+                (warm_up, (part.as_secs_f64() - warm_up).max(1.0))
+            }
+            _ => (warm_up, self.options.seconds),
+        }
     }
 
     fn keep(&self, folder: &Path, outcome: &Outcome) -> io::Result<()> {
@@ -495,6 +549,10 @@ impl Bench {
         }
         Ok(())
     }
+}
+
+fn since(now: &[procfs::Ticks], then: &[procfs::Ticks]) -> Vec<procfs::Ticks> {
+    now.iter().zip(then).map(|(now, then)| now.since(*then)).collect()
 }
 
 /// Half of the clients, on a thread of their own.

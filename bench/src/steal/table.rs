@@ -9,6 +9,9 @@ use super::variants::Variant;
 use super::{Entry, Group, Sample};
 use crate::stats::Spread;
 
+/// A run in which others used more of the CPUs than this is disturbed.
+const DISTURBED_RATIO: f64 = 0.03;
+
 /// A promise held against a result.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Verdict {
@@ -40,9 +43,10 @@ pub fn brief(sample: &Sample) -> String {
 /// Who used the CPUs.
 pub fn shares(sample: &Sample) -> String {
     let mut line = format!(
-        "proxy {:.0} % of both CPUs, clients {:.1} %",
+        "proxy {:.0} % of both CPUs, clients {:.1} %, others {:.1} %",
         sample.proxy_cpu_ratio * 100.0,
-        sample.generator_cpu_ratio * 100.0
+        sample.generator_cpu_ratio * 100.0,
+        sample.others_cpu_ratio * 100.0
     );
     for taken in &sample.taken {
         let _ = write!(line, ", taken {:.1} %", taken.held_ratio * 100.0);
@@ -62,7 +66,7 @@ pub fn table(group: &Group) -> String {
     // Writing to a String cannot fail.
     let _ = writeln!(
         out,
-        "  {:<18}{:>9}{:>9}{:>9}{:>20}{:>9}{:>9}{:>20}{:>9}{:>7}{:>10}{:>8}{:>8}{:>8}",
+        "  {:<18}{:>9}{:>9}{:>9}{:>20}{:>9}{:>9}{:>20}{:>9}{:>7}{:>10}{:>8}{:>8}{:>8}{:>9}",
         "",
         "asked/s",
         "p50 ms",
@@ -76,7 +80,8 @@ pub fn table(group: &Group) -> String {
         "goodput/s",
         "CPU µs",
         "taken",
-        "p99/off"
+        "p99/off",
+        "all p99"
     );
     let off = group.entries.iter().find(|entry| entry.variant == Variant::Off.name());
     for entry in &group.entries {
@@ -104,12 +109,18 @@ pub fn table(group: &Group) -> String {
             median(&|sample| sample.cpu_us_per_request),
         );
         let ratio = off.and_then(|off| Spread::of(&paired(entry, off, |sample| sample.met.p99_ms)));
-        match ratio {
-            Some(ratio) => {
-                let _ = writeln!(out, "{:>8.3}", ratio.median);
-            }
-            None => out.push('\n'),
-        }
+        let ratio = ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{:.3}", ratio.median));
+        let _ = writeln!(out, "{ratio:>8}{:>9.1}", entry.whole.p99_ms);
+    }
+    let samples = group.entries.iter().flat_map(|entry| &entry.samples);
+    let disturbed = samples.clone().filter(|sample| sample.others_cpu_ratio > DISTURBED_RATIO).count();
+    if disturbed > 0 {
+        let _ = writeln!(
+            out,
+            "  in {disturbed} of {} runs others used more than {:.0} % of the CPUs: repeat on a quiet machine",
+            samples.count(),
+            DISTURBED_RATIO * 100.0
+        );
     }
     out
 }
@@ -121,6 +132,12 @@ pub fn verdicts(promises: &Promises, group: &Group) -> Vec<Verdict> {
     let all = |value: fn(&Sample) -> f64| act.samples.iter().map(value).collect::<Vec<f64>>();
     let checks = [
         ("p99 against off", promises.p99_ratio_max, paired(act, off, |sample| sample.met.p99_ms), false),
+        (
+            "p99 of all rounds against off",
+            promises.whole_p99_ratio_max,
+            vec![act.whole.p99_ms / off.whole.p99_ms],
+            false,
+        ),
         ("within 25 ms", promises.within_ratio_min, all(|sample| sample.met.within_ratio), true),
         ("refused", promises.refused_ratio_max, all(|sample| sample.met.refused_ratio), false),
         (
@@ -167,11 +184,12 @@ mod tests {
             cpu_us_per_request: 5.0,
             proxy_cpu_ratio: 0.5,
             generator_cpu_ratio: 0.04,
+            others_cpu_ratio: 0.0,
             steal_ratio: 0.0,
             steal: None,
         };
         let samples = p99_ms.iter().enumerate().map(sample).collect();
-        Entry { variant: variant.name().to_owned(), capacity: 1.0, rate: 0.8, samples }
+        Entry { variant: variant.name().to_owned(), capacity: 1.0, rate: 0.8, samples, whole: Met::default() }
     }
 
     #[test]
@@ -182,7 +200,7 @@ mod tests {
             p99_ratio_max: Some(0.2),
             within_ratio_min: Some(0.99),
             refused_ratio_max: Some(0.01),
-            cpu_ratio_max: None,
+            ..Promises::default()
         };
         let verdicts = verdicts(&promises, &group);
         assert_eq!(verdicts.iter().map(|verdict| verdict.met).collect::<Vec<_>>(), [true, true, false]);

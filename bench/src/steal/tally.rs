@@ -78,7 +78,14 @@ impl Tally {
         self.first_error.get_or_insert_with(|| why.to_owned());
     }
 
-    pub fn add(&mut self, other: Self) -> io::Result<()> {
+    /// Several added up.
+    pub fn sum(tallies: Vec<Self>) -> io::Result<Self> {
+        let mut sum = Self::new()?;
+        tallies.into_iter().try_for_each(|tally| sum.add(tally))?;
+        Ok(sum)
+    }
+
+    fn add(&mut self, other: Self) -> io::Result<()> {
         self.served.add(&other.served).map_err(io::Error::other)?;
         self.within += other.within;
         self.refused += other.refused;

@@ -67,23 +67,17 @@ impl Trace {
         Ok(Self { period, cpus })
     }
 
-    /// The `count` parts of `span` that lost most, none overlapping another, the worst first. Of a trace that is too
-    /// short for so many, fewer.
-    pub fn worst_parts(&self, span: Duration, count: usize) -> Vec<usize> {
-        let wide = self.samples_of(span);
-        let length = self.cpus.iter().map(Vec::len).min().unwrap_or(0);
-        let sum =
-            |start: usize| -> Duration { self.cpus.iter().flat_map(|cpu| &cpu[start..start + wide]).sum() };
-        let mut starts: Vec<usize> = (0..length / wide).map(|part| part * wide).collect();
-        starts.sort_by_key(|start| std::cmp::Reverse(sum(*start)));
-        starts.truncate(count);
-        starts
+    /// How long it is.
+    pub fn span(&self) -> Duration {
+        let samples = self.cpus.iter().map(Vec::len).min().unwrap_or(0);
+        self.period * u32::try_from(samples).unwrap_or(u32::MAX)
     }
 
-    /// What CPU `cpu` lost from sample `start` on for `span`, times `scale`. What does not fit into a sample is taken from
+    /// What CPU `cpu` lost from `start` on for `span`, times `scale`. What does not fit into a sample is taken from
     /// the next ones.
-    pub fn part(&self, cpu: usize, start: usize, span: Duration, scale: f64) -> Theft {
-        let wide = self.samples_of(span);
+    pub fn part(&self, cpu: usize, start: Duration, span: Duration, scale: f64) -> Theft {
+        let start = (start.as_secs_f64() / self.period.as_secs_f64()) as usize;
+        let wide = (span.as_secs_f64() / self.period.as_secs_f64()).ceil().max(1.0) as usize;
         let taken = self.cpus.get(cpu).map_or(&[][..], |cpu| cpu.get(start..).unwrap_or(&[]));
         let mut owed = Duration::ZERO;
         let slices = taken.iter().take(wide).map(|taken| {
@@ -93,10 +87,6 @@ impl Trace {
             slice
         });
         Theft { period: self.period, slices: slices.collect() }
-    }
-
-    fn samples_of(&self, span: Duration) -> usize {
-        (span.as_secs_f64() / self.period.as_secs_f64()).ceil().max(1.0) as usize
     }
 }
 
@@ -125,16 +115,12 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_a_sample_is_taken_from_the_next() {
-        let theft = trace().part(0, 0, 600 * MS, 1.0);
+        let theft = trace().part(0, Duration::ZERO, 600 * MS, 1.0);
         assert_eq!(theft.slices, [0, 30, 0, 95, 95, 40].map(|ms| ms * MS));
-        assert_eq!(trace().part(0, 0, 200 * MS, 4.0).slices, [0, 95].map(|ms| ms * MS));
-        assert!(trace().part(7, 0, 200 * MS, 1.0).slices.is_empty());
-    }
-
-    #[test]
-    fn the_worst_parts_come_first() {
-        assert_eq!(trace().worst_parts(200 * MS, 2), [2, 0]);
-        assert_eq!(trace().worst_parts(200 * MS, 9).len(), 3);
+        assert_eq!(trace().part(0, Duration::ZERO, 200 * MS, 4.0).slices, [0, 95].map(|ms| ms * MS));
+        assert_eq!(trace().part(1, 400 * MS, 200 * MS, 0.5).slices, [10 * MS, Duration::ZERO]);
+        assert_eq!(trace().span(), 600 * MS);
+        assert!(trace().part(7, Duration::ZERO, 200 * MS, 1.0).slices.is_empty());
     }
 
     #[test]
