@@ -26,6 +26,8 @@ pub struct ResponseHead {
     pub status: u16,
     /// `Content-Length`.
     pub body_bytes: u64,
+    /// The proxy will not use the connection again.
+    pub close: bool,
 }
 
 /// What a request's head says.
@@ -44,6 +46,7 @@ pub struct RequestHead {
 pub fn response_head(bytes: &[u8]) -> Result<Option<ResponseHead>, &'static str> {
     let mut status = 0;
     let mut body_bytes = None;
+    let mut close = false;
     let mut wrong = None;
     let len = each_line(bytes, |line, first| {
         if first {
@@ -53,6 +56,8 @@ pub fn response_head(bytes: &[u8]) -> Result<Option<ResponseHead>, &'static str>
             }
         } else if let Some(value) = field(line, b"content-length") {
             body_bytes = decimal(value);
+        } else if let Some(value) = field(line, b"connection") {
+            close |= value.eq_ignore_ascii_case(b"close");
         } else if field(line, b"transfer-encoding").is_some() {
             wrong = Some("response re-framed: Transfer-Encoding where the origin sent Content-Length");
         }
@@ -64,7 +69,7 @@ pub fn response_head(bytes: &[u8]) -> Result<Option<ResponseHead>, &'static str>
         (None, _) if bytes.len() > HEAD_BYTES_MAX => Err("response head longer than 16 KiB"),
         (None, _) => Ok(None),
         (Some(_), None) => Err("response head without Content-Length"),
-        (Some(len), Some(body_bytes)) => Ok(Some(ResponseHead { len, status, body_bytes })),
+        (Some(len), Some(body_bytes)) => Ok(Some(ResponseHead { len, status, body_bytes, close })),
     }
 }
 
@@ -236,7 +241,7 @@ mod tests {
         for cut in 0..head_len {
             assert_eq!(response_head(&whole[..cut]), Ok(None), "cut at {cut}");
         }
-        let head = ResponseHead { len: head_len, status: 200, body_bytes: 100 };
+        let head = ResponseHead { len: head_len, status: 200, body_bytes: 100, close: false };
         assert_eq!(response_head(&whole), Ok(Some(head)));
     }
 

@@ -115,6 +115,8 @@ pub struct Controller {
     /// When something could last be read.
     read: Option<Instant>,
     steers_until: Option<Instant>,
+    /// Until when the worker that is the refuge is one.
+    refuge_until: Option<Instant>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -131,6 +133,8 @@ struct Worker {
     below: u32,
     /// When the level last changed, the latest behind.
     changed: [Option<Instant>; CHANGES_MAX],
+    /// It loses least, and another much more: it is where connections are to go, whatever it loses itself.
+    is_refuge: bool,
 }
 
 impl Controller {
@@ -143,6 +147,7 @@ impl Controller {
             stepped: None,
             read: None,
             steers_until: None,
+            refuge_until: None,
         }
     }
 
@@ -195,6 +200,7 @@ impl Controller {
         let last_read = self.read.unwrap_or(now);
         self.read = if reads { Some(now) } else { Some(last_read) };
         let is_stale = pause > STALE_AFTER || now.since(last_read) > STALE_AFTER;
+        self.choose_refuge(now);
         for (index, worker) in self.workers.iter_mut().enumerate() {
             let lost = readings.get(index).and_then(|reading| reading.lost_ratio).unwrap_or(0.0);
             let lost = if lost.is_nan() { 0.0 } else { lost.clamp(0.0, 1.0) };
@@ -213,6 +219,22 @@ impl Controller {
             actions.drains_per_s = self.drains(readings);
         }
         actions
+    }
+
+    /// The worker that loses least is at most at level 1 while another loses much more. By its own loss alone it could be
+    /// at level 2 for long, after a burst or beside other busy threads of the machine, and then nobody would be spared.
+    fn choose_refuge(&mut self, now: Instant) {
+        let lost = |worker: &Worker| worker.smooth.value();
+        let least = self.workers.iter().map(lost).enumerate().min_by(|a, b| a.1.total_cmp(&b.1));
+        let Some((least, ratio)) = least else { return };
+        let differs =
+            |worker: &Worker| worker.level == Level::Stolen && lost(worker) - ratio >= ASYMMETRY_RATIO;
+        if self.workers.iter().any(differs) {
+            self.refuge_until = Some(now + ASYMMETRY_HOLD);
+            self.workers.iter_mut().enumerate().for_each(|(index, worker)| worker.is_refuge = index == least);
+        } else if self.refuge_until.is_none_or(|until| now >= until) {
+            self.workers.iter_mut().for_each(|worker| worker.is_refuge = false);
+        }
     }
 
     /// Long-lived connections outlast any choice of where new ones go: who has too many lets some go, slowly, as all of
@@ -346,7 +368,7 @@ impl Worker {
         let Some(to) = self.wanted() else { return };
         // Unseen beneath an overload: only rises, so that its end never leads to less than it began from.
         let may = match (self.is_overloaded, to < self.level) {
-            (true, falls) => !falls,
+            (true, falls) => !falls || self.is_refuge,
             (false, true) => recent < FALLS_UP_TO,
             (false, false) => recent < CHANGES_MAX,
         };
@@ -361,8 +383,9 @@ impl Worker {
         if self.is_overloaded {
             self.is_overloaded = self.kept_up < LEAVE_SAMPLES;
         } else {
-            // Kept for what must follow: the end of the overload, and a rise to each level of loss.
-            let kept = 2 + Level::Stolen as usize - self.level as usize;
+            // Kept for what must follow: the end of the overload, and a rise to each level of loss; a refuge may have
+            // come down from level 2 meanwhile.
+            let kept = 2 + Level::Stolen as usize - self.level.min(Level::Elevated) as usize;
             self.is_overloaded = stands && recent + kept <= CHANGES_MAX;
         }
     }
@@ -370,7 +393,8 @@ impl Worker {
     fn wanted(&self) -> Option<Level> {
         let [elevated, stolen] = self.above.map(|samples| samples >= ENTER_SAMPLES);
         match self.level {
-            Level::Normal | Level::Elevated if stolen => Some(Level::Stolen),
+            Level::Stolen if self.is_refuge => Some(Level::Elevated),
+            Level::Normal | Level::Elevated if stolen && !self.is_refuge => Some(Level::Stolen),
             Level::Normal if elevated => Some(Level::Elevated),
             Level::Stolen if self.below >= LEAVE_SAMPLES => Some(Level::Elevated),
             Level::Elevated if self.below >= LEAVE_SAMPLES => Some(Level::Normal),

@@ -206,6 +206,32 @@ fn a_worker_that_loses_a_third_gets_less_until_it_has_its_share() {
 }
 
 #[test]
+fn where_all_lose_much_the_one_that_loses_least_still_gets_more() {
+    // Beside other busy threads of the machine: all are at level 2 by their own loss alone.
+    for (most, least) in [(0.45, 0.2), (0.4, 0.06)] {
+        let mut controller = Controller::new(act(), 2);
+        let reading = |lost: f64| Reading {
+            lost_ratio: Some(lost),
+            connections: ((1.0 - lost) * 100.0) as u64,
+            ..Reading::default()
+        };
+        for n in 0..60 {
+            // A burst that both share comes first, and leaves both at level 2.
+            let [first, second] = if n < 10 { [0.3, 0.3] } else { [most, least] };
+            controller.step(at(n * 100), &[reading(first), reading(second)]);
+        }
+        assert_eq!((controller.level(0), controller.level(1)), (Level::Stolen, Level::Elevated));
+        let fair = (1.0 - most) / (2.0 - most - least) * 2.0;
+        assert!((controller.accept_weight(0) / fair - 1.0).abs() < 0.05, "{}", controller.accept_weight(0));
+        for n in 60..120 {
+            controller.step(at(n * 100), &[reading(0.3), reading(0.3)]);
+        }
+        assert_eq!((controller.level(0), controller.level(1)), (Level::Stolen, Level::Stolen));
+        assert_eq!(controller.accept_weight(0), 1.0, "all lose alike");
+    }
+}
+
+#[test]
 fn a_worker_with_too_many_connections_lets_some_go_slowly_while_the_other_is_better() {
     let drains = |lost: [f64; 2], connections: [u64; 2]| {
         let mut controller = Controller::new(act(), 2);
