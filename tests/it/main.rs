@@ -29,6 +29,7 @@ mod tcp;
 mod tidy;
 mod tls;
 mod tls_peers;
+mod tune;
 mod tunnels;
 mod tunnels_h2;
 mod upstream_tls;
