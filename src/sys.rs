@@ -13,3 +13,4 @@ pub mod process;
 pub mod random;
 pub mod reuseport;
 pub mod rlimit;
+pub mod socket_options;

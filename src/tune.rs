@@ -234,7 +234,10 @@ fn configuration(target: &Target, notes: &mut Vec<String>) -> Result<config::Con
 fn asked(config: &config::Config) -> Asked {
     let listeners = config.snapshot.listeners.iter().map(|listener| listener.address.port());
     let ports = listeners.chain([config.admin.listen.port()]).filter(|port| *port != 0);
-    Asked { listen_ports: ports.collect(), congestion_controls: Default::default() }
+    let sockets = config.snapshot.listeners.iter().map(|listener| &listener.socket);
+    let sockets = sockets.chain(config.snapshot.clusters.iter().map(|cluster| &cluster.socket));
+    let names = sockets.filter_map(|socket| socket.congestion_control.as_deref().map(str::to_owned));
+    Asked { listen_ports: ports.collect(), congestion_controls: names.collect() }
 }
 
 fn now_ms() -> u64 {

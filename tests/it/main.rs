@@ -23,6 +23,7 @@ mod identity;
 mod passthrough;
 mod routing;
 mod slow;
+mod sockets;
 mod steal;
 mod supervisor;
 mod tcp;
