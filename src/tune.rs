@@ -245,12 +245,18 @@ fn now_ms() -> u64 {
 }
 
 fn check(target: &Target, tier: Tier, json: bool) -> Result<(String, u8), String> {
-    let session = Session::open(target)?;
+    let mut session = Session::open(target)?;
+    let state = match session.host.read(state::FILE) {
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            session.notes.push(format!("{}: {error}; run as root to see what was applied", state::FILE));
+            State::default()
+        }
+        _ => State::load(&session.host)?,
+    };
     let facts = Facts::gather(&session.host, &session.asked);
     let readings = Readings::read(&session.host, session.settings());
     let widened = tier >= Tier::Recommended;
     let findings = judge::judge(session.settings(), &facts, &readings, tier, widened);
-    let state = State::load(&session.host)?;
     let checked = report::Checked {
         facts: &facts,
         tier,

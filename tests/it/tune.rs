@@ -2,6 +2,8 @@
 //! a setting of this machine.
 
 use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
@@ -167,6 +169,36 @@ fn check_tells_which_file_sets_what_and_who_overrides_whom() {
     );
     let (code, text) = machine.tune(&["check"]);
     assert!(code == Some(1) && text.contains("overridden"), "it is lost at the next boot: {text}");
+}
+
+#[test]
+fn check_needs_no_privilege_and_changes_do() {
+    let machine = Machine::new();
+    machine.good(&["apply", "--yes"]);
+    if fs::metadata(machine.0.path()).unwrap().uid() != 0 {
+        eprintln!("not run: only root can become somebody else");
+        return;
+    }
+    fs::set_permissions(machine.0.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::set_permissions(machine.path("var/lib/ringfort"), fs::Permissions::from_mode(0o700)).unwrap();
+    let as_nobody = |args: &[&str]| {
+        let mut command = ringfort();
+        command.arg("tune").args(args).arg("--root").arg(machine.0.path()).uid(65_534).gid(65_534);
+        let output = command.output().ok()?;
+        Some((
+            output.status.code(),
+            String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned(),
+        ))
+    };
+    let Some((code, text)) = as_nobody(&["check"]) else {
+        eprintln!("not run: the binary is in a folder that others cannot enter");
+        return;
+    };
+    assert!(code == Some(0) && text.contains("run as root to see"), "{text}");
+    for args in [&["revert"][..], &["apply", "--yes", "--tier", "aggressive"]] {
+        let (code, text) = as_nobody(args).unwrap();
+        assert!(code == Some(2) && text.contains("run as root"), "{args:?}: {text}");
+    }
 }
 
 #[test]
