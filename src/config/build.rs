@@ -15,6 +15,9 @@ use crate::runtime::EngineChoice;
 use crate::steal;
 use crate::sys::socket_options::SocketOptions;
 
+/// What is wrong with a file that serves nothing.
+pub(super) const NO_LISTENER: &str = "there is no listener, so nothing is served";
+
 mod actions;
 mod clusters;
 mod edits;
