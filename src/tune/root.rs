@@ -95,7 +95,12 @@ impl Root for Host {
     }
 
     fn set(&mut self, path: &str, value: &str) -> io::Result<()> {
-        // Cut off first: a false root holds common files. The kernel's own do not mind.
+        if self.root.is_some() {
+            // A common file would be empty between being cut off and being written.
+            fs::metadata(self.resolve(path))?;
+            return self.replace(path, &format!("{value}\n"));
+        }
+        // The kernel's files take one write whole, and do not mind being cut off before.
         let mut file = File::options().write(true).truncate(true).open(self.resolve(path))?;
         file.write_all(format!("{value}\n").as_bytes())
     }
@@ -233,6 +238,11 @@ mod tests {
         host.set("/etc/sysctl.d/60-ringfort.conf", "c").unwrap();
         assert_eq!(host.read("/etc/sysctl.d/60-ringfort.conf").unwrap(), "c\n");
         assert!(host.set("/proc/sys/none", "1").is_err(), "never makes a setting");
+        let mut old = File::open(folder.join("etc/sysctl.d/60-ringfort.conf")).unwrap();
+        host.set("/etc/sysctl.d/60-ringfort.conf", "d").unwrap();
+        let mut text = String::new();
+        old.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "c\n", "the old text is never cut off, wherever the process is killed");
         host.remove("/etc/sysctl.d/60-ringfort.conf").unwrap();
         host.remove("/etc/sysctl.d/60-ringfort.conf").unwrap();
         fs::remove_dir_all(folder).unwrap();
