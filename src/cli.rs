@@ -9,6 +9,7 @@ use crate::control::supervisor::DATA_COMMAND;
 use crate::control::{Outcome, certificates, data, socket, supervisor};
 use crate::doctor;
 use crate::sys::clock;
+use crate::tune;
 
 /// Thread-per-core proxy appliance.
 ///
@@ -67,6 +68,11 @@ enum Command {
         #[arg(long, value_name = "PATH")]
         socket: Option<PathBuf>,
     },
+    /// Look at the kernel's settings, and change them so that it can be taken back.
+    Tune {
+        #[command(subcommand)]
+        command: tune::Command,
+    },
     /// Print the version.
     Version {
         /// Print JSON.
@@ -108,6 +114,16 @@ impl Cli {
                 Ok(answer) => {
                     print(&answer.body);
                     if answer.is_good() { Outcome::Good } else { Outcome::Problems }.exit_code()
+                }
+                Err(text) => {
+                    eprintln!("ringfort: {text}");
+                    Outcome::CouldNotRun.exit_code()
+                }
+            },
+            Command::Tune { command } => match tune::run(command) {
+                Ok((text, code)) => {
+                    print(&text);
+                    code
                 }
                 Err(text) => {
                     eprintln!("ringfort: {text}");
@@ -158,6 +174,11 @@ mod tests {
             "ringfort doctor --json --seconds 0 --config a.toml",
             "ringfort drain",
             "ringfort drain --socket a.sock",
+            "ringfort tune check --config a.toml --json --root dir --tier safe",
+            "ringfort tune plan --only io_uring --only vm.swappiness",
+            "ringfort tune apply --yes --tier aggressive --confirm-within 120",
+            "ringfort tune confirm",
+            "ringfort tune revert --quiet",
             "ringfort version --json",
             "ringfort __data",
         ] {
@@ -169,6 +190,10 @@ mod tests {
             "ringfort check -H a:b",
             "ringfort check --identity x",
             "ringfort run a.toml",
+            "ringfort tune",
+            "ringfort tune apply --confirm-within 5",
+            "ringfort tune apply --yes --confirm-within 0",
+            "ringfort tune apply --tier never",
             "ringfort doctor --seconds -1",
         ] {
             let error = parse(line).unwrap_err();

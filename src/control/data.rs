@@ -81,6 +81,7 @@ fn start(facts: Facts, sockets: Sockets) -> Result<Outcome, String> {
     let ceiling = connections_ceiling(nofile.soft, listening as u64, facts.cpus.len() as u64);
     hold_connections_to(ceiling, &mut config, nofile.soft);
     tell_machine(&config, nofile);
+    prove_socket_options(&mut config.snapshot);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(16).build();
     let runtime = runtime.map_err(|error| format!("cannot start the control thread: {error}"))?;
     let outcome = runtime.block_on(control(facts, sockets, config, &log, nofile.soft));
@@ -109,6 +110,17 @@ fn hold_connections_to(ceiling: u32, config: &mut Config, nofile: u64) {
         );
         config.snapshot.limits.connections_max = ceiling;
         config.effective["limits"]["connections_max"] = ceiling.into();
+    }
+}
+
+/// Leaves out what this kernel refuses to sockets, and tells it once.
+fn prove_socket_options(snapshot: &mut Snapshot) {
+    let listeners = snapshot.listeners.iter_mut().map(|it| ("listener", &it.name, &mut it.socket));
+    let clusters = snapshot.clusters.iter_mut().map(|it| ("cluster", &it.name, &mut it.socket));
+    for (kind, name, socket) in listeners.chain(clusters) {
+        for refusal in socket.prove() {
+            tracing::warn!("{kind} \"{name}\": {refusal}; the kernel's own serves until then");
+        }
     }
 }
 

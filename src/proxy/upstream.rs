@@ -398,7 +398,8 @@ impl Upstreams {
         deadline.set(started + cluster.spec.connect_timeout);
         // Counted while it is being made, so that a burst cannot exceed the limit.
         let counted = Counted::new(&cluster.connections);
-        let connected = deadline.within(Socket::connect(&self.runtime, endpoint.address)).await;
+        let connected =
+            deadline.within(Socket::connect(&self.runtime, endpoint.address, &cluster.spec.socket)).await;
         let result: io::Result<Socket> = connected.map_err(|_| AcquireError::TimedOut)?;
         let socket = result.map_err(|error| connect_error(&error))?;
         // Read together: the certificates may change during the handshake.

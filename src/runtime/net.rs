@@ -10,6 +10,7 @@ use std::task::{Context, Poll};
 use socket2::{Domain, Protocol, SockRef, Type};
 
 use crate::base::slab::Key;
+use crate::sys::socket_options::SocketOptions;
 
 use super::syscalls;
 use super::{RecvBuf, Runtime};
@@ -41,11 +42,16 @@ impl Socket {
     /// Connects to `address`. The caller sets the deadline.
     ///
     /// # Errors
-    /// What connect(2) reports, at once or later.
-    pub async fn connect(runtime: &Runtime, address: SocketAddr) -> io::Result<Self> {
+    /// What connect(2) reports, at once or later; what setsockopt(2) does.
+    pub async fn connect(
+        runtime: &Runtime,
+        address: SocketAddr,
+        options: &SocketOptions,
+    ) -> io::Result<Self> {
         let domain = Domain::for_address(address);
         let socket = socket2::Socket::new(domain, Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))?;
         socket.set_tcp_nodelay(true)?;
+        options.apply(&socket)?;
         let pending = match socket.connect(&address.into()) {
             Ok(()) => false,
             Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => true,

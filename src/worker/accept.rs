@@ -28,6 +28,10 @@ const ACCEPTS_A_TURN: u32 = 64;
 
 /// Accepts until the worker drains; then takes what was connected before, and closes the listener.
 pub(super) async fn run(context: Rc<Context>, index: u16, listener: TcpListener) {
+    if let Some(spec) = context.serving().listener(index) {
+        // Proven at start; a connection without an option is better than none.
+        let _ = spec.socket.apply(&listener);
+    }
     let listener = match Listener::new(&context.runtime, listener) {
         Ok(listener) => listener,
         Err(error) => panic!("a listener cannot be watched: {error}"),
