@@ -8,6 +8,7 @@ pub mod fd_passing;
 pub mod holders;
 pub mod hypervisor;
 pub mod listeners;
+pub mod notify;
 pub mod process;
 pub mod random;
 pub mod reuseport;
