@@ -9,6 +9,8 @@ use crate::control::supervisor::DATA_COMMAND;
 use crate::control::{Outcome, certificates, data, socket, supervisor};
 use crate::sys::clock;
 
+mod pages;
+
 /// Thread-per-core proxy appliance.
 ///
 /// Exit codes: 0 good, 1 found problems, 2 could not run.
@@ -63,6 +65,9 @@ enum Command {
     /// The data process, which "run" starts.
     #[command(name = DATA_COMMAND, hide = true)]
     Data,
+    /// Write the manual pages and the completions for shells into a folder, as the packages install them.
+    #[command(name = "__pages", hide = true)]
+    Pages { folder: PathBuf },
 }
 
 impl Cli {
@@ -102,6 +107,13 @@ impl Cli {
                 Outcome::Good.exit_code()
             }
             Command::Data => data::run().exit_code(),
+            Command::Pages { folder } => match pages::write(&folder) {
+                Ok(()) => Outcome::Good.exit_code(),
+                Err(error) => {
+                    eprintln!("ringfort: {}: {error}", folder.display());
+                    Outcome::CouldNotRun.exit_code()
+                }
+            },
         }
     }
 }
@@ -139,6 +151,7 @@ mod tests {
             "ringfort drain --socket a.sock",
             "ringfort version --json",
             "ringfort __data",
+            "ringfort __pages folder",
         ] {
             assert!(parse(line).is_ok(), "{line}");
         }
