@@ -1,5 +1,6 @@
 //! Sessions: what happens between a downstream connection and its upstreams. Protocols and policies meet here.
 
+mod ask;
 pub mod body;
 pub mod context;
 pub mod door;
@@ -18,4 +19,5 @@ pub mod tcp;
 pub mod tls;
 pub mod transfer;
 pub mod tunnel;
+pub mod turnstile;
 pub mod upstream;

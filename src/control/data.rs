@@ -33,9 +33,9 @@ mod tls;
 use tls::LiveTls;
 
 /// File descriptors kept back for what is neither a connection nor a listener: rings, timers, admin, log, names.
-const DESCRIPTORS_RESERVED: u64 = 128;
+pub const DESCRIPTORS_RESERVED: u64 = 128;
 /// A proxied connection has one towards the client and one towards the endpoint.
-const DESCRIPTORS_PER_CONNECTION: u64 = 2;
+pub const DESCRIPTORS_PER_CONNECTION: u64 = 2;
 /// How often workers are looked at: seldom while they serve, often while their end is awaited.
 const LOOK_SERVING: Duration = Duration::from_secs(1);
 const LOOK_DRAINING: Duration = Duration::from_millis(5);
@@ -96,7 +96,7 @@ fn start(facts: Facts, sockets: Sockets, supervisor: Supervisor) -> Result<Outco
 }
 
 /// Connections of one worker that `nofile` descriptors allow beside `listening` sockets.
-fn connections_ceiling(nofile: u64, listening: u64, workers: u64) -> u32 {
+pub fn connections_ceiling(nofile: u64, listening: u64, workers: u64) -> u32 {
     let left = nofile.saturating_sub(DESCRIPTORS_RESERVED).saturating_sub(listening);
     u32::try_from((left / (DESCRIPTORS_PER_CONNECTION * workers.max(1))).max(1)).unwrap_or(u32::MAX)
 }

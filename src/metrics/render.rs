@@ -5,7 +5,7 @@ use std::fmt::Write;
 use super::catalog::{
     Across, BUCKET_BOUNDS_NS, BUILD_INFO, CERTIFICATE_NOT_AFTER, CERTIFICATE_RELOAD_FAILURES,
     CERTIFICATE_RELOADS, ClusterCounter, ClusterGauge, ClusterHistogram, Counter, Gauge, Histogram, Kind,
-    ListenerCounter, ListenerGauge, Metric, Process, SESSIONS_ENDED, Unit, WORKER_ENGINE,
+    ListenerCounter, ListenerGauge, Metric, Process, SESSIONS_ENDED, TUNNELS_ENDED, Unit, WORKER_ENGINE,
 };
 use super::shard::{self, Shard};
 use super::steal::StealFacts;
@@ -72,7 +72,8 @@ pub fn text(shards: &[&Shard], workers: &[WorkerFacts], process: &ProcessFacts) 
     page.family(&Histogram::TABLE, &shard::HISTOGRAM_AT, Scope::Worker);
     page.family(&ListenerCounter::TABLE, &shard::LISTENER_COUNTER_AT, Scope::Listener);
     page.family(&ListenerGauge::TABLE, &shard::LISTENER_GAUGE_AT, Scope::Listener);
-    page.sessions_ended();
+    page.ended(&SESSIONS_ENDED, |shard, listener, reason| shard.listener(listener).sessions_ended(reason));
+    page.ended(&TUNNELS_ENDED, |shard, listener, reason| shard.listener(listener).tunnels_ended(reason));
     page.family(&ClusterCounter::TABLE, &shard::CLUSTER_COUNTER_AT, Scope::Cluster);
     page.family(&ClusterGauge::TABLE, &shard::CLUSTER_GAUGE_AT, Scope::Cluster);
     page.family(&ClusterHistogram::TABLE, &shard::CLUSTER_HISTOGRAM_AT, Scope::Cluster);
@@ -155,15 +156,15 @@ impl<'a> Page<'a> {
         }
     }
 
-    fn sessions_ended(&mut self) {
-        self.head(&SESSIONS_ENDED);
+    /// By termination reason.
+    fn ended(&mut self, metric: &Metric, count: impl Fn(&Shard, usize, usize) -> u64) {
+        self.head(metric);
         for (label, index) in self.owners(Scope::Listener) {
             let reasons = self.shards.first().map_or(&[][..], |shard| shard.reasons());
             for (reason, word) in reasons.iter().enumerate() {
-                let ended: u64 =
-                    self.shards.iter().map(|shard| shard.listener(index).sessions_ended(reason)).sum();
+                let ended: u64 = self.shards.iter().map(|shard| count(shard, index, reason)).sum();
                 let labels: Vec<_> = label.into_iter().chain([("reason", *word)]).collect();
-                self.sample(SESSIONS_ENDED.name, "", &labels, &ended.to_string());
+                self.sample(metric.name, "", &labels, &ended.to_string());
             }
         }
     }

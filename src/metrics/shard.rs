@@ -45,7 +45,7 @@ impl Shard {
         reasons: &'static [&'static str],
     ) -> Self {
         let cells = WORKER_CELLS
-            + listeners.len() * (LISTENER_CELLS + reasons.len())
+            + listeners.len() * (LISTENER_CELLS + ENDED_FAMILIES * reasons.len())
             + clusters.len() * CLUSTER_CELLS;
         Self {
             worker,
@@ -139,18 +139,17 @@ impl Shard {
         (0..self.listeners.len()).flat_map(of_listener).sum()
     }
 
+    const fn listener_cells(&self) -> usize {
+        LISTENER_CELLS + ENDED_FAMILIES * self.reasons.len()
+    }
+
     fn listener_base(&self, index: usize) -> usize {
-        if index < self.listeners.len() {
-            WORKER_CELLS + index * (LISTENER_CELLS + self.reasons.len())
-        } else {
-            NOWHERE
-        }
+        if index < self.listeners.len() { WORKER_CELLS + index * self.listener_cells() } else { NOWHERE }
     }
 
     fn cluster_base(&self, index: usize) -> usize {
         if index < self.clusters.len() {
-            let listeners = self.listeners.len() * (LISTENER_CELLS + self.reasons.len());
-            WORKER_CELLS + listeners + index * CLUSTER_CELLS
+            WORKER_CELLS + self.listeners.len() * self.listener_cells() + index * CLUSTER_CELLS
         } else {
             NOWHERE
         }
@@ -219,9 +218,19 @@ impl ListenerShard<'_> {
 
     /// Counts the end of a session. `reason` is a position in the list the shard was made with.
     pub fn session_ended(self, reason: usize) {
-        debug_assert!(reason < self.shard.reasons.len());
-        if reason < self.shard.reasons.len() {
-            self.shard.add_at(self.base + LISTENER_CELLS + reason, 1);
+        self.ended(0, reason);
+    }
+
+    /// Counts the end of a tunnel, as `session_ended`.
+    pub fn tunnel_ended(self, reason: usize) {
+        self.ended(1, reason);
+    }
+
+    fn ended(self, family: usize, reason: usize) {
+        let reasons = self.shard.reasons.len();
+        debug_assert!(reason < reasons);
+        if reason < reasons {
+            self.shard.add_at(self.base + LISTENER_CELLS + family * reasons + reason, 1);
         }
     }
 
@@ -231,6 +240,11 @@ impl ListenerShard<'_> {
         } else {
             0
         }
+    }
+
+    pub fn tunnels_ended(self, reason: usize) -> u64 {
+        let reasons = self.shard.reasons.len();
+        if reason < reasons { self.shard.load(self.base + LISTENER_CELLS + reasons + reason) } else { 0 }
     }
 
     pub(super) fn load(self, at: usize) -> u64 {
@@ -275,6 +289,9 @@ impl ClusterShard<'_> {
 struct Line([AtomicU64; LINE_CELLS]);
 
 const LINE_CELLS: usize = 16;
+/// Counters of a listener by termination reason: sessions and tunnels that ended.
+const ENDED_FAMILIES: usize = 2;
+
 /// A base past every cell of any shard; adding an offset to it cannot overflow.
 const NOWHERE: usize = usize::MAX / 2;
 

@@ -1,5 +1,6 @@
 //! How streams and connections of HTTP/2 end: resets in both directions, endpoints that go away, drain.
 
+use std::cell::Cell;
 use std::io::Write;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -26,6 +27,7 @@ on_both_engines!(
     a_silent_connection_to_an_endpoint_gets_no_new_requests,
     a_target_that_http2_has_no_form_for_is_encoded_and_ejects_nobody,
     a_refusing_endpoint_leaves_its_requests_to_another,
+    a_refusing_endpoint_leaves_its_tunnels_to_another,
     an_idle_connection_gives_way_to_one_that_is_needed,
     an_endpoint_that_floods_is_left_counted_and_logged,
     an_endpoint_that_speaks_http1_is_a_502,
@@ -321,6 +323,26 @@ fn a_refusing_endpoint_leaves_its_requests_to_another(engine: Engine) {
     gateway.expect_log("ejected");
 }
 
+fn a_refusing_endpoint_leaves_its_tunnels_to_another(engine: Engine) {
+    let (well, refusing) = (H2Origin::start(), refusing());
+    let mut gateway = Setup::new(engine)
+        .cluster("site", &[well.address(), refusing.address()])
+        .cluster_keys("protocol = \"h2\"\nretries_max = 1")
+        .route("cluster = \"site\"\ntunnels = [\"connect\"]")
+        .ejection(3, 10_000)
+        .start();
+    run(async {
+        let mut send = connect(gateway.web()).await;
+        for _ in 0..40 {
+            let (response, _) = send.send_request(request("CONNECT", "db.test:1"), false).unwrap();
+            assert_eq!(response.await.unwrap().status(), 200);
+            std::future::poll_fn(|cx| send.poll_ready(cx)).await.unwrap();
+        }
+    });
+    assert!(gateway.metric("ringfort_upstream_ejections_total", "") >= 1.0);
+    gateway.expect_log("ejected");
+}
+
 fn an_idle_connection_gives_way_to_one_that_is_needed(engine: Engine) {
     let (one, other) = (H2Origin::start(), H2Origin::start());
     let keys = "protocol = \"h2\"\nconnections_max = 1";
@@ -505,7 +527,13 @@ fn a_window_that_shrinks_holds_no_connection(engine: Engine) {
     let mut client = narrow(gateway.web());
     // What nobody reads holds back what comes behind it.
     client.send(&request_of(1, "/bytes/30000000"));
-    client.send(&request_of(3, "/late/800"));
+    let (received, looks) = (Cell::new(0.0), Cell::new(0));
+    gateway.wait_for_metric("ringfort_upstream_received_bytes_total", "", |bytes| {
+        let stands = received.replace(bytes) == bytes && bytes > 0.0;
+        looks.set(if stands { looks.get() + 1 } else { 0 });
+        looks.get() == 50
+    });
+    client.send(&request_of(3, "/"));
     eventually("both requests are there", || one.requests().len() == 2);
     gateway.wait_for_metric("ringfort_http2_streams_active", "", |active| active == 1.0);
     let close = frame(raw::SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0]);
