@@ -11,6 +11,8 @@ use crate::doctor;
 use crate::sys::clock;
 use crate::tune;
 
+mod pages;
+
 /// Thread-per-core proxy appliance.
 ///
 /// Exit codes: 0 good, 1 found problems, 2 could not run.
@@ -82,6 +84,9 @@ enum Command {
     /// The data process, which "run" starts.
     #[command(name = DATA_COMMAND, hide = true)]
     Data,
+    /// Write the manual pages and the completions for shells into a folder, as the packages install them.
+    #[command(name = "__pages", hide = true)]
+    Pages { folder: PathBuf },
 }
 
 impl Cli {
@@ -137,6 +142,13 @@ impl Cli {
                 Outcome::Good.exit_code()
             }
             Command::Data => data::run().exit_code(),
+            Command::Pages { folder } => match pages::write(&folder) {
+                Ok(()) => Outcome::Good.exit_code(),
+                Err(error) => {
+                    eprintln!("ringfort: {}: {error}", folder.display());
+                    Outcome::CouldNotRun.exit_code()
+                }
+            },
         }
     }
 }
@@ -181,6 +193,7 @@ mod tests {
             "ringfort tune revert --quiet",
             "ringfort version --json",
             "ringfort __data",
+            "ringfort __pages folder",
         ] {
             assert!(parse(line).is_ok(), "{line}");
         }

@@ -16,6 +16,7 @@ mod build;
 mod check;
 mod effective;
 mod keys;
+mod manual;
 mod nearest;
 mod node;
 mod problem;
@@ -24,6 +25,7 @@ mod schema;
 mod values;
 
 pub use check::{Asking, check};
+pub use manual::manual;
 pub use problem::{Problem, Severity};
 pub use reference::reference;
 

@@ -13,6 +13,7 @@ pub mod socket;
 pub mod source;
 pub mod steal;
 pub mod supervisor;
+pub mod words;
 
 /// How a command ended, for the exit code.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

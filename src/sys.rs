@@ -9,6 +9,7 @@ pub mod holders;
 pub mod hypervisor;
 pub mod listeners;
 pub mod lock;
+pub mod notify;
 pub mod process;
 pub mod random;
 pub mod reuseport;

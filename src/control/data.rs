@@ -16,6 +16,7 @@ use super::handover::{self, Facts, Sockets};
 use super::log::Log;
 use super::resolve::{FIRST_LOOKUP_TIMEOUT, Names};
 use super::steal::{Sampler, Steering};
+use super::words::{self, Mouth, Word};
 use super::{Outcome, banner, log};
 use crate::config::Config;
 use crate::metrics::{Shard, WorkerFacts};
@@ -48,14 +49,14 @@ pub fn run() -> Outcome {
     // The supervisor passes it on as soon as there is a process: whose files are read in a moment anyway.
     process::ignore_hang_up();
     process::set_thread_name(c"ringfort-data");
-    let (facts, sockets) = match take_over() {
+    let (facts, sockets, supervisor) = match take_over() {
         Ok(taken) => taken,
         Err(error) => {
             eprintln!("ringfort: the data process is started by \"ringfort run\" only: {error}");
             return Outcome::CouldNotRun;
         }
     };
-    match start(facts, sockets) {
+    match start(facts, sockets, supervisor) {
         Ok(outcome) => outcome,
         Err(text) => {
             eprintln!("ringfort: {}", text.trim_end());
@@ -64,15 +65,19 @@ pub fn run() -> Outcome {
     }
 }
 
-fn take_over() -> io::Result<(Facts, Sockets)> {
+/// The supervisor, and how often it wants a sign of life.
+type Supervisor = (Mouth, Option<Duration>);
+
+fn take_over() -> io::Result<(Facts, Sockets, Supervisor)> {
     let channel = Channel::from(io::stdin().as_fd().try_clone_to_owned()?);
     let (facts, sockets) = handover::receive(&channel)?;
+    let supervisor = words::receive(&channel)?;
     process::die_with_parent(facts.supervisor)?;
     process::forbid_new_privileges()?;
-    Ok((facts, sockets))
+    Ok((facts, sockets, supervisor))
 }
 
-fn start(facts: Facts, sockets: Sockets) -> Result<Outcome, String> {
+fn start(facts: Facts, sockets: Sockets, supervisor: Supervisor) -> Result<Outcome, String> {
     let mut config = facts.source.parse()?;
     let log = log::init().map_err(|error| format!("cannot start the log: {error}"))?;
     let nofile =
@@ -84,7 +89,7 @@ fn start(facts: Facts, sockets: Sockets) -> Result<Outcome, String> {
     prove_socket_options(&mut config.snapshot);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(16).build();
     let runtime = runtime.map_err(|error| format!("cannot start the control thread: {error}"))?;
-    let outcome = runtime.block_on(control(facts, sockets, config, &log, nofile.soft));
+    let outcome = runtime.block_on(control(facts, sockets, supervisor, config, &log, nofile.soft));
     log.flush(FLUSH_TIMEOUT);
     // A look-up of a name may hang for long: it ends with the process.
     runtime.shutdown_background();
@@ -135,11 +140,15 @@ fn tell_machine(config: &Config, nofile: rlimit::Limit) {
 async fn control(
     facts: Facts,
     sockets: Sockets,
+    (supervisor, alive_every): Supervisor,
     config: Config,
     log: &Log,
     descriptors_max: u64,
 ) -> Result<Outcome, String> {
     let mut signals = Signals::new().map_err(|error| format!("cannot take signals: {error}"))?;
+    if let Some(every) = alive_every {
+        supervisor.keep_saying_alive(every);
+    }
     let workers_count = sockets.workers.len();
     let banner = banner::Addresses::of(&config.snapshot, &sockets, facts.admin_socket.as_deref());
     let snapshot = Arc::new(config.snapshot);
@@ -184,7 +193,7 @@ async fn control(
     let handshakes_max = snapshot.limits.handshakes_per_turn_max;
     let sampler =
         (steal.mode != Mode::Off).then(|| Sampler::new(steal, &host, workers, steering, handshakes_max));
-    let live = Live { handles, endpoints, tls: live_tls, sampler };
+    let live = Live { handles, endpoints, tls: live_tls, sampler, supervisor };
     Ok(serve(&facts, &state, live, &mut signals, snapshot.drain.deadline).await)
 }
 
@@ -287,6 +296,7 @@ struct Live {
     tls: LiveTls,
     /// `None` where lost CPU time is not measured.
     sampler: Option<Sampler>,
+    supervisor: Mouth,
 }
 
 /// Serves until every worker has ended.
@@ -297,7 +307,8 @@ async fn serve(
     signals: &mut Signals,
     drain_deadline: Duration,
 ) -> Outcome {
-    let Live { handles, mut endpoints, mut tls, mut sampler } = live;
+    let Live { handles, mut endpoints, mut tls, mut sampler, supervisor } = live;
+    supervisor.say(Word::Ready);
     let mut look = tokio::time::interval(LOOK_SERVING);
     let mut sample = tokio::time::interval(SAMPLE_INTERVAL);
     // A sample that is late is one sample: it speaks for the time since the last.
@@ -313,7 +324,10 @@ async fn serve(
                 break;
             }
             Some((cluster, addresses)) = endpoints.recv() => tell_endpoints(&handles, cluster, &addresses),
-            _ = signals.hang_up.recv() => tls.look(state, &handles, true),
+            _ = signals.hang_up.recv() => {
+                tls.look(state, &handles, true);
+                supervisor.say(Word::Ready);
+            }
             _ = sample.tick(), if sampler.is_some() => {
                 if let Some(sampler) = &mut sampler {
                     sampler.sample(state, &handles);

@@ -15,8 +15,10 @@ use tokio::time::Instant;
 use super::handover::{self, Facts, Sockets};
 use super::log::Log;
 use super::source::Source;
+use super::words::{self, Ear, Word};
 use super::{Outcome, log};
 use crate::sys::fd_passing::Channel;
+use crate::sys::notify::{self, Notify};
 use crate::sys::{process, rlimit};
 
 pub mod open;
@@ -54,6 +56,7 @@ struct Supervisor {
     /// `None` once the gateway is told to stop: connections shall be refused from then on.
     sockets: Option<Arc<Sockets>>,
     drain_deadline: Duration,
+    notify: Notify,
     log: Log,
 }
 
@@ -65,6 +68,8 @@ impl Supervisor {
     }
 
     fn open(config: Option<&Path>, log: Log) -> Result<Self, String> {
+        let notify =
+            Notify::from_env().map_err(|error| format!("the service manager cannot be told: {error}"))?;
         let (source, config) = Source::read(config)?;
         // Before anything is opened: many workers with many listeners may need more than the soft limit.
         rlimit::raise_nofile().map_err(|error| format!("cannot read the limit of open files: {error}"))?;
@@ -72,7 +77,7 @@ impl Supervisor {
         let (sockets, admin_socket) = open::sockets(&config, cpus.len())?;
         let facts = Facts { source, cpus, admin_socket, restarts: 0, supervisor: std::process::id() };
         let drain_deadline = config.snapshot.drain.deadline;
-        Ok(Self { facts, sockets: Some(Arc::new(sockets)), drain_deadline, log })
+        Ok(Self { facts, sockets: Some(Arc::new(sockets)), drain_deadline, notify, log })
     }
 
     async fn supervise(mut self) -> io::Result<Outcome> {
@@ -90,7 +95,7 @@ impl Supervisor {
         loop {
             let started = Instant::now();
             let exit = match self.spawn() {
-                Ok(child) => self.watch(child, signals).await?,
+                Ok((child, ear)) => self.watch(child, &ear, signals).await?,
                 Err(error) if self.facts.restarts == 0 => return Err(error),
                 Err(error) => {
                     tracing::error!(%error, "the data process cannot be started");
@@ -116,11 +121,15 @@ impl Supervisor {
                         restarts = self.facts.restarts + 1,
                         "the data process died; it is started again while connections wait in the accept queues"
                     );
+                    // The supervisor does its work: that no data process gives a sign of life is known.
+                    self.notify.alive();
+                    self.notify.status(&format!("The data process died ({exit}) and is started again"));
                     tokio::select! {
                         () = tokio::time::sleep(pause) => {}
                         // Nothing is being served: there is nothing to drain.
                         _ = signals.stop() => return Ok(Outcome::Good),
                     }
+                    self.notify.alive();
                     self.facts.restarts += 1;
                 }
             }
@@ -128,36 +137,55 @@ impl Supervisor {
     }
 
     /// Starts a data process. Its sockets are sent by a thread, as it may take them slowly.
-    fn spawn(&self) -> io::Result<Child> {
+    fn spawn(&self) -> io::Result<(Child, Ear)> {
         let (ours, theirs) = Channel::pair()?;
+        let (ear, mouth) = words::pair()?;
         // /proc/self/exe is this very binary, even if another one was installed over it meanwhile.
-        let child = Command::new("/proc/self/exe")
+        let mut command = Command::new("/proc/self/exe");
+        command
             .arg0("ringfort")
             .arg(DATA_COMMAND)
             .stdin(Stdio::from(OwnedFd::from(theirs)))
-            .kill_on_drop(true)
-            .spawn()?;
+            .kill_on_drop(true);
+        // What the network reaches must not speak to the service manager in our name.
+        for variable in notify::VARIABLES {
+            command.env_remove(variable);
+        }
+        let child = command.spawn()?;
         if let Some(sockets) = self.sockets.clone() {
             let facts = self.facts.clone();
+            let alive_every = self.notify.watchdog().map(|interval| interval / 2);
             tokio::task::spawn_blocking(move || {
-                if let Err(error) = handover::send(&ours, &facts, &sockets) {
+                let sent = handover::send(&ours, &facts, &sockets);
+                if let Err(error) = sent.and_then(|()| words::send(&ours, &mouth, alive_every)) {
                     tracing::error!(%error, "the data process did not take its sockets");
                 }
             });
         }
-        Ok(child)
+        Ok((child, ear))
     }
 
-    /// Waits for the child's end, while passing on what signals ask for.
-    async fn watch(&mut self, mut child: Child, signals: &mut Signals) -> io::Result<(Exit, Option<Stop>)> {
+    /// Waits for the child's end, while passing on what signals ask for, and to the service manager what it says.
+    async fn watch(
+        &mut self,
+        mut child: Child,
+        ear: &Ear,
+        signals: &mut Signals,
+    ) -> io::Result<(Exit, Option<Stop>)> {
         let mut stop: Option<Stop> = None;
         let mut interrupted = false;
         let mut kill_at = Instant::now();
         loop {
             tokio::select! {
                 status = child.wait() => return Ok((exit_of(status?), stop)),
+                word = ear.next() => match word {
+                    Word::Alive => self.notify.alive(),
+                    Word::Ready if stop.is_none() => self.notify.ready(),
+                    Word::Ready => {}
+                },
                 ask = signals.next() => {
                     if ask == Ask::HangUp {
+                        self.notify.reloading();
                         tracing::info!("SIGHUP: certificates are read anew; a changed configuration needs a restart");
                         signal_child(&child, process::Signal::HangUp);
                         continue;
@@ -168,7 +196,9 @@ impl Supervisor {
                         tracing::info!("told to stop: draining");
                         self.sockets = None;
                         signal_child(&child, process::Signal::Terminate);
-                        kill_at = Instant::now() + self.drain_deadline + DRAIN_SLACK;
+                        let within = self.drain_deadline + DRAIN_SLACK;
+                        self.notify.stopping(within + FLUSH_TIMEOUT);
+                        kill_at = Instant::now() + within;
                         stop = Some(Stop::Draining);
                     } else if again {
                         tracing::warn!("interrupted again: ending without waiting");

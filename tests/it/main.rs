@@ -21,6 +21,7 @@ mod http2_ends;
 mod http2_floods;
 mod http2_tls;
 mod identity;
+mod notify;
 mod passthrough;
 mod routing;
 mod slow;
