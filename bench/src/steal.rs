@@ -37,7 +37,7 @@ use throttle::Throttle;
 use variants::{Running, Variant};
 use work::Work;
 
-/// From one request of a connection to the next.
+/// Before the next request of a connection.
 const PAUSE: Duration = Duration::from_millis(50);
 /// Threads are started and set up in this time.
 const SETUP: Duration = Duration::from_millis(60);
@@ -46,8 +46,9 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// Connections of each thread when capacity is measured.
 const CAPACITY_CONNECTIONS: usize = 100;
 /// Seconds of warm-up and of measurement then.
-const CAPACITY_TIMING: (f64, f64) = (0.5, 2.0);
-const CAPACITY_RUNS: usize = 2;
+const CAPACITY_TIMING: (f64, f64) = (0.4, 1.5);
+/// Capacity is measured in each round, as the machine drifts, and is the mean of so many measurements up to then.
+const CAPACITY_RUNS: usize = 3;
 /// Of a recorded trace a round takes no more than this.
 const TRACE_PART_MAX: Duration = Duration::from_secs(12);
 /// Requests of a connection then.
@@ -80,6 +81,9 @@ pub struct Options {
     /// Requests of a connection [default: the case's]
     #[arg(long)]
     requests: Option<u32>,
+    /// Clients ask by the clock, not a pause after the last answer
+    #[arg(long)]
+    keep_pace: bool,
     /// Share of the capacity [default: the case's]
     #[arg(long)]
     load: Option<f64>,
@@ -136,6 +140,8 @@ pub struct AntagonistOptions {
 #[derive(Clone, Debug, Serialize)]
 pub struct Sample {
     pub round: usize,
+    /// Requests a second that clients meant to make.
+    pub rate: f64,
     pub met: Met,
     /// By CPU; none where nothing was taken.
     pub taken: Vec<Taken>,
@@ -155,9 +161,6 @@ pub struct Sample {
 #[derive(Clone, Debug, Serialize)]
 pub struct Entry {
     pub variant: String,
-    /// Requests a second.
-    pub capacity: f64,
-    pub rate: f64,
     pub samples: Vec<Sample>,
     /// What clients met in all rounds together.
     pub whole: Met,
@@ -179,6 +182,7 @@ struct Outcome {
     warm_up_seconds: f64,
     /// What an answer cost besides.
     work: Work,
+    keep_pace: bool,
     antagonist: &'static str,
     groups: Vec<Group>,
     verdicts: Vec<table::Verdict>,
@@ -222,14 +226,14 @@ pub fn run(options: &Options) -> io::Result<bool> {
         seconds: bench.options.seconds,
         warm_up_seconds: bench.options.warm_up,
         work: bench.work,
+        keep_pace: bench.options.keep_pace,
         antagonist: if bench.options.quota { "control group's quota" } else { "SCHED_FIFO" },
         groups: Vec::new(),
         verdicts: Vec::new(),
         failures: Vec::new(),
     };
     for case in &bench.options.case {
-        let capacity = bench.capacities(case)?;
-        let group = bench.rounds(case, &capacity, &mut outcome.failures);
+        let group = bench.rounds(case, &mut outcome.failures)?;
         print!("{}", table::table(&group));
         let verdicts = table::verdicts(&case.promises, &group);
         verdicts.iter().for_each(|verdict| println!("{}", table::verdict_line(verdict)));
@@ -350,7 +354,7 @@ impl Bench {
         };
         let all: f64 = self.options.case.iter().map(seconds).sum();
         let capacity: usize = self.options.case.iter().map(|case| self.capacity_variants(case).len()).sum();
-        let capacity = capacity * CAPACITY_RUNS;
+        let capacity = capacity * (CAPACITY_RUNS - 1 + usize::from(self.options.runs));
         let capacity_run = fixed + CAPACITY_TIMING.0 + CAPACITY_TIMING.1;
         let mut text = format!("{}\n", self.work);
         for case in &self.options.case {
@@ -362,44 +366,46 @@ impl Bench {
         text
     }
 
-    /// What each proxy of a case answers at most without theft, requests a second: the best of some runs, as whatever
-    /// disturbs a run lowers it. Measured anew for each case, since the machine drifts.
-    fn capacities(&self, case: &Case) -> io::Result<BTreeMap<&'static str, f64>> {
-        let mut best: BTreeMap<&'static str, f64> = BTreeMap::new();
+    /// Measures what each proxy of a case answers at most without theft, requests a second.
+    fn take_capacities(
+        &self,
+        case: &Case,
+        round: usize,
+        taken: &mut BTreeMap<&'static str, Vec<f64>>,
+    ) -> io::Result<()> {
         let calm = Case { taking: Taking::Nothing, requests: CAPACITY_REQUESTS, ..*case };
-        for round in 0..CAPACITY_RUNS {
-            for variant in self.capacity_variants(case) {
-                let pace = Pace::Closed(CAPACITY_CONNECTIONS);
-                let (sample, _) = self.measure(&calm, variant, pace, CAPACITY_TIMING, round)?;
-                let rate = sample.met.served as f64 / CAPACITY_TIMING.1;
-                eprintln!("capacity      {variant:<18}{rate:>7.0} requests/s; {}", table::shares(&sample));
-                let known = best.entry(variant.name()).or_default();
-                *known = known.max(rate);
-            }
+        for variant in self.capacity_variants(case) {
+            let pace = Pace::Closed(CAPACITY_CONNECTIONS);
+            let (sample, _) = self.measure(&calm, variant, pace, CAPACITY_TIMING, round)?;
+            let rate = sample.met.served as f64 / CAPACITY_TIMING.1;
+            eprintln!("capacity      {variant:<18}{rate:>7.0} requests/s; {}", table::shares(&sample));
+            taken.entry(variant.name()).or_default().push(rate);
         }
-        Ok(best)
+        Ok(())
     }
 
     /// All runs of one case: in each round every proxy once, started afresh, in rotated order.
-    fn rounds(&self, case: &Case, capacity: &BTreeMap<&str, f64>, failures: &mut Vec<String>) -> Group {
+    fn rounds(&self, case: &Case, failures: &mut Vec<String>) -> io::Result<Group> {
         let variants = self.entries(case);
-        let entry = |variant: &Variant| {
-            let capacity = capacity.get(variant.measured_as().name()).copied().unwrap_or(0.0);
-            Entry {
-                variant: variant.name().to_owned(),
-                capacity,
-                rate: capacity * case.load,
-                samples: Vec::new(),
-                whole: Met::default(),
-            }
+        let entry = |variant: &Variant| Entry {
+            variant: variant.name().to_owned(),
+            samples: Vec::new(),
+            whole: Met::default(),
         };
         let mut entries: Vec<Entry> = variants.iter().map(entry).collect();
+        let mut capacities = BTreeMap::new();
+        for before in 1..CAPACITY_RUNS {
+            self.take_capacities(case, before, &mut capacities)?;
+        }
         let timing = self.timing(case);
         let mut wholes: Vec<Vec<Tally>> = variants.iter().map(|_| Vec::new()).collect();
         for round in 0..usize::from(self.options.runs) {
+            self.take_capacities(case, round, &mut capacities)?;
             for index in (0..variants.len()).map(|index| (index + round) % variants.len()) {
                 let (variant, entry) = (variants[index], &mut entries[index]);
-                let pace = Pace::Open((entry.rate / 2.0).max(1.0));
+                let capacity =
+                    capacities.get(variant.measured_as().name()).map_or(0.0, |known| latest_mean(known));
+                let pace = Pace::Open((capacity * case.load / 2.0).max(1.0));
                 match self.measure(case, variant, pace, timing, round) {
                     Ok((sample, tally)) => {
                         eprintln!("{:<14}{variant:<18}{}", case.name, table::brief(&sample));
@@ -421,7 +427,7 @@ impl Bench {
                 Err(error) => failures.push(format!("{}: {}: {error}", case.name, entry.variant)),
             }
         }
-        Group { case: case.name.to_owned(), about: case.about.to_owned(), entries }
+        Ok(Group { case: case.name.to_owned(), about: case.about.to_owned(), entries })
     }
 
     /// What is taken from each CPU in a round.
@@ -454,7 +460,7 @@ impl Bench {
         let takers = self.takers(&running, self.thefts(case, round, until - start), start, until)?;
         let plan = Plan {
             address: running.address,
-            habits: Habits { requests: case.requests, pause: PAUSE },
+            habits: Habits { requests: case.requests, pause: PAUSE, keep_pace: self.options.keep_pace },
             pace,
             seed: SEED + 2 * round as u64,
             start,
@@ -482,6 +488,7 @@ impl Bench {
         let used: f64 = taken.iter().map(|taken| taken.used_ratio).sum::<f64>() / self.cpus.len() as f64;
         let sample = Sample {
             round,
+            rate: if let Pace::Open(rate) = pace { 2.0 * rate } else { 0.0 },
             cpu_us_per_request: usage.running_us() / (met.served.max(1)) as f64,
             proxy_cpu_ratio,
             generator_cpu_ratio,
@@ -549,6 +556,11 @@ impl Bench {
         }
         Ok(())
     }
+}
+
+fn latest_mean(rates: &[f64]) -> f64 {
+    let latest = &rates[rates.len().saturating_sub(CAPACITY_RUNS)..];
+    latest.iter().sum::<f64>() / latest.len().max(1) as f64
 }
 
 fn since(now: &[procfs::Ticks], then: &[procfs::Ticks]) -> Vec<procfs::Ticks> {

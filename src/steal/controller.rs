@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use super::meter::Smooth;
+use super::meter::{Mean, Smooth};
 use super::{Mode, SAMPLE_INTERVAL, Spec};
 use crate::base::time::Instant;
 
@@ -126,8 +126,11 @@ struct Worker {
     is_overloaded: bool,
     /// Samples in a row in which its queue was empty now and then.
     kept_up: u32,
-    /// Lost share, smoothed.
+    /// Lost share, smoothed; levels are made from it.
     smooth: Smooth,
+    /// The same without haste: shares are made from it. What rises fast and falls slowly is more than the mean of whatever
+    /// fluctuates, and a worker that loses little by little would seem to lose much.
+    mean: Mean,
     /// Samples in a row that asked for at least `Elevated`, and for `Stolen`.
     above: [u32; 2],
     below: u32,
@@ -326,11 +329,12 @@ impl Controller {
 impl Worker {
     /// Share of its time that the worker keeps; never nothing, so that shares can be made of it.
     fn left(&self) -> f64 {
-        (1.0 - self.smooth.value()).max(0.01)
+        (1.0 - self.mean.value()).max(0.01)
     }
 
     fn forget(&mut self) {
         self.smooth = Smooth::default();
+        self.mean = Mean::default();
         self.above = [0; 2];
         self.below = 0;
     }
@@ -358,6 +362,7 @@ impl Worker {
 
     fn follow_loss(&mut self, pause: Duration, lost: f64, spec: &Spec, recent: usize) {
         let smooth = self.smooth.follow(lost, pause);
+        self.mean.follow(lost, pause);
         // The average remembers one burst for a second: only a sample that shows theft itself may confirm it.
         let is_fresh = lost >= spec.calm_ratio;
         for (above, threshold) in self.above.iter_mut().zip([spec.elevated_ratio, spec.stolen_ratio]) {

@@ -269,6 +269,21 @@ fn a_queue_that_stands_is_level_3_whatever_is_lost_and_left_after_two_seconds() 
 }
 
 #[test]
+fn shares_follow_what_is_lost_on_average_however_it_fluctuates() {
+    let mut controller = Controller::new(act(), 2);
+    let mut weight = 0.0;
+    for n in 0..300 {
+        // Half of the time, and a tenth in one burst a second: 0.5 and 0.9 are left.
+        let lost = [0.5, if n % 10 == 0 { 1.0 } else { 0.0 }];
+        let readings = lost.map(|lost| Reading { lost_ratio: Some(lost), ..Reading::default() });
+        controller.step(at(n * 100), &readings);
+        weight += if n >= 100 { controller.accept_weight(0) / 200.0 } else { 0.0 };
+    }
+    let wanted = 2.0 * 0.5 / 1.4;
+    assert!((weight - wanted).abs() < 0.02, "{weight}, and {wanted} is in proportion");
+}
+
+#[test]
 fn one_connection_more_or_less_hardly_moves_a_share() {
     let shares = |connections: [u64; 2]| {
         let mut controller = Controller::new(act(), 2);
