@@ -47,8 +47,6 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const CAPACITY_CONNECTIONS: usize = 100;
 /// Seconds of warm-up and of measurement then.
 const CAPACITY_TIMING: (f64, f64) = (0.4, 1.5);
-/// Capacity is measured in each round, as the machine drifts, and is the mean of so many measurements up to then.
-const CAPACITY_RUNS: usize = 3;
 /// Of a recorded trace a round takes no more than this.
 const TRACE_PART_MAX: Duration = Duration::from_secs(12);
 /// Requests of a connection then.
@@ -233,7 +231,7 @@ pub fn run(options: &Options) -> io::Result<bool> {
         failures: Vec::new(),
     };
     for case in &bench.options.case {
-        let group = bench.rounds(case, &mut outcome.failures)?;
+        let group = bench.rounds(case, &mut outcome.failures);
         print!("{}", table::table(&group));
         let verdicts = table::verdicts(&case.promises, &group);
         verdicts.iter().for_each(|verdict| println!("{}", table::verdict_line(verdict)));
@@ -337,13 +335,6 @@ impl Bench {
         variants
     }
 
-    fn capacity_variants(&self, case: &Case) -> Vec<Variant> {
-        let mut variants: Vec<Variant> = self.entries(case).into_iter().map(Variant::measured_as).collect();
-        variants.sort_unstable();
-        variants.dedup();
-        variants
-    }
-
     fn plan(&self) -> String {
         let fixed = START_SECONDS + SETUP.as_secs_f64();
         let runs: usize = self.options.case.iter().map(|case| self.entries(case).len()).sum();
@@ -353,39 +344,30 @@ impl Bench {
             self.entries(case).len() as f64 * f64::from(self.options.runs) * (fixed + warm_up + seconds)
         };
         let all: f64 = self.options.case.iter().map(seconds).sum();
-        let capacity: usize = self.options.case.iter().map(|case| self.capacity_variants(case).len()).sum();
-        let capacity = capacity * (CAPACITY_RUNS - 1 + usize::from(self.options.runs));
         let capacity_run = fixed + CAPACITY_TIMING.0 + CAPACITY_TIMING.1;
         let mut text = format!("{}\n", self.work);
         for case in &self.options.case {
             let names: Vec<&str> = self.entries(case).into_iter().map(Variant::name).collect();
             text.push_str(&format!("{:<14}{} ({})\n", case.name, case.about, names.join(", ")));
         }
-        let minutes = (all + capacity as f64 * capacity_run) / 60.0;
-        text.push_str(&format!("{runs} runs and {capacity} of capacity: about {minutes:.1} minutes\n"));
+        let minutes = (all + runs as f64 * capacity_run) / 60.0;
+        text.push_str(&format!("{runs} runs, capacity before each: about {minutes:.1} minutes\n"));
         text
     }
 
-    /// Measures what each proxy of a case answers at most without theft, requests a second.
-    fn take_capacities(
-        &self,
-        case: &Case,
-        round: usize,
-        taken: &mut BTreeMap<&'static str, Vec<f64>>,
-    ) -> io::Result<()> {
+    /// What a proxy answers at most without theft, requests a second. Measured before each run, as the machine drifts by
+    /// a tenth within seconds: a share of what it could do a minute ago is any share.
+    fn capacity(&self, case: &Case, variant: Variant, round: usize) -> io::Result<f64> {
         let calm = Case { taking: Taking::Nothing, requests: CAPACITY_REQUESTS, ..*case };
-        for variant in self.capacity_variants(case) {
-            let pace = Pace::Closed(CAPACITY_CONNECTIONS);
-            let (sample, _) = self.measure(&calm, variant, pace, CAPACITY_TIMING, round)?;
-            let rate = sample.met.served as f64 / CAPACITY_TIMING.1;
-            eprintln!("capacity      {variant:<18}{rate:>7.0} requests/s; {}", table::shares(&sample));
-            taken.entry(variant.name()).or_default().push(rate);
-        }
-        Ok(())
+        let pace = Pace::Closed(CAPACITY_CONNECTIONS);
+        let (sample, _) = self.measure(&calm, variant.measured_as(), pace, CAPACITY_TIMING, round)?;
+        let rate = sample.met.served as f64 / CAPACITY_TIMING.1;
+        eprintln!("{:<14}{variant:<18}can {rate:.0} requests/s; {}", case.name, table::shares(&sample));
+        Ok(rate)
     }
 
     /// All runs of one case: in each round every proxy once, started afresh, in rotated order.
-    fn rounds(&self, case: &Case, failures: &mut Vec<String>) -> io::Result<Group> {
+    fn rounds(&self, case: &Case, failures: &mut Vec<String>) -> Group {
         let variants = self.entries(case);
         let entry = |variant: &Variant| Entry {
             variant: variant.name().to_owned(),
@@ -393,20 +375,16 @@ impl Bench {
             whole: Met::default(),
         };
         let mut entries: Vec<Entry> = variants.iter().map(entry).collect();
-        let mut capacities = BTreeMap::new();
-        for before in 1..CAPACITY_RUNS {
-            self.take_capacities(case, before, &mut capacities)?;
-        }
         let timing = self.timing(case);
         let mut wholes: Vec<Vec<Tally>> = variants.iter().map(|_| Vec::new()).collect();
         for round in 0..usize::from(self.options.runs) {
-            self.take_capacities(case, round, &mut capacities)?;
             for index in (0..variants.len()).map(|index| (index + round) % variants.len()) {
                 let (variant, entry) = (variants[index], &mut entries[index]);
-                let capacity =
-                    capacities.get(variant.measured_as().name()).map_or(0.0, |known| latest_mean(known));
-                let pace = Pace::Open((capacity * case.load / 2.0).max(1.0));
-                match self.measure(case, variant, pace, timing, round) {
+                let measured = self.capacity(case, variant, round).and_then(|capacity| {
+                    let pace = Pace::Open((capacity * case.load / 2.0).max(1.0));
+                    self.measure(case, variant, pace, timing, round)
+                });
+                match measured {
                     Ok((sample, tally)) => {
                         eprintln!("{:<14}{variant:<18}{}", case.name, table::brief(&sample));
                         entry.samples.push(sample);
@@ -427,7 +405,7 @@ impl Bench {
                 Err(error) => failures.push(format!("{}: {}: {error}", case.name, entry.variant)),
             }
         }
-        Ok(Group { case: case.name.to_owned(), about: case.about.to_owned(), entries })
+        Group { case: case.name.to_owned(), about: case.about.to_owned(), entries }
     }
 
     /// What is taken from each CPU in a round.
@@ -556,11 +534,6 @@ impl Bench {
         }
         Ok(())
     }
-}
-
-fn latest_mean(rates: &[f64]) -> f64 {
-    let latest = &rates[rates.len().saturating_sub(CAPACITY_RUNS)..];
-    latest.iter().sum::<f64>() / latest.len().max(1) as f64
 }
 
 fn since(now: &[procfs::Ticks], then: &[procfs::Ticks]) -> Vec<procfs::Ticks> {

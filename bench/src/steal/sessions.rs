@@ -23,7 +23,7 @@ use crate::wire;
 
 /// Between two looks at the sockets. Each wakes the thread, and takes the CPU from the proxy: a finer grid would show in
 /// what the proxy knows of lost time.
-pub const GRID: Duration = Duration::from_millis(2);
+pub const GRID: Duration = Duration::from_millis(3);
 /// Octets of answers that a connection holds while they are incomplete.
 const READ_BYTES: usize = 64 * 1024;
 /// A thread without any answer for so long gives up.
