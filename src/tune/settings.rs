@@ -284,6 +284,24 @@ mod tests {
     use crate::tune::value::{self, Value};
 
     #[test]
+    fn what_the_doctor_and_start_up_offer_to_apply_is_there() {
+        let texts = [
+            include_str!("../doctor/judge/engine.rs"),
+            include_str!("../doctor/judge/cpus.rs"),
+            include_str!("../doctor/judge/net.rs"),
+            include_str!("../runtime/reactor/setup.rs"),
+        ];
+        let settings = embedded().settings;
+        let offered = texts.iter().flat_map(|text| text.split("--only ").skip(1));
+        let offered = offered.map(|rest| rest.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or(rest));
+        let offered: Vec<&str> = offered.collect();
+        assert!(offered.len() >= 6, "{offered:?}");
+        for id in offered {
+            assert!(settings.iter().any(|setting| setting.id == id), "{id}");
+        }
+    }
+
+    #[test]
     fn the_embedded_settings_are_sound() {
         let tuning = embedded();
         for setting in &tuning.settings {

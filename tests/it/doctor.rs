@@ -138,7 +138,7 @@ fn the_settings_of_the_machine_that_is_named_decide_about_io_uring() {
     let refused = doctor(&config("auto"), &["--json", "--seconds", "0"]).finding("io_uring");
     assert_eq!((&refused["status"], &refused["value"]), (&"warn".into(), &"epoll".into()));
     assert!(refused["why"].as_str().unwrap().contains("kernel.io_uring_disabled is 2"), "{refused}");
-    assert!(refused["cure"].as_str().unwrap().contains("io_uring_disabled=0"), "{refused}");
+    assert!(refused["cure"].as_str().unwrap().contains("ringfort tune apply --yes --only io_uring"), "{refused}");
     let insisted = doctor(&config("io_uring"), &["--json", "--seconds", "0"]).finding("io_uring");
     assert_eq!((&insisted["status"], &insisted["value"]), (&"fail".into(), &"none".into()));
 }
@@ -166,7 +166,7 @@ fn people_read_the_verdict_first_then_what_is_wrong_in_100_columns() {
     }
     let bad = doctor(&on_tree("bad"), &["--seconds", "0"]).text;
     assert!(bad.starts_with("FAIL: nofile, conntrack; then "), "{bad}");
-    assert!(bad.contains("cure  sysctl -w net.core.somaxconn=4096"), "{bad}");
+    assert!(bad.contains("cure  ringfort tune apply --yes --only somaxconn"), "{bad}");
 }
 
 /// The doctor watches two CPUs, one of which loses as many thousandths.

@@ -120,7 +120,7 @@ pub(super) fn numa(cpus: &Cpus) -> Finding {
     finding.judged(
         Status::Warn,
         why,
-        "sysctl -w kernel.numa_balancing=0, and the line in /etc/sysctl.d/ to keep it",
+        "ringfort tune apply --yes --only numa_balancing",
     )
 }
 

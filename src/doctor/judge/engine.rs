@@ -5,6 +5,8 @@ use crate::doctor::finding::{Finding, Status};
 use crate::runtime::{EngineChoice, Refusal, multishot_receive_is_fair, parse_release};
 
 const OR_EPOLL: &str = "or set workers.engine = \"epoll\"";
+const BY_GROUP: &str =
+    "ringfort tune apply --yes --only io_uring --only io_uring_group (to the group ringfort, where there is one)";
 
 /// What start-up would choose, by the same set-up and self-test.
 pub(super) fn io_uring(facts: &Facts) -> Finding {
@@ -20,7 +22,7 @@ pub(super) fn io_uring(facts: &Facts) -> Finding {
                 Some(group) if group >= 0 => {
                     format!("see that the user ringfort runs as is in group {group}")
                 }
-                _ => "sysctl -w kernel.io_uring_group=GID with a group of the user ringfort runs as".into(),
+                _ => BY_GROUP.into(),
             };
             let why = "kernel.io_uring_disabled is 1: root may use io_uring, other users only in \
                        kernel.io_uring_group; the service is not root";
@@ -45,10 +47,7 @@ fn refusal(facts: &Facts) -> Option<(String, String)> {
     if ring.disabled == Some(2) {
         let why = "kernel.io_uring_disabled is 2: the kernel refuses io_uring to everyone, as RHEL 9 and its relatives \
                    are shipped";
-        let cure = format!(
-            "sysctl -w kernel.io_uring_disabled=0, and the line in /etc/sysctl.d/99-io_uring.conf to keep it; {OR_EPOLL}"
-        );
-        return Some((why.into(), cure));
+        return Some((why.into(), format!("{BY_GROUP}, {OR_EPOLL}")));
     }
     let refused = ring.probe.as_ref().err()?;
     Some(match refused.code {
@@ -72,11 +71,11 @@ fn by_group(ring: &Ring) -> (String, String) {
             format!("root and group {group}"),
             format!("add the user to group {group} (SupplementaryGroups={group} in the unit)"),
         ),
-        _ => ("root".to_owned(), "sysctl -w kernel.io_uring_group=GID with a group of the user".to_owned()),
+        _ => ("root".to_owned(), BY_GROUP.to_owned()),
     };
     let why =
         format!("io_uring_setup: EPERM: kernel.io_uring_disabled is 1, which leaves io_uring to {who} alone");
-    (why, format!("{join}, or sysctl -w kernel.io_uring_disabled=0, {OR_EPOLL}"))
+    (why, format!("{join}, {OR_EPOLL}"))
 }
 
 /// EPERM and ENOSYS have other causes than the setting of the kernel.

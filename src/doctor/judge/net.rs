@@ -10,6 +10,8 @@ use crate::doctor::finding::{Finding, Status};
 /// Share of the table of tracked connections from which it is nearly full, and full for all that matters.
 const CONNTRACK_WARN_RATIO: f64 = 0.8;
 const CONNTRACK_FAIL_RATIO: f64 = 0.95;
+/// What `tuning/settings.toml` makes of it.
+const SOMAXCONN_TUNED: u32 = 4_096;
 
 /// Queues of the network cards, and the CPUs that their interrupts go to, against the CPUs of the workers.
 pub(super) fn nic_queues(facts: &Facts) -> Finding {
@@ -161,7 +163,11 @@ pub(super) fn accept_queue(facts: &Facts) -> Finding {
     finding.judged(
         Status::Warn,
         why,
-        format!("sysctl -w net.core.somaxconn={want}, and the line in /etc/sysctl.d/"),
+        if want <= SOMAXCONN_TUNED {
+            "ringfort tune apply --yes --only somaxconn".to_owned()
+        } else {
+            format!("sysctl -w net.core.somaxconn={want}, and the line in /etc/sysctl.d/")
+        },
     )
 }
 
@@ -191,14 +197,7 @@ pub(super) fn ports(facts: &Facts) -> Finding {
     let why = format!(
         "{name} at {address}: an outgoing connection may hold that port when ringfort starts again, and the start fails"
     );
-    let mut reserved: Vec<usize> = net.reserved_ports.iter().map(|port| usize::from(*port)).collect();
-    reserved.extend(taken.iter().map(|(_, address)| usize::from(address.port())));
-    reserved.sort_unstable();
-    reserved.dedup();
-    let cure = format!(
-        "sysctl -w net.ipv4.ip_local_reserved_ports={}, and the line in /etc/sysctl.d/",
-        ranges(&reserved)
-    );
+    let cure = "ringfort tune apply --yes --only ip_local_reserved_ports --config FILE";
     finding.judged(Status::Warn, why, cure)
 }
 

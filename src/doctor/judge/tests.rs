@@ -149,7 +149,7 @@ fn a_refusal_of_io_uring_names_its_cause_and_its_cure() {
         (
             EPERM,
             &|facts| facts.ring.disabled = Some(2),
-            &["io_uring_disabled is 2", "RHEL", "io_uring_disabled=0"],
+            &["io_uring_disabled is 2", "RHEL", "--only io_uring"],
         ),
         (
             EPERM,
@@ -455,7 +455,7 @@ fn what_the_network_would_refuse_is_told() {
     let wide = finding("ports", &|net| {
         (net.port_range, net.reserved_ports) = (Some((1_024, 65_535)), vec![9_901, 9_902]);
     });
-    expect(&wide, Status::Warn, &["0.0.0.0:8080", "ip_local_reserved_ports=8080,9901-9902"]);
+    expect(&wide, Status::Warn, &["0.0.0.0:8080", "--only ip_local_reserved_ports"]);
     let reserved =
         finding("ports", &|net| (net.port_range, net.reserved_ports) = (Some((1_024, 65_535)), vec![8_080]));
     expect(&reserved, Status::Ok, &["8080"]);
