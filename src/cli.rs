@@ -1,6 +1,6 @@
 //! The command line: what can be asked of `ringfort`, and what each command calls. Decides nothing itself.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Parser, Subcommand};
 
@@ -54,6 +54,13 @@ enum Command {
         #[arg(long, value_name = "PATH")]
         socket: Option<PathBuf>,
     },
+    /// Have the running gateway read its configuration and certificates anew; exit 1 with every problem if it stays with
+    /// the old one.
+    Reload {
+        /// The admin Unix socket. Without it: where "run" puts it by default.
+        #[arg(long, value_name = "PATH")]
+        socket: Option<PathBuf>,
+    },
     /// Print the version.
     Version {
         /// Print JSON.
@@ -85,16 +92,8 @@ impl Cli {
                 print(&text);
                 code
             }
-            Command::Drain { socket } => match socket::post("/drain", socket.as_deref()) {
-                Ok(answer) => {
-                    print(&answer.body);
-                    if answer.is_good() { Outcome::Good } else { Outcome::Problems }.exit_code()
-                }
-                Err(text) => {
-                    eprintln!("ringfort: {text}");
-                    Outcome::CouldNotRun.exit_code()
-                }
-            },
+            Command::Drain { socket } => ask("/drain", socket.as_deref()),
+            Command::Reload { socket } => ask("/reload", socket.as_deref()),
             Command::Version { json } => {
                 let version = env!("CARGO_PKG_VERSION");
                 let json_text = || serde_json::json!({ "name": "ringfort", "version": version }).to_string();
@@ -102,6 +101,24 @@ impl Cli {
                 Outcome::Good.exit_code()
             }
             Command::Data => data::run().exit_code(),
+        }
+    }
+}
+
+/// Has the running gateway change something, and tells what it says of it.
+fn ask(path: &str, socket: Option<&Path>) -> u8 {
+    match socket::post(path, socket) {
+        Ok(answer) if answer.is_good() => {
+            print(&answer.body);
+            Outcome::Good.exit_code()
+        }
+        Ok(answer) => {
+            answer.problems().iter().for_each(|problem| eprintln!("{problem}"));
+            Outcome::Problems.exit_code()
+        }
+        Err(text) => {
+            eprintln!("ringfort: {text}");
+            Outcome::CouldNotRun.exit_code()
         }
     }
 }
@@ -137,6 +154,7 @@ mod tests {
             "ringfort check --explain / --identity spiffe://td/a",
             "ringfort drain",
             "ringfort drain --socket a.sock",
+            "ringfort reload --socket a.sock",
             "ringfort version --json",
             "ringfort __data",
         ] {

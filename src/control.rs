@@ -8,6 +8,7 @@ pub mod cpus;
 pub mod data;
 pub mod handover;
 pub mod log;
+pub mod requests;
 pub mod resolve;
 pub mod socket;
 pub mod source;

@@ -1,6 +1,6 @@
 //! The admin endpoints: one table, served over TCP (read-only, with the Host check) and over a Unix socket that only
-//! this user may connect to (the same, and what changes state). Never waits for a worker: every answer is made from
-//! shards and facts at hand.
+//! this user may connect to (the same, and what changes state). Never waits for a worker but to end a reload: every other answer is
+//! made from shards and facts at hand.
 
 use std::convert::Infallible;
 use std::net::TcpListener;
@@ -29,7 +29,15 @@ pub struct Endpoint {
     pub method: Method,
     pub path: &'static str,
     pub help: &'static str,
-    page: fn(&State, &Parts) -> Response,
+    page: Page,
+}
+
+#[derive(Clone, Copy)]
+enum Page {
+    /// Made from what is at hand.
+    Now(fn(&State, &Parts) -> Response),
+    /// Answered when the reload has ended.
+    Reload,
 }
 
 impl Endpoint {
@@ -40,12 +48,12 @@ impl Endpoint {
 }
 
 /// Every endpoint there is.
-pub static ENDPOINTS: [Endpoint; 8] = [
+pub static ENDPOINTS: [Endpoint; 9] = [
     get("/", "This page.", pages::index),
     get("/healthz", "200 while the process answers at all.", pages::healthz),
     get(
         "/readyz",
-        "200 while new work is taken, with what is wrong with certificates; 503 with the reason while starting or draining.",
+        "200 while new work is taken, with what is wrong with certificates or the last reload; 503 with the reason while starting or draining.",
         pages::readyz,
     ),
     get("/metrics", "Metrics in the Prometheus text format.", pages::metrics),
@@ -60,7 +68,13 @@ pub static ENDPOINTS: [Endpoint; 8] = [
         method: Method::POST,
         path: "/drain",
         help: "Stop accepting, finish what was accepted, then exit.",
-        page: pages::drain,
+        page: Page::Now(pages::drain),
+    },
+    Endpoint {
+        method: Method::POST,
+        path: "/reload",
+        help: "Read the configuration and its certificates anew; 422 with every problem if the old one stays.",
+        page: Page::Reload,
     },
 ];
 
@@ -75,11 +89,11 @@ pub enum Door {
 pub fn serve(tcp: TcpListener, unix: Option<UnixListener>, state: &Arc<State>) -> std::io::Result<()> {
     let permits = bounded::permits();
     tcp.set_nonblocking(true)?;
-    let tcp = Bounded::new(tokio::net::TcpListener::from_std(tcp)?, permits.clone());
+    let tcp = Bounded::new(tokio::net::TcpListener::from_std(tcp)?, permits.clone(), bounded::READ_TIMEOUT);
     tokio::spawn(run(tcp, router(Door::Tcp, state)));
     if let Some(unix) = unix {
         unix.set_nonblocking(true)?;
-        let unix = Bounded::new(tokio::net::UnixListener::from_std(unix)?, permits);
+        let unix = Bounded::new(tokio::net::UnixListener::from_std(unix)?, permits, bounded::CHANGE_TIMEOUT);
         tokio::spawn(run(unix, router(Door::Unix, state)));
     }
     Ok(())
@@ -104,7 +118,10 @@ fn router(door: Door, state: &Arc<State>) -> Router {
                 let text = "what changes state is asked over the admin Unix socket (admin.socket) only\n";
                 return (StatusCode::FORBIDDEN, text).into_response();
             }
-            (endpoint.page)(&state, &request.into_parts().0)
+            match endpoint.page {
+                Page::Now(page) => page(&state, &request.into_parts().0),
+                Page::Reload => pages::reload(&state).await,
+            }
         };
         router = router.route(endpoint.path, on(filter, handler));
     }
@@ -132,7 +149,7 @@ async fn guard(door: Door, request: Request, next: Next) -> Response {
 }
 
 const fn get(path: &'static str, help: &'static str, page: fn(&State, &Parts) -> Response) -> Endpoint {
-    Endpoint { method: Method::GET, path, help, page }
+    Endpoint { method: Method::GET, path, help, page: Page::Now(page) }
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ pub mod page;
 mod steering;
 pub mod view;
 
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -115,6 +116,19 @@ impl Sampler {
             ever_had_column: false,
             samples: 0,
         }
+    }
+
+    /// Goes on under another specification, with these listeners. Another mode or threshold begins at level 0.
+    pub fn change(&mut self, spec: Spec, listeners: &[TcpListener], handshakes_per_turn_max: u32) {
+        self.handshakes_per_turn_max = handshakes_per_turn_max;
+        // Workers were told of the bound with the configuration.
+        self.workers.iter_mut().for_each(|worker| worker.handshakes = handshakes_per_turn_max);
+        let is_same = spec == self.spec;
+        if !is_same {
+            self.spec = spec;
+            self.controller = Controller::new(spec, self.workers.len());
+        }
+        self.steering.change(listeners, is_same);
     }
 
     /// Takes one sample and does what it asks for.

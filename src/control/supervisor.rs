@@ -5,23 +5,24 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::Instant;
 
-use super::handover::{self, Facts, Sockets};
+use super::handover::Facts;
 use super::log::Log;
 use super::source::Source;
 use super::{Outcome, log};
 use crate::sys::fd_passing::Channel;
 use crate::sys::{process, rlimit};
 
+mod held;
 pub mod open;
 pub mod restart;
 
+use held::Held;
 use restart::{Backoff, Exit, Next, Stop, after_exit};
 
 /// The hidden subcommand that runs the data process.
@@ -50,10 +51,7 @@ pub fn run(config: Option<&Path>) -> Outcome {
 }
 
 struct Supervisor {
-    facts: Facts,
-    /// `None` once the gateway is told to stop: connections shall be refused from then on.
-    sockets: Option<Arc<Sockets>>,
-    drain_deadline: Duration,
+    held: Held,
     log: Log,
 }
 
@@ -65,20 +63,20 @@ impl Supervisor {
     }
 
     fn open(config: Option<&Path>, log: Log) -> Result<Self, String> {
-        let (source, config) = Source::read(config)?;
+        let path = config;
+        let (source, config) = Source::read(path)?;
         // Before anything is opened: many workers with many listeners may need more than the soft limit.
         rlimit::raise_nofile().map_err(|error| format!("cannot read the limit of open files: {error}"))?;
         let cpus = open::cpus(&config)?;
         let (sockets, admin_socket) = open::sockets(&config, cpus.len())?;
         let facts = Facts { source, cpus, admin_socket, restarts: 0, supervisor: std::process::id() };
-        let drain_deadline = config.snapshot.drain.deadline;
-        Ok(Self { facts, sockets: Some(Arc::new(sockets)), drain_deadline, log })
+        Ok(Self { held: Held::new(path, config, facts, sockets), log })
     }
 
     async fn supervise(mut self) -> io::Result<Outcome> {
         let mut signals = Signals::new()?;
         let outcome = self.restart_until_done(&mut signals).await;
-        if let Some(path) = &self.facts.admin_socket {
+        if let Some(path) = self.held.admin_socket() {
             let _ = std::fs::remove_file(path);
         }
         self.log.flush(FLUSH_TIMEOUT);
@@ -91,7 +89,7 @@ impl Supervisor {
             let started = Instant::now();
             let exit = match self.spawn() {
                 Ok(child) => self.watch(child, signals).await?,
-                Err(error) if self.facts.restarts == 0 => return Err(error),
+                Err(error) if self.held.restarts() == 0 => return Err(error),
                 Err(error) => {
                     tracing::error!(%error, "the data process cannot be started");
                     (Exit::NotStarted, None)
@@ -99,7 +97,7 @@ impl Supervisor {
             };
             let ran = started.elapsed();
             let (exit, stop) = exit;
-            match after_exit(exit, stop, self.facts.restarts) {
+            match after_exit(exit, stop, self.held.restarts()) {
                 Next::Finish(outcome) => {
                     if outcome != Outcome::Good {
                         let ran_ms = millis(ran);
@@ -113,7 +111,7 @@ impl Supervisor {
                         died = %exit,
                         ran_ms = millis(ran),
                         restart_in_ms = millis(pause),
-                        restarts = self.facts.restarts + 1,
+                        restarts = self.held.restarts() + 1,
                         "the data process died; it is started again while connections wait in the accept queues"
                     );
                     tokio::select! {
@@ -121,13 +119,13 @@ impl Supervisor {
                         // Nothing is being served: there is nothing to drain.
                         _ = signals.stop() => return Ok(Outcome::Good),
                     }
-                    self.facts.restarts += 1;
+                    self.held.count_restart();
                 }
             }
         }
     }
 
-    /// Starts a data process. Its sockets are sent by a thread, as it may take them slowly.
+    /// Starts a data process. A thread sends its sockets, as it may take them slowly, and answers it.
     fn spawn(&self) -> io::Result<Child> {
         let (ours, theirs) = Channel::pair()?;
         // /proc/self/exe is this very binary, even if another one was installed over it meanwhile.
@@ -137,14 +135,8 @@ impl Supervisor {
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .kill_on_drop(true)
             .spawn()?;
-        if let Some(sockets) = self.sockets.clone() {
-            let facts = self.facts.clone();
-            tokio::task::spawn_blocking(move || {
-                if let Err(error) = handover::send(&ours, &facts, &sockets) {
-                    tracing::error!(%error, "the data process did not take its sockets");
-                }
-            });
-        }
+        let held = self.held.clone();
+        std::thread::Builder::new().name("attendant".into()).spawn(move || held.attend(&ours))?;
         Ok(child)
     }
 
@@ -158,7 +150,7 @@ impl Supervisor {
                 status = child.wait() => return Ok((exit_of(status?), stop)),
                 ask = signals.next() => {
                     if ask == Ask::HangUp {
-                        tracing::info!("SIGHUP: certificates are read anew; a changed configuration needs a restart");
+                        tracing::info!("SIGHUP: the configuration and its certificates are read anew");
                         signal_child(&child, process::Signal::HangUp);
                         continue;
                     }
@@ -166,9 +158,9 @@ impl Supervisor {
                     interrupted |= ask == Ask::Interrupt;
                     if stop.is_none() {
                         tracing::info!("told to stop: draining");
-                        self.sockets = None;
+                        self.held.close();
                         signal_child(&child, process::Signal::Terminate);
-                        kill_at = Instant::now() + self.drain_deadline + DRAIN_SLACK;
+                        kill_at = Instant::now() + self.held.drain_deadline() + DRAIN_SLACK;
                         stop = Some(Stop::Draining);
                     } else if again {
                         tracing::warn!("interrupted again: ending without waiting");

@@ -384,6 +384,10 @@ family! {
             "1 while the gateway takes new work, 0 while it starts or drains.";
         StartTime: "ringfort_process_start_time_seconds" One Sum None,
             "Unix time at which the data process started.";
+        ReloadSucceeded: "ringfort_config_last_reload_successful" One Sum None,
+            "1 if the configuration in use is what was read last, 0 if what was read last was refused.";
+        ReloadTime: "ringfort_config_last_reload_success_timestamp_seconds" One Sum None,
+            "Unix time at which the configuration in use was taken into use.";
         Restarts: "ringfort_process_restarts" One Sum None,
             "Times the supervisor restarted the data process after a crash.";
         ResidentBytes: "ringfort_process_resident_memory_bytes" Bytes Sum None,
@@ -416,6 +420,19 @@ pub const CERTIFICATE_NOT_AFTER: Metric = Metric {
     label: None,
     help: "Unix time at which the certificate in use ends; for a bundle of authorities, the last of them.",
 };
+
+/// Counted by the control thread.
+pub const RELOADS: Metric = Metric {
+    name: "ringfort_reloads_total",
+    kind: Kind::Counter,
+    unit: Unit::One,
+    across: Across::Sum,
+    label: Some(RELOAD_RESULT),
+    help: "Times that the configuration was to be read anew: taken into use, or refused while the old one stayed.",
+};
+
+/// How a reload ended.
+pub const RELOAD_RESULT: Label = Label { name: "result", values: &["ok", "refused"] };
 
 /// Counted by the control thread.
 pub const CERTIFICATE_RELOADS: Metric = Metric {
@@ -560,6 +577,7 @@ mod tests {
         let mut all = vec![
             SESSIONS_ENDED,
             CERTIFICATE_NOT_AFTER,
+            RELOADS,
             CERTIFICATE_RELOADS,
             CERTIFICATE_RELOAD_FAILURES,
             WORKER_ENGINE,

@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Poll, Waker};
 
+use crate::metrics::shard::ListenerShard;
 use crate::metrics::{Gauge, Shard};
 use crate::runtime::Runtime;
 
@@ -38,7 +39,7 @@ const REFUSED_KEPT_MAX: usize = 8;
 /// A client that presented no certificate where it must, or one that is not to be trusted; for the log.
 #[derive(Debug)]
 pub struct Refused {
-    pub listener: u16,
+    pub listener: Arc<ListenerShard>,
     /// `None` where the client is gone already.
     pub peer: Option<SocketAddr>,
     pub error: rustls::Error,

@@ -11,6 +11,7 @@ use std::rc::Rc;
 use crate::h1::{FieldSlots, HeadLimits, Parsed, ResponseHead, parse_request};
 use crate::http::Reject;
 use crate::http::websocket::{self, WEBSOCKET};
+use crate::metrics::shard::ClusterShard;
 use crate::metrics::{ListenerGauge, TunnelProtocol};
 use crate::runtime::RecvBuf;
 
@@ -200,7 +201,7 @@ struct Open<'a>(&'a SessionGuard);
 
 impl<'a> Open<'a> {
     fn new(guard: &'a SessionGuard, kind: &Kind) -> Self {
-        let shard = guard.context().shard.listener(usize::from(guard.listener()));
+        let shard = guard.counts();
         shard.tunnel_opened(kind.protocol());
         shard.gauge_add(ListenerGauge::TunnelsActive, 1);
         Self(guard)
@@ -209,17 +210,15 @@ impl<'a> Open<'a> {
 
 impl Drop for Open<'_> {
     fn drop(&mut self) {
-        let shard = self.0.context().shard.listener(usize::from(self.0.listener()));
-        shard.gauge_add(ListenerGauge::TunnelsActive, -1);
+        self.0.counts().gauge_add(ListenerGauge::TunnelsActive, -1);
     }
 }
 
 /// Relays between a client's connection and the endpoint until both directions have ended.
 pub async fn over_connection(guard: SessionGuard, downstream: Stream, mut tunnel: Box<Tunnel>) {
     let _open = Open::new(&guard, &tunnel.opening.kind);
-    let meter = Meter::new(&guard, tunnel.opening.cluster);
     let (from, to) = (Inlet::Stream(&downstream), Outlet::Stream(&downstream));
-    let ended = join(&meter, &guard, from, to, &mut tunnel).await;
+    let ended = join(Meter::new, &guard, from, to, &mut tunnel).await;
     guard.ended(ended.err().unwrap_or(Termination::TunnelClosed));
     if ended.is_err() {
         downstream.abort();
@@ -235,9 +234,8 @@ pub async fn over_stream(
     mut tunnel: Tunnel,
 ) {
     let _open = Open::new(guard, &tunnel.opening.kind);
-    let meter = Meter::on_stream(guard, tunnel.opening.cluster);
     let (from, to) = (Inlet::H2(&mut receiver), Outlet::H2(&mut sender));
-    if let Err(termination) = join(&meter, guard, from, to, &mut tunnel).await {
+    if let Err(termination) = join(Meter::on_stream, guard, from, to, &mut tunnel).await {
         // RFC 9113 §8.5 for CONNECT, RFC 8441 §5 for the others.
         let broke = termination == Termination::UpstreamReset && tunnel.opening.is_connect();
         sender.reset(if broke { CONNECT_ERROR } else { CANCEL });
@@ -245,23 +243,25 @@ pub async fn over_stream(
     }
 }
 
-async fn join(
-    meter: &Meter<'_>,
-    guard: &SessionGuard,
-    from: Inlet<'_>,
-    to: Outlet<'_>,
-    tunnel: &mut Tunnel,
+async fn join<'t>(
+    meter: fn(&'t SessionGuard, &'t ClusterShard) -> Meter<'t>,
+    guard: &'t SessionGuard,
+    from: Inlet<'t>,
+    to: Outlet<'t>,
+    tunnel: &'t mut Tunnel,
 ) -> Result<(), Termination> {
     let (first_up, first_down) = (tunnel.first_up.take(), tunnel.first_down.take());
-    let (up, down) = match &mut tunnel.upward {
+    let (up, down, counts) = match &mut tunnel.upward {
         Upward::Connection(connection) => {
             let stream = &connection.stream;
-            (Outlet::Stream(stream), Inlet::Stream(stream))
+            (Outlet::Stream(stream), Inlet::Stream(stream), connection.counts())
         }
-        Upward::Stream { receiver, sender, .. } => (Outlet::H2(sender), Inlet::H2(receiver)),
+        Upward::Stream { receiver, sender, exchange } => {
+            (Outlet::H2(sender), Inlet::H2(receiver), exchange.counts())
+        }
     };
     let ways = Ways { up: Way::new(from, up, first_up), down: Way::new(down, to, first_down) };
-    relay::run(meter, ways, guard.timeouts().tunnel_idle).await
+    relay::run(&meter(guard, counts), ways, guard.timeouts().tunnel_idle).await
 }
 
 impl Upward {

@@ -5,8 +5,9 @@ use std::io;
 use std::mem::{MaybeUninit, size_of, zeroed};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
+use std::time::Duration;
 
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, SockRef, Socket, Type};
 
 /// Descriptors in one packet. The kernel's own bound is 253 (SCM_MAX_FD).
 const FDS_PER_PACKET: usize = 128;
@@ -24,6 +25,11 @@ impl Channel {
     pub fn pair() -> io::Result<(Self, Self)> {
         let (left, right) = Socket::pair(Domain::UNIX, Type::SEQPACKET, None)?;
         Ok((Self(left.into()), Self(right.into())))
+    }
+
+    /// Longest wait of `recv` for a packet, after which it fails with `WouldBlock`.
+    pub fn set_recv_timeout(&self, timeout: Duration) -> io::Result<()> {
+        SockRef::from(&self.0).set_read_timeout(Some(timeout))
     }
 
     /// Sends one message; blocks until the kernel has taken it.

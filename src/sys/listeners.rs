@@ -11,7 +11,7 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use socket2::{Domain, SockAddr, Socket, Type};
+use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
 use super::holders::{self, Holder};
 
@@ -43,6 +43,12 @@ pub fn open(address: SocketAddr, count: usize, backlog: u32) -> Result<Vec<TcpLi
         let holders = if in_use { holders::of(&holders::listening_inodes(address)) } else { Vec::new() };
         OpenError { address, cause, holders }
     })
+}
+
+/// Changes the accept queue of a socket that listens: Linux takes the new bound with another listen(2) and keeps what
+/// waits. A refusal leaves the old one.
+pub fn set_backlog(listener: &TcpListener, backlog: u32) {
+    let _ = SockRef::from(listener).listen(i32::try_from(backlog).unwrap_or(i32::MAX));
 }
 
 /// Opens a single socket, as for the admin endpoint.

@@ -21,6 +21,7 @@ mod http2_floods;
 mod http2_tls;
 mod identity;
 mod passthrough;
+mod reload;
 mod routing;
 mod slow;
 mod steal;

@@ -22,10 +22,15 @@ pub fn healthz(_: &State, _: &Parts) -> Response {
 pub fn readyz(state: &State, _: &Parts) -> Response {
     match state.phase() {
         // The last good certificates serve: that is ready, and somebody should know all the same.
-        Phase::Serving => match state.certificate_problems() {
-            problems if problems.is_empty() => json_answer(StatusCode::OK, &json!({ "ready": true })),
-            problems => json_answer(StatusCode::OK, &json!({ "ready": true, "certificates": problems })),
-        },
+        // Likewise where the configuration that was read last is not the one in use.
+        Phase::Serving => {
+            let mut body = json!({ "ready": true });
+            let notes = [("certificates", state.certificate_problems()), ("reload", state.reload_problems())];
+            for (name, problems) in notes.into_iter().filter(|(_, problems)| !problems.is_empty()) {
+                body[name] = problems.into();
+            }
+            json_answer(StatusCode::OK, &body)
+        }
         phase => {
             let body = json!({ "ready": false, "reason": phase.word() });
             json_answer(StatusCode::SERVICE_UNAVAILABLE, &body)
@@ -44,7 +49,7 @@ pub fn workers(state: &State, _: &Parts) -> Response {
 }
 
 pub fn config(state: &State, _: &Parts) -> Response {
-    json_answer(StatusCode::OK, state.config())
+    json_answer(StatusCode::OK, &*state.config())
 }
 
 /// As the query asks for; else a page for browsers, and JSON for the rest.
@@ -78,6 +83,26 @@ fn steal_csv(state: &State) -> Response {
 pub fn drain(state: &State, _: &Parts) -> Response {
     state.ask_to_drain();
     json_answer(StatusCode::ACCEPTED, &json!({ "draining": true }))
+}
+
+/// Reads the configuration anew, and tells what came of it.
+pub async fn reload(state: &State) -> Response {
+    let outcome = match state.ask_to_reload() {
+        Some(outcome) if state.phase() == Phase::Serving => outcome.await.ok(),
+        _ => None,
+    };
+    match outcome {
+        Some(Ok(change)) => json_answer(StatusCode::OK, &json!({ "reloaded": true, "change": change })),
+        Some(Err(problems)) => {
+            let body = json!({ "reloaded": false, "problems": problems });
+            json_answer(StatusCode::UNPROCESSABLE_ENTITY, &body)
+        }
+        None => {
+            let problems = [format!("the gateway is {}: try again when it serves", state.phase().word())];
+            let body = json!({ "reloaded": false, "problems": problems });
+            json_answer(StatusCode::SERVICE_UNAVAILABLE, &body)
+        }
+    }
 }
 
 /// Plain list of what there is, for a path that is not there.

@@ -3,8 +3,9 @@
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 
+use crate::control::data::reload::{Outcome, Requests};
 use crate::control::log::Log;
 use crate::control::steal::View;
 use crate::metrics::{CertificateFacts, Process, ProcessFacts, Shard, WorkerFacts};
@@ -28,17 +29,29 @@ impl Phase {
     }
 }
 
+/// How reloads went since the start.
+struct Reloads {
+    ok: u64,
+    refused: u64,
+    last: Result<(), Vec<String>>,
+    /// When the configuration in use was taken into use.
+    ok_unix_s: u64,
+}
+
 /// Shared by the admin endpoints and the control thread.
 pub struct State {
     phase: AtomicU8,
     shards: Vec<Arc<Shard>>,
     workers: OnceLock<Vec<WorkerFacts>>,
-    config: serde_json::Value,
+    config: Mutex<Arc<serde_json::Value>>,
     log: Option<Log>,
     start_unix_s: u64,
     restarts: u32,
     descriptors_max: u64,
     drain: Notify,
+    /// `None`: nobody takes them.
+    requests: Option<Requests>,
+    reloads: Mutex<Reloads>,
     /// What to count of certificates, and what is wrong with their files.
     certificates: Mutex<(CertificateFacts, Vec<String>)>,
     steal: Mutex<View>,
@@ -57,12 +70,19 @@ impl State {
             phase: AtomicU8::new(Phase::Starting as u8),
             shards,
             workers: OnceLock::new(),
-            config,
+            config: Mutex::new(Arc::new(config)),
             log,
             start_unix_s: clock::unix_seconds(),
             restarts,
             descriptors_max,
             drain: Notify::new(),
+            requests: None,
+            reloads: Mutex::new(Reloads {
+                ok: 0,
+                refused: 0,
+                last: Ok(()),
+                ok_unix_s: clock::unix_seconds(),
+            }),
             certificates: Mutex::default(),
             steal: Mutex::default(),
         }
@@ -95,8 +115,43 @@ impl State {
         &self.shards
     }
 
-    pub const fn config(&self) -> &serde_json::Value {
-        &self.config
+    /// Has reloads asked for go there.
+    #[must_use]
+    pub fn with_reloads(mut self, requests: Requests) -> Self {
+        self.requests = Some(requests);
+        self
+    }
+
+    pub fn config(&self) -> Arc<serde_json::Value> {
+        self.config.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub fn set_config(&self, config: serde_json::Value) {
+        *self.config.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
+    }
+
+    /// Asks the control thread to read the configuration anew. `None`: nobody would.
+    pub fn ask_to_reload(&self) -> Option<oneshot::Receiver<Outcome>> {
+        self.requests.as_ref().map(Requests::ask)
+    }
+
+    /// Counts a reload; one that was refused with its problems.
+    pub fn note_reload(&self, outcome: Result<(), Vec<String>>) {
+        let mut reloads = self.reloads();
+        match outcome {
+            Ok(()) => (reloads.ok, reloads.ok_unix_s) = (reloads.ok + 1, clock::unix_seconds()),
+            Err(_) => reloads.refused += 1,
+        }
+        reloads.last = outcome;
+    }
+
+    /// What is wrong with the configuration that was read last, if it is not in use.
+    pub fn reload_problems(&self) -> Vec<String> {
+        self.reloads().last.clone().err().unwrap_or_default()
+    }
+
+    fn reloads(&self) -> MutexGuard<'_, Reloads> {
+        self.reloads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// `problems`: what is wrong with the files of certificates as they are now.
@@ -129,6 +184,12 @@ impl State {
         let steal = self.steal().facts(clock::now(), self.workers());
         let mut facts = ProcessFacts::new(env!("CARGO_PKG_VERSION"), certificates, steal);
         facts.set(Process::Ready, u64::from(self.phase() == Phase::Serving));
+        {
+            let reloads = self.reloads();
+            facts.set_reloads(reloads.ok, reloads.refused);
+            facts.set(Process::ReloadSucceeded, u64::from(reloads.last.is_ok()));
+            facts.set(Process::ReloadTime, reloads.ok_unix_s);
+        }
         facts.set(Process::StartTime, self.start_unix_s);
         facts.set(Process::Restarts, u64::from(self.restarts));
         facts.set(Process::ResidentBytes, process::resident_bytes().unwrap_or(0));

@@ -1,6 +1,7 @@
 //! The admin endpoints over real sockets, without workers.
 
 use super::*;
+use crate::control::data::reload::Requests;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -23,9 +24,16 @@ impl Drop for Admin {
 
 fn start(name: &str) -> Admin {
     let shard = Arc::new(Shard::new(0, &["web".into()], &["site".into()], &["done"]));
-    shard.listener(0).request(Some(200));
+    shard.listeners()[0].request(Some(200));
     shard.set(Gauge::LoopGapMax, 1_500_000);
-    let state = Arc::new(State::new(vec![shard], serde_json::json!({ "workers": {} }), None, 2, 64));
+    let (requests, mut asked) = Requests::new();
+    tokio::spawn(async move {
+        while let Some(asked) = asked.recv().await {
+            let _ = asked.send(Ok("nothing".into()));
+        }
+    });
+    let state = State::new(vec![shard], serde_json::json!({ "workers": {} }), None, 2, 64);
+    let state = Arc::new(state.with_reloads(requests));
     state.set_workers(vec![WorkerFacts { worker: 0, cpu: Some(1), engine: "epoll" }]);
     state.set_phase(Phase::Serving);
     let unix = std::env::temp_dir().join(format!("ringfort-admin-{name}-{}", std::process::id()));

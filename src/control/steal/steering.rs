@@ -3,7 +3,7 @@
 use std::net::TcpListener;
 
 use crate::steal::controller::Weights;
-use crate::steal::steering::program;
+use crate::steal::steering::{Instruction, program};
 use crate::sys::reuseport;
 
 /// Dropped when the gateway drains: its sockets would keep the listeners open. Connections go evenly again then.
@@ -11,30 +11,49 @@ pub struct Steering {
     listeners: Vec<TcpListener>,
     /// Told once: without it, everything else still works.
     has_failed: bool,
+    /// In force; empty where connections go evenly.
+    program: Vec<Instruction>,
 }
 
 impl Steering {
     /// `listeners`: one socket of each listener. A program that a data process before this one left is taken off.
     pub fn new(listeners: &[TcpListener]) -> Self {
         let copies = listeners.iter().filter_map(|listener| listener.try_clone().ok()).collect();
-        let steering = Self { listeners: copies, has_failed: false };
+        let steering = Self { listeners: copies, has_failed: false, program: Vec::new() };
         steering.even();
         steering
+    }
+
+    /// Goes on with other listeners. `keeps`: under the program in force.
+    pub(super) fn change(&mut self, listeners: &[TcpListener], keeps: bool) {
+        self.listeners = listeners.iter().filter_map(|listener| listener.try_clone().ok()).collect();
+        if !keeps {
+            self.program.clear();
+        }
+        if self.program.is_empty() { self.even() } else { self.steer() }
     }
 
     pub(super) fn set(&mut self, weights: &Weights) {
         match weights {
             Weights::Unchanged => {}
-            Weights::Even => self.even(),
+            Weights::Even => {
+                self.program.clear();
+                self.even();
+            }
             Weights::Shares(shares) => {
                 let Some(program) = program(shares) else { return };
-                let results = self.listeners.iter().map(|listener| reuseport::steer(listener, &program));
-                if let Some(error) = results.filter_map(Result::err).next()
-                    && !std::mem::replace(&mut self.has_failed, true)
-                {
-                    tracing::warn!(%error, "new connections cannot be led away from a stolen CPU: they go evenly");
-                }
+                self.program = program;
+                self.steer();
             }
+        }
+    }
+
+    fn steer(&mut self) {
+        let results = self.listeners.iter().map(|listener| reuseport::steer(listener, &self.program));
+        if let Some(error) = results.filter_map(Result::err).next()
+            && !std::mem::replace(&mut self.has_failed, true)
+        {
+            tracing::warn!(%error, "new connections cannot be led away from a stolen CPU: they go evenly");
         }
     }
 

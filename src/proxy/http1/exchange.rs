@@ -31,7 +31,7 @@ use crate::metrics::{ClusterCounter, Histogram, ListenerCounter};
 use crate::runtime::{Deadline, RecvBuf, TimedOut};
 
 use super::super::body::{Body, BodyError, Pace, drained};
-use super::super::context::{Context, Serving};
+use super::super::context::{Context, Serving, SessionGuard};
 use super::super::outcome::{Ending, Termination};
 use super::super::snapshot::Timeouts;
 use super::super::stream::Stream;
@@ -48,14 +48,19 @@ const SMALL_BODY_BYTES_MAX: u64 = 4_096;
 /// Reads one request, answers it, and says what follows.
 pub(super) async fn run(session: &mut Http1, first: RecvBuf) -> Next {
     let context = session.guard.context().clone();
-    let serving = context.serving();
+    // Together: the listener's place is that in this configuration.
+    let (serving, listener) = (session.guard.serving(), session.guard.listener());
     let started = context.runtime.now();
     let timeouts = session.guard.timeouts();
     session.requests += 1;
     let mut input = HeadInput::new(&context.runtime, first);
     let request = loop {
-        let listener = session.guard.listener();
-        let mut asker = Asker { listener, facts: &mut session.facts, stream: Some(&session.stream) };
+        let mut asker = Asker {
+            listener,
+            counts: session.guard.counts(),
+            facts: &mut session.facts,
+            stream: Some(&session.stream),
+        };
         match judge(&context, &serving, &mut asker, input.bytes()) {
             Ok(Parsed::Complete(request)) => break request,
             Ok(Parsed::Partial) => {
@@ -78,7 +83,7 @@ pub(super) async fn run(session: &mut Http1, first: RecvBuf) -> Next {
         }
     };
     let requests_max = serving.snapshot.http.requests_per_connection_max;
-    let may_stay = session.requests < requests_max && !context.is_draining();
+    let may_stay = session.requests < requests_max && !session.guard.is_draining();
     let rest = input.rest(request.head_len);
     let exchange = Exchange {
         context: &context,
@@ -86,7 +91,7 @@ pub(super) async fn run(session: &mut Http1, first: RecvBuf) -> Next {
         stream: &session.stream,
         deadline: &session.deadline,
         timeouts,
-        listener: usize::from(session.guard.listener()),
+        guard: &session.guard,
         request: &request,
         keep_alive: Cell::new(request.keep_alive && may_stay),
         status: Cell::new(None),
@@ -95,15 +100,14 @@ pub(super) async fn run(session: &mut Http1, first: RecvBuf) -> Next {
         early: Cell::new(false),
         at_once: Cell::new(true),
     };
-    let shard = context.shard.listener(exchange.listener);
-    shard.add(ListenerCounter::ReceivedBytes, request.head_len as u64);
+    exchange.guard.counts().add(ListenerCounter::ReceivedBytes, request.head_len as u64);
     let next = match &request.answer {
         Answer::Forward { cluster, route, head } => exchange.forward(*cluster, *route, head, rest).await,
         Answer::Tunnel(opening) => Box::pin(exchange.open(opening, rest)).await,
         Answer::Gone => Next::End(Ending::Abort(Termination::ClientAborted)),
         _ => exchange.answer(rest).await,
     };
-    context.shard.listener(exchange.listener).request(exchange.status.get());
+    exchange.guard.counts().request(exchange.status.get());
     let took = context.runtime.now().since(started);
     context.shard.observe(Histogram::RequestDuration, took);
     context.door.answered(took, exchange.status.get());
@@ -118,7 +122,7 @@ fn refuse(session: &Http1, status: u16, text: &str, termination: Termination) ->
     let context = session.guard.context();
     let mut out = context.runtime.take_block();
     context.with_date(|date| write_answer(&mut out, status, text, Some("close"), false, &[], Some(date)));
-    let shard = context.shard.listener(usize::from(session.guard.listener()));
+    let shard = session.guard.counts();
     shard.request(Some(status));
     shard.add(ListenerCounter::SentBytes, out.len() as u64);
     session.stream.send(&out, true);
@@ -132,7 +136,7 @@ struct Exchange<'a> {
     stream: &'a Stream,
     deadline: &'a Deadline,
     timeouts: Timeouts,
-    listener: usize,
+    guard: &'a SessionGuard,
     request: &'a Request,
     /// Whether the connection goes on after this exchange, as it stands.
     keep_alive: Cell<bool>,
@@ -214,7 +218,7 @@ impl Exchange<'_> {
 
     /// Sends `out`, the last of this response, counts it and keeps its memory.
     fn send_block(&self, out: Vec<u8>) {
-        self.context.shard.listener(self.listener).add(ListenerCounter::SentBytes, out.len() as u64);
+        self.guard.counts().add(ListenerCounter::SentBytes, out.len() as u64);
         if out.len() as u64 > 2 * SMALL_BODY_BYTES_MAX {
             self.at_once.set(false);
         }
@@ -272,7 +276,7 @@ impl Exchange<'_> {
         }
         if request.keep_alive {
             return Ending::Graceful(match self.opening() {
-                _ if self.context.is_draining() => Termination::Drained,
+                _ if self.guard.is_draining() => Termination::Drained,
                 Some(_) => Termination::TunnelRefused,
                 None => Termination::RequestsMax,
             });
@@ -287,7 +291,7 @@ impl Exchange<'_> {
 
     /// Has an endpoint answer.
     async fn forward(&self, cluster: u16, route: u16, head: &[u8], rest: RecvBuf) -> Next {
-        let upstreams = &self.context.upstreams;
+        let upstreams = &self.serving.upstreams;
         let mut tried = Tried::default();
         let mut fresh = false;
         let mut rest = Some(rest);
@@ -322,8 +326,8 @@ impl Exchange<'_> {
         rest: &mut Option<RecvBuf>,
         may_retry: bool,
     ) -> Option<Next> {
-        let upstreams = &self.context.upstreams;
-        let shard = self.context.shard.cluster(usize::from(cluster));
+        let upstreams = &self.serving.upstreams;
+        let shard = self.serving.upstreams.counts(cluster);
         // A client that left while it waited for a connection gets nothing done.
         if self.stream.is_hung_up() {
             upstreams.release(connection);
@@ -374,7 +378,7 @@ impl Exchange<'_> {
 
     /// Counts what the endpoint made of the request, for its health and the metrics.
     fn judge_endpoint(&self, connection: &Connection, cluster: u16, responded: &Responded) {
-        let (upstreams, shard) = (&self.context.upstreams, self.context.shard.cluster(usize::from(cluster)));
+        let (upstreams, shard) = (&self.serving.upstreams, self.serving.upstreams.counts(cluster));
         match responded {
             Responded::Complete { .. } | Responded::Opened(_) => upstreams.on_answer(connection),
             // An idle connection that had died says nothing of the endpoint.
@@ -399,8 +403,8 @@ impl Exchange<'_> {
         head: &[u8],
         first: RecvBuf,
     ) -> Next {
-        let (context, upstreams) = (self.context, &self.context.upstreams);
-        let shard = context.shard.cluster(usize::from(cluster));
+        let (context, upstreams) = (self.context, &self.serving.upstreams);
+        let shard = self.serving.upstreams.counts(cluster);
         let Some(spec) = upstreams.spec(cluster) else { return self.close_after_response(false) };
         if self.request.expect_continue && first.is_empty() {
             self.stream.send(b"HTTP/1.1 100 Continue\r\n\r\n", false);
@@ -417,7 +421,7 @@ impl Exchange<'_> {
             self.both_ways(pin!(upload), pin!(respond), spec.request_timeout).await
         };
         self.stream.set_bulk(false);
-        context.shard.listener(self.listener).add(ListenerCounter::ReceivedBytes, body.moved);
+        self.guard.counts().add(ListenerCounter::ReceivedBytes, body.moved);
         shard.add(ClusterCounter::SentBytes, body.moved);
         match responded {
             None => {
@@ -500,8 +504,8 @@ impl Exchange<'_> {
 
     /// Keeps the connection of a complete exchange, or closes it.
     fn settle(&self, connection: Connection, reusable: bool) {
-        if reusable && !self.context.is_draining() {
-            self.context.upstreams.release(connection);
+        if reusable && !self.guard.is_draining() {
+            self.serving.upstreams.release(connection);
         } else {
             connection.stream.close();
         }
@@ -537,7 +541,7 @@ impl Exchange<'_> {
     fn send_failure(&self, failure: &Failure) {
         let mut out = self.context.runtime.take_block();
         self.status.set(Some(failure.status));
-        if self.context.is_draining() {
+        if self.guard.is_draining() {
             self.keep_alive.set(false);
         }
         let connection = connection_option(self.keep_alive.get(), self.request.version);
@@ -601,7 +605,7 @@ impl Exchange<'_> {
             };
             let rest = input.rest(head.head_len);
             let received = (head.head_len + rest.len()) as u64;
-            let shard = self.context.shard.cluster(usize::from(cluster));
+            let shard = self.serving.upstreams.counts(cluster);
             shard.add(ClusterCounter::ReceivedBytes, received);
             if !head.interim {
                 shard.response(Some(head.status));
@@ -660,7 +664,7 @@ impl Exchange<'_> {
         }
         let framing_out = framing_to_client(&head, self.request.version);
         // A client still sending when its response begins is told that the connection ends with it: it may not finish.
-        if !head.interim && (self.uploading.get() || self.context.is_draining()) {
+        if !head.interim && (self.uploading.get() || self.guard.is_draining()) {
             self.keep_alive.set(false);
         }
         let mut out = self.context.runtime.take_block();
@@ -716,7 +720,7 @@ impl Exchange<'_> {
             // Bytes behind the response: nobody asked for them (response-queue poisoning).
             return Responded::Complete { reusable: reusable && rest.len() == length };
         }
-        let Some(spec) = self.context.upstreams.spec(cluster) else {
+        let Some(spec) = self.serving.upstreams.spec(cluster) else {
             return Responded::Broken(Termination::UpstreamFailed);
         };
         let pace = Pace {
@@ -729,9 +733,9 @@ impl Exchange<'_> {
         let already = rest.len() as u64;
         let runtime = &self.context.runtime;
         let moved = body.relay(runtime, &connection.stream, self.stream, &out, rest, pace).await;
-        let shard = self.context.shard.listener(self.listener);
+        let shard = self.guard.counts();
         shard.add(ListenerCounter::SentBytes, out.len() as u64 + body.moved);
-        let shard = self.context.shard.cluster(usize::from(cluster));
+        let shard = self.serving.upstreams.counts(cluster);
         shard.add(ClusterCounter::ReceivedBytes, body.moved.saturating_sub(already));
         runtime.put_block(out);
         if let (Err(error), false) = (&moved, body.begun) {

@@ -80,6 +80,11 @@ pub fn ringfort() -> Command {
 /// Fills the `{port:NAME}` places of a configuration, one free port a name.
 pub fn with_ports(config: &str) -> (String, BTreeMap<String, u16>) {
     let mut ports = BTreeMap::new();
+    (fill_ports(config, &mut ports), ports)
+}
+
+/// The same; names that have a port keep it.
+fn fill_ports(config: &str, ports: &mut BTreeMap<String, u16>) -> String {
     let mut text = String::new();
     let mut rest = config;
     while let Some((before, after)) = rest.split_once("{port:") {
@@ -90,7 +95,7 @@ pub fn with_ports(config: &str) -> (String, BTreeMap<String, u16>) {
         rest = after;
     }
     text.push_str(rest);
-    (text, ports)
+    text
 }
 
 /// How a gateway is started, beside its configuration.
@@ -144,6 +149,43 @@ impl Gateway {
         let (child, log) = spawn(&self.config, &self.launch);
         (self.child, self.log) = (child, log);
         assert!(self.wait_ready(), "the gateway did not become ready again:\n{}", self.log_text());
+    }
+
+    /// Puts another configuration in place of the present one. Ports that it names again stay what they are.
+    pub fn rewrite(&mut self, config: &str) {
+        let text = fill_ports(config, &mut self.ports);
+        std::fs::write(&self.config, text).unwrap();
+    }
+
+    /// `ringfort reload`: its exit code, and all that it printed.
+    pub fn try_reload(&self) -> (Option<i32>, String) {
+        let output = ringfort().args(["reload", "--socket"]).arg(self.socket()).output().unwrap();
+        let printed = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8_lossy(&printed).into_owned())
+    }
+
+    /// A reload that is to succeed.
+    #[track_caller]
+    pub fn reload(&self) {
+        let (code, printed) = self.try_reload();
+        assert_eq!(code, Some(0), "{printed}\n{}", self.log_text());
+    }
+
+    /// Another configuration, in use.
+    #[track_caller]
+    pub fn reload_to(&mut self, config: &str) {
+        self.rewrite(config);
+        self.reload();
+    }
+
+    /// One that is refused: what was printed.
+    #[track_caller]
+    pub fn refuse(&mut self, config: &str) -> String {
+        self.expect_log("the configuration was not reloaded");
+        self.rewrite(config);
+        let (code, printed) = self.try_reload();
+        assert_eq!(code, Some(1), "{printed}\n{}", self.log_text());
+        printed
     }
 
     pub fn port(&self, name: &str) -> u16 {

@@ -36,8 +36,8 @@ impl Exchange<'_> {
         head: &[u8],
         mut rest: Option<RecvBuf>,
     ) -> Next {
-        let upstreams = &self.context.upstreams;
-        let shard = self.context.shard.cluster(usize::from(cluster));
+        let upstreams = &self.serving.upstreams;
+        let shard = self.serving.upstreams.counts(cluster);
         let retries_max = upstreams.spec(cluster).map_or(0, |spec| spec.retries_max);
         let mut tried = Tried::default();
         let mut attempts = 0;
@@ -86,7 +86,7 @@ impl Exchange<'_> {
         rest: &mut Option<RecvBuf>,
         tried: &mut Tried,
     ) -> (Option<Responded>, Uploaded) {
-        let upstreams = &self.context.upstreams;
+        let upstreams = &self.serving.upstreams;
         let Some(spec) = upstreams.spec(cluster) else { return (Some(Responded::Unanswered), None) };
         let scheme = if spec.tls.is_some() { "https" } else { "http" };
         let has_body = self.request.framing.has_body();
@@ -122,8 +122,8 @@ impl Exchange<'_> {
                 Ok(source.into_rest())
             };
             let ends = self.both_ways(pin!(upload), respond, spec.request_timeout).await;
-            self.context.shard.listener(self.listener).add(ListenerCounter::ReceivedBytes, moved.get());
-            self.context.shard.cluster(usize::from(cluster)).add(ClusterCounter::SentBytes, moved.get());
+            self.guard.counts().add(ListenerCounter::ReceivedBytes, moved.get());
+            self.serving.upstreams.counts(cluster).add(ClusterCounter::SentBytes, moved.get());
             ends
         } else {
             self.deadline.set(self.context.runtime.now() + spec.request_timeout);
@@ -145,13 +145,13 @@ impl Exchange<'_> {
         responded: Option<&Responded>,
         tried: &mut Tried,
     ) {
-        let upstreams = &self.context.upstreams;
+        let upstreams = &self.serving.upstreams;
         let began = matches!(
             responded,
             Some(Responded::Complete { .. } | Responded::Broken(_) | Responded::Opened(_))
         );
         if !began {
-            self.context.shard.cluster(usize::from(cluster)).response(None);
+            self.serving.upstreams.counts(cluster).response(None);
         }
         match responded {
             Some(Responded::Complete { .. } | Responded::Opened(_)) => upstreams.on_stream_answer(exchange),
@@ -201,7 +201,7 @@ impl Exchange<'_> {
     ) -> Responded {
         let mut interim_left = limits::INTERIM_RESPONSES_MAX;
         let sent_at = self.context.runtime.now();
-        let shard = self.context.shard.cluster(usize::from(cluster));
+        let shard = self.serving.upstreams.counts(cluster);
         let mut answered = false;
         loop {
             let next = match self.deadline.within(exchange.slot.answered(call)).await {
@@ -271,7 +271,7 @@ impl Exchange<'_> {
             self.send_block(out);
             return Responded::Complete { reusable: true };
         }
-        let Some(spec) = self.context.upstreams.spec(cluster) else {
+        let Some(spec) = self.serving.upstreams.spec(cluster) else {
             return Responded::Broken(Termination::UpstreamFailed);
         };
         let pace = Pace {
@@ -286,9 +286,9 @@ impl Exchange<'_> {
         let mut sink = Sink::h1(self.stream, framing_out);
         let runtime = &self.context.runtime;
         let result = transfer(runtime, &mut source, &mut sink, pace, &moved).await;
-        let shard = self.context.shard.listener(self.listener);
+        let shard = self.guard.counts();
         shard.add(ListenerCounter::SentBytes, out.len() as u64 + moved.get());
-        let shard = self.context.shard.cluster(usize::from(cluster));
+        let shard = self.serving.upstreams.counts(cluster);
         shard.add(ClusterCounter::ReceivedBytes, moved.get());
         runtime.put_block(out);
         match result {

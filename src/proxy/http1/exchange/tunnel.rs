@@ -44,8 +44,8 @@ impl Exchange<'_> {
 
     /// Has an endpoint open the tunnel.
     pub(super) async fn open(&self, opening: &Rc<Opening>, rest: RecvBuf) -> Next {
-        let upstreams = &self.context.upstreams;
-        let shard = self.context.shard.cluster(usize::from(opening.cluster));
+        let upstreams = &self.serving.upstreams;
+        let shard = self.serving.upstreams.counts(opening.cluster);
         self.early.set(!rest.is_empty());
         let retries_max = upstreams.spec(opening.cluster).map_or(0, |spec| spec.retries_max);
         let mut tried = Tried::default();
@@ -86,10 +86,10 @@ impl Exchange<'_> {
 
     /// Asks on a connection, which is closed unless it becomes the tunnel: nothing else ever goes over it.
     async fn ask_connection(&self, opening: &Opening, connection: Connection) -> Result<Asked, Gone> {
-        let Some(spec) = self.context.upstreams.spec(opening.cluster) else {
+        let Some(spec) = self.serving.upstreams.spec(opening.cluster) else {
             return Ok(Asked::Otherwise(Responded::Unanswered));
         };
-        let shard = self.context.shard.cluster(usize::from(opening.cluster));
+        let shard = self.serving.upstreams.counts(opening.cluster);
         shard.add(ClusterCounter::SentBytes, opening.head.len() as u64);
         connection.stream.send(&opening.head, false);
         self.deadline.set(self.context.runtime.now() + spec.request_timeout);
@@ -119,7 +119,7 @@ impl Exchange<'_> {
         mut exchange: upstream::Exchange,
         tried: &mut Tried,
     ) -> Result<Asked, Gone> {
-        let upstreams = &self.context.upstreams;
+        let upstreams = &self.serving.upstreams;
         let Some(spec) = upstreams.spec(opening.cluster) else {
             return Ok(Asked::Otherwise(Responded::Unanswered));
         };
@@ -138,7 +138,7 @@ impl Exchange<'_> {
                 Err(_) => return Ok(Asked::Otherwise(Responded::Failed(TIMED_OUT))),
             }
         }
-        let shard = self.context.shard.cluster(usize::from(opening.cluster));
+        let shard = self.serving.upstreams.counts(opening.cluster);
         shard.add(ClusterCounter::SentBytes, opening.head.len() as u64);
         let scheme = if spec.tls.is_some() { "https" } else { "http" };
         let endpoint = exchange.endpoint();
@@ -171,7 +171,7 @@ impl Exchange<'_> {
     /// Tells the client that the tunnel is open.
     pub(super) fn tell_opened(&self, plan: ResponsePlan) {
         self.status.set(Some(plan.status));
-        self.context.shard.listener(self.listener).add(ListenerCounter::SentBytes, plan.out.len() as u64);
+        self.guard.counts().add(ListenerCounter::SentBytes, plan.out.len() as u64);
         self.stream.send(&plan.out, false);
         self.context.runtime.put_block(plan.out);
     }

@@ -26,12 +26,12 @@ impl Exchange<'_> {
         to: &Destination<'_>,
         body: &mut Receiver,
     ) -> Result<Responded, Gone> {
-        let upstreams = &self.context.upstreams;
+        let upstreams = &self.serving.upstreams;
         let responded = self.on_connection(request, &connection, to, body).await;
         match &responded {
             Ok(Responded::Complete { reusable }) => {
                 upstreams.on_answer(&connection);
-                if *reusable && !self.context.is_draining() {
+                if *reusable && !self.session.guard.is_draining() {
                     upstreams.release(connection);
                 } else {
                     connection.abort();
@@ -55,7 +55,7 @@ impl Exchange<'_> {
         body: &mut Receiver,
     ) -> Result<Responded, Gone> {
         let &Destination { cluster, route, head } = to;
-        let Some(spec) = self.context.upstreams.spec(cluster) else { return Ok(Responded::Unanswered) };
+        let Some(spec) = self.serving.upstreams.spec(cluster) else { return Ok(Responded::Unanswered) };
         let request_timeout = spec.request_timeout;
         let has_body = request.framing.has_body();
         // Many streams share what the client's connection may hold: none receives ahead of it.
@@ -76,7 +76,7 @@ impl Exchange<'_> {
         let mut sink = Sink::h1(&connection.stream, request.framing);
         let upload = pin!(transfer(&self.context.runtime, &mut source, &mut sink, pace, &moved));
         let result = self.both_ways(upload, respond, request_timeout).await;
-        let shard = self.context.shard.cluster(usize::from(cluster));
+        let shard = self.serving.upstreams.counts(cluster);
         shard.add(ClusterCounter::SentBytes, moved.get());
         result
     }
@@ -92,7 +92,7 @@ impl Exchange<'_> {
             Err(TimedOut) => return Responded::Failed(TIMED_OUT),
         };
         self.context.shard.observe(Histogram::UpstreamFirstByte, self.context.runtime.now().since(sent_at));
-        let shard = self.context.shard.cluster(usize::from(cluster));
+        let shard = self.serving.upstreams.counts(cluster);
         loop {
             let (plan, rest) = match self.receive_head(connection, route, first).await {
                 Ok(received) => received,

@@ -30,7 +30,7 @@ impl Exchange<'_> {
         body: &mut Receiver,
         tried: &mut upstream::Tried,
     ) -> Result<Responded, Gone> {
-        let upstreams = &self.context.upstreams;
+        let upstreams = &self.serving.upstreams;
         let responded = self.on_stream(request, &mut exchange, to, body).await;
         match &responded {
             Ok(Responded::Complete { .. }) => upstreams.on_stream_answer(&exchange),
@@ -51,7 +51,7 @@ impl Exchange<'_> {
         to: &Destination<'_>,
         body: &mut Receiver,
     ) -> Result<Responded, Gone> {
-        let Some(spec) = self.context.upstreams.spec(to.cluster) else { return Ok(Responded::Unanswered) };
+        let Some(spec) = self.serving.upstreams.spec(to.cluster) else { return Ok(Responded::Unanswered) };
         let request_timeout = spec.request_timeout;
         let scheme = if spec.tls.is_some() { "https" } else { "http" };
         let has_body = request.framing.has_body();
@@ -85,7 +85,7 @@ impl Exchange<'_> {
             // The endpoint must not take what it got for the whole.
             sender.reset(Reason::CANCEL.into());
         }
-        let shard = self.context.shard.cluster(usize::from(to.cluster));
+        let shard = self.serving.upstreams.counts(to.cluster);
         shard.add(ClusterCounter::SentBytes, moved.get());
         result
     }
@@ -99,7 +99,7 @@ impl Exchange<'_> {
     ) -> Responded {
         let mut interim_left = limits::INTERIM_RESPONSES_MAX;
         let sent_at = self.context.runtime.now();
-        let shard = self.context.shard.cluster(usize::from(to.cluster));
+        let shard = self.serving.upstreams.counts(to.cluster);
         let mut answered = false;
         loop {
             let next = match self.deadline.within(exchange.slot.answered(call)).await {

@@ -26,8 +26,8 @@ impl Exchange<'_> {
     /// Has an endpoint open the tunnel.
     pub(super) async fn open(&self, opening: &Rc<Opening>) {
         self.opening.replace(Some(opening.clone()));
-        let upstreams = &self.context.upstreams;
-        let shard = self.context.shard.cluster(usize::from(opening.cluster));
+        let upstreams = &self.serving.upstreams;
+        let shard = self.serving.upstreams.counts(opening.cluster);
         let retries_max = upstreams.spec(opening.cluster).map_or(0, |spec| spec.retries_max);
         let mut tried = Tried::default();
         let mut attempts = 0;
@@ -72,7 +72,7 @@ impl Exchange<'_> {
 
     /// Asks on a connection, which is closed unless it becomes the tunnel: nothing else ever goes over it.
     async fn ask_connection(&self, opening: &Opening, connection: Connection) -> Result<Asked, Gone> {
-        let upstreams = &self.context.upstreams;
+        let upstreams = &self.serving.upstreams;
         let Some(spec) = upstreams.spec(opening.cluster) else {
             return Ok(Asked::Otherwise(Responded::Unanswered));
         };
@@ -115,7 +115,7 @@ impl Exchange<'_> {
 
     /// Asks on a stream.
     async fn ask_stream(&self, opening: &Opening, mut exchange: upstream::Exchange) -> Result<Asked, Gone> {
-        let upstreams = &self.context.upstreams;
+        let upstreams = &self.serving.upstreams;
         let Some(spec) = upstreams.spec(opening.cluster) else {
             return Ok(Asked::Otherwise(Responded::Unanswered));
         };

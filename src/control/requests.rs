@@ -1,0 +1,202 @@
+//! What a data process asks of its supervisor while it runs: the configuration read anew and sockets for what is new
+//! in it, then to take both into use. The supervisor reads the file and opens the sockets because it keeps the rights
+//! that the gateway was started with; the data process judges the rest and has the last word, as it serves from it.
+//! One question at a time, each answered once.
+
+use std::fmt;
+use std::io;
+use std::net::TcpListener;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::source::Source;
+use crate::sys::fd_passing::Channel;
+
+/// Longest wait for an answer. Opening an address that is in use is tried again for a second each.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What is asked for.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub enum Ask {
+    /// Read the configuration and open what is new in it. Nothing changes yet.
+    Prepare,
+    /// Hold what was prepared from now on, for a data process that follows too, and let go of what is not in it.
+    Commit,
+    /// Forget what was prepared.
+    Abandon,
+}
+
+/// One question. Numbers tell an answer that came too late from the next one.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+pub struct Question {
+    pub number: u64,
+    pub ask: Ask,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+pub struct Answer {
+    pub number: u64,
+    pub content: Content,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+pub enum Content {
+    /// With the sockets of each listener that is marked here, all workers' of one before those of the next.
+    Prepared {
+        source: Source,
+        is_new: Vec<bool>,
+    },
+    Done,
+    /// Why not, a line each.
+    Refused(Vec<String>),
+}
+
+impl Answer {
+    /// Sends the answer with its sockets.
+    pub fn send(&self, channel: &Channel, sockets: &[BorrowedFd<'_>]) -> io::Result<()> {
+        channel.send(&serde_json::to_vec(self)?, sockets)
+    }
+}
+
+/// Takes the next question. `UnexpectedEof` once the data process has ended.
+pub fn next_question(channel: &Channel) -> io::Result<Question> {
+    let (payload, _) = channel.recv()?;
+    Ok(serde_json::from_slice(&payload)?)
+}
+
+/// What the supervisor has prepared.
+pub struct Prepared {
+    pub source: Source,
+    /// By listener, then by worker; `None` where the listener accepts from sockets that are there.
+    pub sockets: Vec<Option<Vec<TcpListener>>>,
+}
+
+/// The supervisor, as its data process speaks to it. Blocks: for threads that may wait.
+pub struct Supervisor {
+    channel: Mutex<(Channel, u64)>,
+    workers: usize,
+}
+
+impl Supervisor {
+    /// # Errors
+    /// Where the channel takes no deadline.
+    pub fn new(channel: Channel, workers: usize) -> io::Result<Self> {
+        channel.set_recv_timeout(ANSWER_TIMEOUT)?;
+        Ok(Self { channel: Mutex::new((channel, 0)), workers })
+    }
+
+    /// # Errors
+    /// Every problem of the new configuration, a line each, with the cure.
+    pub fn prepare(&self) -> Result<Prepared, Vec<String>> {
+        let (content, sockets) = self.ask(Ask::Prepare)?;
+        let Content::Prepared { source, is_new } = content else { return Err(vec![unexpected()]) };
+        let new = is_new.iter().filter(|is_new| **is_new).count();
+        if sockets.len() != new * self.workers {
+            return Err(vec![unexpected()]);
+        }
+        let mut sockets = sockets.into_iter();
+        let mut of_one = || sockets.by_ref().take(self.workers).collect();
+        let sockets = is_new.into_iter().map(|is_new| is_new.then(&mut of_one)).collect();
+        Ok(Prepared { source, sockets })
+    }
+
+    /// # Errors
+    /// Why the supervisor does not go along.
+    pub fn commit(&self) -> Result<(), Vec<String>> {
+        self.ask(Ask::Commit).map(drop)
+    }
+
+    /// Nothing is lost where it cannot be told: the next question says as much.
+    pub fn abandon(&self) {
+        let _ = self.ask(Ask::Abandon);
+    }
+
+    fn ask(&self, ask: Ask) -> Result<(Content, Vec<TcpListener>), Vec<String>> {
+        let mut guard = self.channel.lock().unwrap_or_else(PoisonError::into_inner);
+        let (channel, number) = &mut *guard;
+        *number += 1;
+        let (content, sockets) = exchange(channel, Question { number: *number, ask })
+            .map_err(|error| vec![Unanswered(error).to_string()])?;
+        match content {
+            Content::Refused(problems) => Err(problems),
+            content => Ok((content, sockets)),
+        }
+    }
+}
+
+fn exchange(channel: &Channel, question: Question) -> io::Result<(Content, Vec<TcpListener>)> {
+    channel.send(&serde_json::to_vec(&question)?, &[])?;
+    loop {
+        let (payload, fds) = channel.recv()?;
+        let answer: Answer = serde_json::from_slice(&payload)?;
+        // One that came too late: the sockets with it close here.
+        if answer.number == question.number {
+            return Ok((answer.content, fds.into_iter().map(TcpListener::from).collect()));
+        }
+    }
+}
+
+struct Unanswered(io::Error);
+
+impl fmt::Display for Unanswered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.kind() {
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => write!(
+                f,
+                "the supervisor did not answer within {} s; look whether its configuration file can be read, and try again",
+                ANSWER_TIMEOUT.as_secs()
+            ),
+            _ => write!(f, "the supervisor cannot be asked: {}; restart the gateway", self.0),
+        }
+    }
+}
+
+fn unexpected() -> String {
+    "the supervisor answered what was not asked; restart the gateway".to_owned()
+}
+
+/// The sockets of an answer, as they are sent.
+pub fn borrowed(sockets: &[Option<Vec<TcpListener>>]) -> Vec<BorrowedFd<'_>> {
+    sockets.iter().flatten().flatten().map(AsFd::as_fd).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn listener() -> TcpListener {
+        TcpListener::bind("127.0.0.1:0").unwrap()
+    }
+
+    #[test]
+    fn sockets_come_by_listener_and_worker_and_late_answers_are_passed_over() {
+        let (ours, theirs) = Channel::pair().unwrap();
+        let supervisor = Supervisor::new(theirs, 2).unwrap();
+        let opened = [None, Some(vec![listener(), listener()]), Some(vec![listener(), listener()])];
+        let addresses = |sockets: &[Option<Vec<TcpListener>>]| -> Vec<_> {
+            sockets.iter().flatten().flatten().map(|socket| socket.local_addr().unwrap()).collect()
+        };
+        let expected = addresses(&opened);
+        let answering = std::thread::spawn(move || {
+            let question = next_question(&ours).unwrap();
+            assert_eq!(question.ask, Ask::Prepare);
+            Answer { number: question.number - 1, content: Content::Done }.send(&ours, &[]).unwrap();
+            let is_new = opened.iter().map(Option::is_some).collect();
+            let content = Content::Prepared { source: Source::Embedded, is_new };
+            Answer { number: question.number, content }.send(&ours, &borrowed(&opened)).unwrap();
+            let question = next_question(&ours).unwrap();
+            let content = Content::Refused(vec!["draining".into()]);
+            Answer { number: question.number, content }.send(&ours, &[]).unwrap();
+        });
+        let prepared = supervisor.prepare().map_err(|problems| problems.join("\n")).unwrap();
+        assert_eq!(addresses(&prepared.sockets), expected);
+        assert!(prepared.sockets[0].is_none() && prepared.sockets.len() == 3);
+        assert_eq!(supervisor.commit(), Err(vec!["draining".into()]));
+        answering.join().unwrap();
+        let gone = supervisor.commit().unwrap_err();
+        assert!(gone[0].contains("restart the gateway"), "{gone:?}");
+    }
+}
