@@ -287,9 +287,8 @@ fn position<T: Content>(sources: &mut Vec<Source<T>>, paths: Vec<PathBuf>) -> us
 fn open<T: Content>(sources: &mut [Source<T>], now_unix_s: i64, failures: &mut Vec<Failure>) {
     for source in sources {
         source.look(now_unix_s, true);
-        match (source.good(), source.failure()) {
-            (None, Some(failure)) => failures.push(failure.clone()),
-            _ => {}
+        if let (None, Some(failure)) = (source.good(), source.failure()) {
+            failures.push(failure.clone());
         }
     }
 }
