@@ -1,5 +1,6 @@
 //! Sessions: what happens between a downstream connection and its upstreams. Protocols and policies meet here.
 
+mod ask;
 pub mod body;
 pub mod context;
 pub mod door;

@@ -1,5 +1,6 @@
 //! How streams and connections of HTTP/2 end: resets in both directions, endpoints that go away, drain.
 
+use std::cell::Cell;
 use std::io::Write;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -505,7 +506,13 @@ fn a_window_that_shrinks_holds_no_connection(engine: Engine) {
     let mut client = narrow(gateway.web());
     // What nobody reads holds back what comes behind it.
     client.send(&request_of(1, "/bytes/30000000"));
-    client.send(&request_of(3, "/late/800"));
+    let (received, looks) = (Cell::new(0.0), Cell::new(0));
+    gateway.wait_for_metric("ringfort_upstream_received_bytes_total", "", |bytes| {
+        let stands = received.replace(bytes) == bytes && bytes > 0.0;
+        looks.set(if stands { looks.get() + 1 } else { 0 });
+        looks.get() == 50
+    });
+    client.send(&request_of(3, "/"));
     eventually("both requests are there", || one.requests().len() == 2);
     gateway.wait_for_metric("ringfort_http2_streams_active", "", |active| active == 1.0);
     let close = frame(raw::SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0]);

@@ -19,25 +19,25 @@ use std::cell::Cell;
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
-use crate::base::time::Instant;
-use crate::h1::{FieldSlots, Parsed, framing_to_client, parse_response, write_response};
+use crate::base::field_edits::FieldEdits;
+use crate::h1::{Parsed, ResponseHead, framing_to_client, write_response};
 use crate::http::answer::{connection_option, write_answer};
 use crate::http::{BodyFraming, Reject, Version};
 use crate::limits;
 use crate::metrics::{ClusterCounter, Histogram, ListenerCounter};
-use crate::runtime::{Deadline, RecvBuf, TimedOut};
+use crate::runtime::{Deadline, RecvBuf};
 
+use super::super::ask::{self, Attempt, Client, Gone, Plan, ResponseBody, broken_by, unless_gone};
 use super::super::body::{Body, BodyError, Pace, drained};
 use super::super::context::{Context, Serving, SessionGuard};
 use super::super::outcome::{Ending, Termination};
 use super::super::snapshot::Timeouts;
 use super::super::stream::Stream;
-use super::super::tunnel::Behind;
 use super::super::upstream::{Connection, Tried};
-use super::failure::{Failure, TIMED_OUT, UNANSWERED, cannot_acquire, invalid, is_clients_fault};
+use super::failure::{Failure, UNANSWERED, cannot_acquire, invalid, is_clients_fault};
 use super::head_input::{HeadError, HeadInput};
 use super::judge::{Answer, Asker, Request, judge};
 use super::{Http1, Next};
@@ -152,24 +152,13 @@ struct Exchange<'a> {
     at_once: Cell<bool>,
 }
 
-/// What became of the endpoint's part.
-enum Responded {
-    /// The whole response went down. Whether the upstream connection may carry another exchange.
-    Complete { reusable: bool },
-    /// A reused connection died before it answered anything: it may have died before it got the request.
-    Unanswered,
-    /// The endpoint says that it has not begun the request.
-    Refused,
-    /// Nothing of a response went down.
-    Failed(Failure),
-    /// The response broke off; the client must notice.
-    Broken(Termination),
-    /// The endpoint opened the tunnel, and the client was told. Only where one was asked for.
-    Opened(Box<Behind>),
+/// A response head as a client of HTTP/1.1 gets it.
+struct Head {
+    framing: BodyFraming,
+    bytes: Vec<u8>,
 }
 
-/// The client is gone.
-struct Gone;
+type Responded = ask::Responded<()>;
 
 impl Exchange<'_> {
     /// Answers without an endpoint.
@@ -302,7 +291,7 @@ impl Exchange<'_> {
         loop {
             let acquired = {
                 let acquire = pin!(upstreams.acquire(cluster, fresh, &mut tried));
-                self.unless_gone(acquire).await
+                unless_gone(self, acquire).await
             };
             let connection = match acquired {
                 Err(Gone) => return Next::End(Ending::Abort(Termination::ClientAborted)),
@@ -327,18 +316,18 @@ impl Exchange<'_> {
         may_retry: bool,
     ) -> Option<Next> {
         let upstreams = &self.serving.upstreams;
-        let shard = self.serving.upstreams.counts(cluster);
         // A client that left while it waited for a connection gets nothing done.
         if self.stream.is_hung_up() {
             upstreams.release(connection);
             return Some(Next::End(Ending::Abort(Termination::ClientAborted)));
         }
-        shard.add(ClusterCounter::SentBytes, head.len() as u64);
         connection.stream.set_on_demand(false);
+        let attempt = Attempt::new(self.context, self.serving, (cluster, route), self.request.is_head);
+        attempt.sent(head);
         if self.request.framing.has_body() {
             // In a block of its own: requests without a body must not pay for its size.
             let first = rest.take().unwrap_or_else(|| self.context.runtime.empty_buffer());
-            let forwarded = self.forward_with_body(connection, cluster, route, head, first);
+            let forwarded = self.forward_with_body(attempt, connection, head, first);
             return Some(self.context.exchanges.place(forwarded).await);
         }
         connection.stream.send(head, false);
@@ -348,24 +337,20 @@ impl Exchange<'_> {
         let may_retry = may_retry && spec.retries_max > 0 && self.request.idempotent;
         self.deadline.set(self.context.runtime.now() + spec.request_timeout);
         let responded = {
-            let respond = pin!(self.respond(&connection, cluster, route));
-            self.unless_gone(respond).await
+            let respond = pin!(attempt.respond(self, &connection));
+            unless_gone(self, respond).await
         };
-        let responded = match responded {
-            Ok(responded) => responded,
-            Err(Gone) => {
-                shard.response(None);
-                return Some(Next::End(Ending::Abort(Termination::ClientAborted)));
-            }
+        let Ok(responded) = responded else {
+            return Some(Next::End(Ending::Abort(Termination::ClientAborted)));
         };
-        self.judge_endpoint(&connection, cluster, &responded);
+        attempt.judge_connection(&connection, &responded);
         let failure = match responded {
             Responded::Complete { reusable } => {
                 self.settle(connection, reusable);
                 return Some(self.after_response(rest.take()).await);
             }
             Responded::Unanswered if may_retry => {
-                shard.add(ClusterCounter::Retries, 1);
+                attempt.add(ClusterCounter::Retries, 1);
                 return None;
             }
             Responded::Unanswered | Responded::Refused | Responded::Opened(_) => UNANSWERED,
@@ -376,36 +361,18 @@ impl Exchange<'_> {
         Some(self.fail(failure, rest.take()).await)
     }
 
-    /// Counts what the endpoint made of the request, for its health and the metrics.
-    fn judge_endpoint(&self, connection: &Connection, cluster: u16, responded: &Responded) {
-        let (upstreams, shard) = (&self.serving.upstreams, self.serving.upstreams.counts(cluster));
-        match responded {
-            Responded::Complete { .. } | Responded::Opened(_) => upstreams.on_answer(connection),
-            // An idle connection that had died says nothing of the endpoint.
-            Responded::Unanswered | Responded::Refused => shard.response(None),
-            Responded::Failed(_) => {
-                shard.response(None);
-                upstreams.on_failure(connection);
-            }
-            Responded::Broken(Termination::UpstreamFailed | Termination::UpstreamTimeout) => {
-                upstreams.on_failure(connection);
-            }
-            Responded::Broken(_) => {}
-        }
-    }
-
     /// As `forward` once there is a connection, for a request with a body: both bodies move at the same time.
     async fn forward_with_body(
         &self,
+        attempt: Attempt<'_>,
         connection: Connection,
-        cluster: u16,
-        route: u16,
         head: &[u8],
         first: RecvBuf,
     ) -> Next {
-        let (context, upstreams) = (self.context, &self.serving.upstreams);
-        let shard = self.serving.upstreams.counts(cluster);
-        let Some(spec) = upstreams.spec(cluster) else { return self.close_after_response(false) };
+        let context = self.context;
+        let Some(spec) = self.serving.upstreams.spec(attempt.cluster) else {
+            return self.close_after_response(false);
+        };
         if self.request.expect_continue && first.is_empty() {
             self.stream.send(b"HTTP/1.1 100 Continue\r\n\r\n", false);
         }
@@ -417,22 +384,21 @@ impl Exchange<'_> {
         let mut body = Body::new(self.request.framing, self.request.framing);
         let (uploaded, responded) = {
             let upload = body.relay(&context.runtime, self.stream, &connection.stream, head, first, pace);
-            let respond = self.respond(&connection, cluster, route);
+            let respond = attempt.respond(self, &connection);
             self.both_ways(pin!(upload), pin!(respond), spec.request_timeout).await
         };
         self.stream.set_bulk(false);
         self.guard.counts().add(ListenerCounter::ReceivedBytes, body.moved);
-        shard.add(ClusterCounter::SentBytes, body.moved);
+        attempt.add(ClusterCounter::SentBytes, body.moved);
         match responded {
             None => {
                 // The endpoint must not take what it got for the whole.
                 connection.abort();
-                shard.response(None);
                 let error = uploaded.and_then(Result::err).unwrap_or(BodyError::SourceBroken);
                 self.fail_body(error)
             }
             Some(responded) => {
-                self.judge_endpoint(&connection, cluster, &responded);
+                attempt.judge_connection(&connection, &responded);
                 self.end_with_body(connection, responded, uploaded).await
             }
         }
@@ -567,144 +533,92 @@ impl Exchange<'_> {
         }
         self.fail_and_close(Failure { status, text, termination })
     }
+}
 
-    /// Runs `future` unless the client leaves first.
-    async fn unless_gone<T>(&self, mut future: Pin<&mut impl Future<Output = T>>) -> Result<T, Gone> {
-        std::future::poll_fn(|cx| match future.as_mut().poll(cx) {
-            Poll::Ready(output) => Poll::Ready(Ok(output)),
-            Poll::Pending => self.stream.poll_hung_up(cx).map(|()| Err(Gone)),
-        })
-        .await
+impl Client for Exchange<'_> {
+    type Head = Head;
+    type Side = ();
+    const BRINGS_KEY: bool = true;
+
+    fn serving(&self) -> &Serving {
+        self.serving
     }
 
-    /// Brings the endpoint's response to the client. `deadline` is that of the response's head.
-    async fn respond(&self, connection: &Connection, cluster: u16, route: u16) -> Responded {
-        let mut interim_left = limits::INTERIM_RESPONSES_MAX;
-        let sent_at = self.context.runtime.now();
-        let mut first = match self.deadline.within(connection.stream.recv()).await {
-            Ok(Ok(buf)) if !buf.is_empty() => buf,
-            Ok(_) if connection.reused => return Responded::Unanswered,
-            Ok(_) => return Responded::Failed(UNANSWERED),
-            Err(TimedOut) => return Responded::Failed(TIMED_OUT),
-        };
-        self.context.shard.observe(Histogram::UpstreamFirstByte, self.since(sent_at));
-        loop {
-            let mut input = HeadInput::new(&self.context.runtime, first);
-            let head = loop {
-                match self.take_response_head(input.bytes(), route) {
-                    Ok(Parsed::Complete(head)) => break head,
-                    Ok(Parsed::Partial) => {}
-                    Err(reject) => return Responded::Failed(invalid(reject)),
-                }
-                let bytes_max = self.serving.head_limits.head_bytes_max;
-                match input.more(&connection.stream, self.deadline, bytes_max).await {
-                    Ok(()) => {}
-                    Err(HeadError::TimedOut) => return Responded::Failed(TIMED_OUT),
-                    Err(HeadError::Ended | HeadError::Broken) => return Responded::Failed(UNANSWERED),
-                }
-            };
-            let rest = input.rest(head.head_len);
-            let received = (head.head_len + rest.len()) as u64;
-            let shard = self.serving.upstreams.counts(cluster);
-            shard.add(ClusterCounter::ReceivedBytes, received);
-            if !head.interim {
-                shard.response(Some(head.status));
-                if head.opens {
-                    self.tell_opened(head);
-                    return Responded::Opened(Box::new(Behind::Connection(rest)));
-                }
-                return self.finish_response(connection, cluster, head, rest).await;
-            }
-            if interim_left == 0 {
-                return Responded::Failed(invalid(Reject::BAD_STATUS_LINE.by_upstream()));
-            }
-            interim_left -= 1;
-            self.send_interim(head);
-            first = rest;
-            if first.is_empty() {
-                first = match self.deadline.within(connection.stream.recv()).await {
-                    Ok(Ok(buf)) if !buf.is_empty() => buf,
-                    Ok(_) => return Responded::Failed(UNANSWERED),
-                    Err(TimedOut) => return Responded::Failed(TIMED_OUT),
-                };
-            }
-        }
+    fn deadline(&self) -> &Deadline {
+        self.deadline
     }
 
-    fn send_interim(&self, head: ResponsePlan) {
-        // 100 was answered here. HTTP/1.0 knows no interim responses (RFC 9110 §15.2).
-        // Nor does a client that does not even take those before get another.
-        let takes_interim = self.request.version == Version::Http11 && self.stream.unsent() == 0;
-        if head.status != 100 && takes_interim {
-            self.stream.send(&head.out, false);
-        }
-        self.context.runtime.put_block(head.out);
+    fn poll_gone(&self, cx: &mut TaskContext<'_>) -> Poll<()> {
+        self.stream.poll_hung_up(cx)
     }
 
-    /// Parses a response head and writes the one the client gets.
-    fn take_response_head(&self, bytes: &[u8], route: u16) -> Result<Parsed<ResponsePlan>, Reject> {
-        let mut slots = FieldSlots::new();
-        let opening = self.opening();
-        let bodyless = self.request.is_head || opening.is_some_and(|opening| opening.is_bodyless(bytes));
-        let mut head = match parse_response(bytes, &mut slots, &self.serving.head_limits, bodyless)? {
-            Parsed::Complete(head) => head,
-            Parsed::Partial => return Ok(Parsed::Partial),
-        };
-        let opens = match opening {
-            Some(opening) => opening.is_opened_by(&head)?,
-            // Nobody asked for it: what follows is not HTTP.
-            None if head.upgrade => return Err(Reject::BAD_STATUS_LINE.by_upstream()),
-            None => false,
-        };
-        if opens {
-            // RFC 9110 §9.3.6: a tunnel has no length.
-            head.content_length = None;
-        } else if !head.interim {
+    fn rewrite(&self, head: &ResponseHead<'_, '_>, opens: bool, edits: &FieldEdits) -> Result<Head, Reject> {
+        if !opens && !head.interim {
             self.judge_behind();
         }
-        let framing_out = framing_to_client(&head, self.request.version);
+        let framing = framing_to_client(head, self.request.version);
         // A client still sending when its response begins is told that the connection ends with it: it may not finish.
         if !head.interim && (self.uploading.get() || self.guard.is_draining()) {
             self.keep_alive.set(false);
         }
-        let mut out = self.context.runtime.take_block();
-        let keep_alive = self.keep_alive.get() && framing_out != BodyFraming::UntilClose;
-        if let Some(route) = self.serving.snapshot.routes.routes().get(usize::from(route)) {
-            let (version, edits) = (self.request.version, &route.response_edits);
-            if head.has_date {
-                write_response(&mut out, &head, framing_out, version, keep_alive, edits, None);
-            } else {
-                self.context.with_date(|date| {
-                    write_response(&mut out, &head, framing_out, version, keep_alive, edits, Some(date));
-                });
-            }
+        let mut bytes = self.context.runtime.take_block();
+        let keep_alive = self.keep_alive.get() && framing != BodyFraming::UntilClose;
+        let version = self.request.version;
+        if head.has_date {
+            write_response(&mut bytes, head, framing, version, keep_alive, edits, None);
+        } else {
+            self.context.with_date(|date| {
+                write_response(&mut bytes, head, framing, version, keep_alive, edits, Some(date));
+            });
         }
-        Ok(Parsed::Complete(ResponsePlan {
-            status: head.status,
-            head_len: head.head_len,
-            interim: head.interim,
-            framing: head.framing,
-            framing_out,
-            reusable: head.keep_alive,
-            opens,
-            out,
-        }))
+        Ok(Head { framing, bytes })
     }
 
-    /// Sends head and body of the final response.
-    async fn finish_response(
-        &self,
-        connection: &Connection,
-        cluster: u16,
-        plan: ResponsePlan,
-        rest: RecvBuf,
-    ) -> Responded {
-        let ResponsePlan { status, framing, framing_out, reusable, mut out, .. } = plan;
-        self.status.set(Some(status));
-        if framing_out == BodyFraming::UntilClose {
+    fn inform(&self, plan: Plan<Head>) {
+        let Head { bytes, .. } = plan.to_client;
+        // 100 was answered here. HTTP/1.0 knows no interim responses (RFC 9110 §15.2).
+        // Nor does a client that does not even take those before get another.
+        let takes_interim = self.request.version == Version::Http11 && self.stream.unsent() == 0;
+        if plan.status != 100 && takes_interim {
+            self.stream.send(&bytes, false);
+        }
+        self.context.runtime.put_block(bytes);
+    }
+
+    async fn deliver(&self, attempt: &Attempt<'_>, plan: Plan<Head>, body: ResponseBody<'_>) -> Responded {
+        self.status.set(Some(plan.status));
+        if plan.to_client.framing == BodyFraming::UntilClose {
             self.keep_alive.set(false);
             self.unframed.set(true);
         }
+        match body {
+            ResponseBody::Connection(connection, rest) => {
+                self.deliver_from_connection(attempt, connection, plan, rest).await
+            }
+            ResponseBody::Stream(receiver) => self.deliver_from_stream(attempt, plan, receiver).await,
+        }
+    }
+
+    fn tell_opened(&self, plan: Plan<Head>) -> Option<()> {
+        let Head { bytes, .. } = plan.to_client;
+        self.status.set(Some(plan.status));
+        self.guard.counts().add(ListenerCounter::SentBytes, bytes.len() as u64);
+        self.stream.send(&bytes, false);
+        self.context.runtime.put_block(bytes);
+        Some(())
+    }
+}
+
+impl Exchange<'_> {
+    /// Sends head and body of the final response.
+    async fn deliver_from_connection(
+        &self,
+        attempt: &Attempt<'_>,
+        connection: &Connection,
+        plan: Plan<Head>,
+        rest: RecvBuf,
+    ) -> Responded {
+        let Plan { framing, reusable, to_client: Head { framing: framing_out, bytes: mut out }, .. } = plan;
         let whole = match framing {
             BodyFraming::None => Some(0),
             BodyFraming::Length(length) if length <= SMALL_BODY_BYTES_MAX && length <= rest.len() as u64 => {
@@ -716,11 +630,12 @@ impl Exchange<'_> {
             // Long responses leave a connection receiving in bulk, as their like often follow; this one is short.
             connection.stream.set_bulk(false);
             out.extend_from_slice(&rest[..length]);
+            attempt.add(ClusterCounter::ReceivedBytes, length as u64);
             self.send_block(out);
             // Bytes behind the response: nobody asked for them (response-queue poisoning).
             return Responded::Complete { reusable: reusable && rest.len() == length };
         }
-        let Some(spec) = self.serving.upstreams.spec(cluster) else {
+        let Some(spec) = self.serving.upstreams.spec(attempt.cluster) else {
             return Responded::Broken(Termination::UpstreamFailed);
         };
         let pace = Pace {
@@ -730,13 +645,11 @@ impl Exchange<'_> {
         };
         self.at_once.set(false);
         let mut body = Body::new(framing, framing_out);
-        let already = rest.len() as u64;
         let runtime = &self.context.runtime;
         let moved = body.relay(runtime, &connection.stream, self.stream, &out, rest, pace).await;
         let shard = self.guard.counts();
         shard.add(ListenerCounter::SentBytes, out.len() as u64 + body.moved);
-        let shard = self.serving.upstreams.counts(cluster);
-        shard.add(ClusterCounter::ReceivedBytes, body.moved.saturating_sub(already));
+        attempt.add(ClusterCounter::ReceivedBytes, body.moved);
         runtime.put_block(out);
         if let (Err(error), false) = (&moved, body.begun) {
             // Not even the head went down: the client can still be told.
@@ -748,30 +661,7 @@ impl Exchange<'_> {
         }
         match moved {
             Ok(following) => Responded::Complete { reusable: reusable && following.is_none() },
-            Err(BodyError::SinkBroken) => Responded::Broken(Termination::ClientAborted),
-            Err(BodyError::SinkStalled) => Responded::Broken(Termination::WriteStalled),
-            Err(BodyError::SourceTimedOut) => Responded::Broken(Termination::UpstreamTimeout),
-            Err(BodyError::Truncated | BodyError::SourceBroken | BodyError::Malformed(_)) => {
-                Responded::Broken(Termination::UpstreamFailed)
-            }
+            Err(error) => Responded::Broken(broken_by(error)),
         }
     }
-
-    fn since(&self, earlier: Instant) -> Duration {
-        self.context.runtime.now().since(earlier)
-    }
-}
-
-/// A response head, parsed and rewritten.
-struct ResponsePlan {
-    status: u16,
-    head_len: usize,
-    interim: bool,
-    framing: BodyFraming,
-    framing_out: BodyFraming,
-    /// Whether the upstream connection may carry another exchange once this response was read.
-    reusable: bool,
-    /// It opens the tunnel that was asked for.
-    opens: bool,
-    out: Vec<u8>,
 }

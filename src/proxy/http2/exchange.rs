@@ -18,12 +18,13 @@ use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
 
 use crate::base::field_edits::FieldEdits;
-use crate::h1::{FieldSlots, HeadLimits, Parsed, parse_response};
+use crate::h1::{FieldSlots, HeadLimits, Parsed, ResponseHead, parse_response};
 use crate::http::answer::{standard_text, write_answer};
-use crate::http::{BodyFraming, Reject, grpc, trim_ows};
+use crate::http::{Reject, grpc, trim_ows};
 use crate::metrics::{ClusterCounter, Histogram};
 use crate::runtime::Deadline;
 
+use super::super::ask::{self, Attempt, Client, Gone, Plan, ResponseBody, broken_by, unless_gone};
 use super::super::body::{BodyError, Pace};
 use super::super::context::{Context, Serving};
 use super::super::http1::failure::{Failure, UNANSWERED, cannot_acquire, is_clients_fault};
@@ -31,7 +32,7 @@ use super::super::http1::judge::{Answer, Asker, Request, judge};
 use super::super::outcome::Termination;
 use super::super::snapshot::Timeouts;
 use super::super::transfer::{Sink, Source, transfer};
-use super::super::tunnel::{Behind, Opening, Tunnel};
+use super::super::tunnel::Tunnel;
 use super::super::upstream::{Acquired, Tried};
 use super::piece::Piece;
 use super::server::Session;
@@ -82,17 +83,15 @@ async fn answer(
         session,
         context: &context,
         serving: &serving,
-        client: RefCell::new(Client::Waiting(respond)),
+        client: RefCell::new(Answering::Waiting(respond)),
         timeouts: session.guard.timeouts(),
         deadline: context.runtime.deadline(),
         is_grpc,
         is_call: is_grpc && head.method == Method::POST && wants_trailers(&head),
-        unanswered: Cell::new(None),
         ungraded: Cell::new(None),
         is_head: head.method == Method::HEAD,
         is_extended: head.extensions.get::<Protocol>().is_some(),
         status: Cell::new(None),
-        opening: RefCell::default(),
         opened: RefCell::default(),
     };
     let judged = exchange.judge(&neutral, head.headers.len());
@@ -126,7 +125,7 @@ struct Exchange<'a> {
     session: &'a Session,
     context: &'a Rc<Context>,
     serving: &'a Rc<Serving>,
-    client: RefCell<Client>,
+    client: RefCell<Answering>,
     timeouts: Timeouts,
     /// Of the response's head.
     deadline: Deadline,
@@ -136,62 +135,34 @@ struct Exchange<'a> {
     is_head: bool,
     /// It is an extended CONNECT (RFC 8441): only a tunnel may answer it with success.
     is_extended: bool,
-    /// The cluster whose response to the request that went there is not counted yet.
-    unanswered: Cell<Option<u16>>,
     /// The cluster whose status of gRPC is not counted yet.
     ungraded: Cell<Option<u16>>,
     /// Sent to the client; a response has begun once there is one.
     status: Cell<Option<u16>>,
-    /// The tunnel asked for.
-    opening: RefCell<Option<Rc<Opening>>>,
-    /// What came of it.
+    /// The tunnel asked for, once it is open.
     opened: RefCell<Option<(Sender, Tunnel)>>,
 }
 
 /// The client's side of the stream, as far as the response goes.
-enum Client {
+enum Answering {
     Waiting(SendResponse<Piece>),
     /// The response has begun: whoever sends it has the stream.
-    Answered,
+    Begun,
 }
 
-/// What became of the endpoint's part.
-enum Responded {
-    /// The whole response went down. Whether the upstream connection may carry another exchange.
-    Complete { reusable: bool },
-    /// A reused connection died before it answered anything: it may have died before it got the request.
-    Unanswered,
-    /// The endpoint says that it has not begun the request.
-    Refused,
-    /// Nothing of a response went down.
-    Failed(Failure),
-    /// The response broke off, and the stream was reset. Whether the endpoint is to blame.
-    Broken { by_endpoint: bool },
-    /// The endpoint opened the tunnel, and the client was told. Only where one was asked for.
-    Opened(Box<(Sender, Behind)>),
+/// A response head as a client of HTTP/2 gets it.
+struct Head {
+    response: H2Response<()>,
+    grpc_status: Option<u8>,
 }
 
-/// The client is gone.
-struct Gone;
+type Responded = ask::Responded<Sender>;
 
 /// Where a request goes, and the head that goes there.
 struct Destination<'a> {
     cluster: u16,
     route: u16,
     head: &'a [u8],
-}
-
-/// A response head, parsed and rewritten.
-struct ResponsePlan {
-    status: u16,
-    head_len: usize,
-    interim: bool,
-    framing: BodyFraming,
-    reusable: bool,
-    /// It opens the tunnel that was asked for.
-    opens: bool,
-    response: H2Response<()>,
-    grpc_status: Option<u8>,
 }
 
 impl Exchange<'_> {
@@ -237,7 +208,7 @@ impl Exchange<'_> {
 
     /// Ends the stream with this code.
     fn reset(&self, reason: Reason) {
-        if let Client::Waiting(respond) = &mut *self.client.borrow_mut() {
+        if let Answering::Waiting(respond) = &mut *self.client.borrow_mut() {
             respond.send_reset(reason);
         }
     }
@@ -334,8 +305,8 @@ impl Exchange<'_> {
 
     /// Begins the response.
     fn send_head(&self, response: H2Response<()>, ended: bool) -> Option<Sender> {
-        let client = std::mem::replace(&mut *self.client.borrow_mut(), Client::Answered);
-        let Client::Waiting(mut respond) = client else { return None };
+        let client = std::mem::replace(&mut *self.client.borrow_mut(), Answering::Begun);
+        let Answering::Waiting(mut respond) = client else { return None };
         self.status.set(Some(response.status().as_u16()));
         let sent = respond.send_response(response, ended);
         sent.ok().map(|stream| Sender::new(stream, ended))
@@ -343,9 +314,6 @@ impl Exchange<'_> {
 
     /// What the client set as its deadline has come.
     async fn deadline_exceeded(&self) {
-        if let Some(cluster) = self.unanswered.get() {
-            self.count_response(cluster, None);
-        }
         self.grade(Some(grpc::DEADLINE_EXCEEDED));
         if self.status.get().is_none() {
             self.answer_grpc(grpc::DEADLINE_EXCEEDED, "The deadline of the request has passed.", 504);
@@ -378,34 +346,29 @@ impl Exchange<'_> {
         loop {
             let acquired = {
                 let acquire = pin!(upstreams.acquire_any(to.cluster, attempts > 0, &mut tried));
-                self.unless_gone(acquire).await
+                unless_gone(self, acquire).await
             };
             let acquired = match acquired {
                 Err(Gone) => return,
                 Ok(Err(error)) => return self.fail(&cannot_acquire(error)).await,
                 Ok(Ok(acquired)) => acquired,
             };
-            shard.add(ClusterCounter::SentBytes, to.head.len() as u64);
-            self.unanswered.set(Some(to.cluster));
+            let attempt = Attempt::new(self.context, self.serving, (to.cluster, to.route), self.is_head);
             let responded = match acquired {
                 Acquired::Connection(connection) => {
-                    self.over_connection(request, connection, &to, body).await
+                    self.over_connection(&attempt, request, connection, &to, body).await
                 }
                 Acquired::Stream(exchange) => {
-                    self.over_stream(request, exchange, &to, body, &mut tried).await
+                    self.over_stream(&attempt, request, exchange, &to, body, &mut tried).await
                 }
             };
             let safe = match responded {
-                Ok(Responded::Complete { .. } | Responded::Broken { .. } | Responded::Opened(_)) => return,
-                Err(Gone) | Ok(Responded::Failed(_) | Responded::Unanswered | Responded::Refused) => {
-                    self.count_response(to.cluster, None);
-                    match responded {
-                        Ok(Responded::Refused) => !body.is_touched(),
-                        Ok(Responded::Unanswered) => request.idempotent && !request.framing.has_body(),
-                        Ok(Responded::Failed(failure)) => return self.fail(&failure).await,
-                        _ => return,
-                    }
+                Ok(Responded::Complete { .. } | Responded::Broken(_) | Responded::Opened(_)) | Err(Gone) => {
+                    return;
                 }
+                Ok(Responded::Failed(failure)) => return self.fail(&failure).await,
+                Ok(Responded::Refused) => !body.is_touched(),
+                Ok(Responded::Unanswered) => request.idempotent && !request.framing.has_body(),
             };
             if !safe || attempts >= retries_max {
                 return self.fail(&UNANSWERED).await;
@@ -473,23 +436,6 @@ impl Exchange<'_> {
         }
     }
 
-    /// Runs `future` unless the client resets the stream first, or leaves.
-    async fn unless_gone<T>(&self, mut future: Pin<&mut impl Future<Output = T>>) -> Result<T, Gone> {
-        std::future::poll_fn(|cx| match future.as_mut().poll(cx) {
-            Poll::Ready(output) => Poll::Ready(Ok(output)),
-            Poll::Pending => self.poll_gone(cx).map(|()| Err(Gone)),
-        })
-        .await
-    }
-
-    /// Once the response has begun, whoever sends it sees the client leave.
-    fn poll_gone(&self, cx: &mut TaskContext<'_>) -> Poll<()> {
-        match &mut *self.client.borrow_mut() {
-            Client::Waiting(respond) => respond.poll_reset(cx).map(|_| ()),
-            Client::Answered => Poll::Pending,
-        }
-    }
-
     /// An interim response without fields.
     fn inform(&self, status: u16) {
         if let Ok(response) = H2Response::builder().status(status).body(()) {
@@ -498,101 +444,9 @@ impl Exchange<'_> {
     }
 
     fn send_interim(&self, response: H2Response<()>) {
-        if let Client::Waiting(respond) = &mut *self.client.borrow_mut() {
+        if let Answering::Waiting(respond) = &mut *self.client.borrow_mut() {
             // Fails only where the client is gone, which shows elsewhere.
             let _ = respond.send_informational(response);
-        }
-    }
-
-    /// Parses a response head in the neutral form and makes the one that the client gets.
-    fn plan(&self, bytes: &[u8], route: u16) -> Result<Parsed<ResponsePlan>, Reject> {
-        let mut slots = FieldSlots::new();
-        let opening = self.opening.borrow();
-        let opening = opening.as_deref();
-        let bodyless = self.is_head || opening.is_some_and(|opening| opening.is_bodyless(bytes));
-        let mut head = match parse_response(bytes, &mut slots, &self.serving.head_limits, bodyless)? {
-            Parsed::Complete(head) => head,
-            Parsed::Partial => return Ok(Parsed::Partial),
-        };
-        let opens = match opening {
-            Some(opening) => opening.is_opened_by(&head)?,
-            // Nobody asked for it: what follows is not HTTP.
-            None if head.upgrade => return Err(Reject::BAD_STATUS_LINE.by_upstream()),
-            None => false,
-        };
-        if opens {
-            // RFC 9110 §9.3.6: a tunnel has no length.
-            head.content_length = None;
-        } else if self.is_extended && matches!(head.status, 200..=299) {
-            // The client would take it for a tunnel (CVE-2024-23326 is the reverse).
-            return Err(Reject::NOT_SWITCHED);
-        }
-        let none = Default::default();
-        let route = self.serving.snapshot.routes.routes().get(usize::from(route));
-        let edits = route.map_or(&none, |route| &route.response_edits);
-        let response = if head.has_date {
-            translate::response(&head, edits, None)
-        } else {
-            self.context.with_date(|date| translate::response(&head, edits, Some(date)))
-        };
-        let mut response = response.ok_or(Reject::BAD_FIELD_VALUE.by_upstream())?;
-        if head.upgrade {
-            *response.status_mut() = ::http::StatusCode::OK;
-            response.headers_mut().remove(::http::header::SEC_WEBSOCKET_ACCEPT);
-        }
-        Ok(Parsed::Complete(ResponsePlan {
-            status: head.status,
-            head_len: head.head_len,
-            interim: head.interim,
-            framing: head.framing,
-            reusable: head.keep_alive,
-            opens,
-            response,
-            grpc_status: head.field("grpc-status").and_then(grpc::parse_code),
-        }))
-    }
-
-    /// Sends head and body of the final response.
-    async fn deliver(&self, plan: ResponsePlan, mut source: Source<'_>, cluster: u16) -> Responded {
-        let has_body = plan.framing.has_body();
-        let Some(mut sender) = self.send_head(plan.response, !has_body) else {
-            return Responded::Broken { by_endpoint: false };
-        };
-        if !has_body {
-            if self.is_grpc {
-                self.count_grpc(&[], plan.grpc_status);
-            }
-            return Responded::Complete { reusable: plan.reusable && source.into_rest().is_none() };
-        }
-        let Some(spec) = self.serving.upstreams.spec(cluster) else {
-            return Responded::Broken { by_endpoint: false };
-        };
-        let pace = Pace {
-            source_idle: if self.is_grpc { self.timeouts.tcp_idle } else { spec.request_timeout },
-            source_bytes_per_s_min: 0,
-            sink_stall: self.timeouts.write_stall,
-        };
-        let moved = Cell::new(0);
-        let mut sink = Sink::H2(&mut sender);
-        let result = transfer(&self.context.runtime, &mut source, &mut sink, pace, &moved).await;
-        let shard = self.serving.upstreams.counts(cluster);
-        shard.add(ClusterCounter::ReceivedBytes, moved.get());
-        if self.is_grpc {
-            self.count_grpc(source.trailers(), None);
-        }
-        match result {
-            Ok(()) => Responded::Complete { reusable: plan.reusable && source.into_rest().is_none() },
-            Err(BodyError::SinkBroken) => Responded::Broken { by_endpoint: false },
-            Err(BodyError::SinkStalled) => {
-                self.session.note_offence();
-                sender.reset(Reason::CANCEL.into());
-                Responded::Broken { by_endpoint: false }
-            }
-            Err(_) => {
-                // RFC 9113 §8.1: what was cut off must not look whole.
-                sender.reset(towards_client(source.fault()));
-                Responded::Broken { by_endpoint: true }
-            }
         }
     }
 
@@ -614,11 +468,101 @@ impl Exchange<'_> {
             self.serving.upstreams.counts(cluster).grpc_status(code);
         }
     }
+}
 
-    /// Counts what came of a request that went to an endpoint.
-    fn count_response(&self, cluster: u16, status: Option<u16>) {
-        self.unanswered.set(None);
-        self.serving.upstreams.counts(cluster).response(status);
+impl Client for Exchange<'_> {
+    type Head = Head;
+    type Side = Sender;
+    const BRINGS_KEY: bool = false;
+
+    fn serving(&self) -> &Serving {
+        self.serving
+    }
+
+    fn deadline(&self) -> &Deadline {
+        &self.deadline
+    }
+
+    /// Once the response has begun, whoever sends it sees the client leave.
+    fn poll_gone(&self, cx: &mut TaskContext<'_>) -> Poll<()> {
+        match &mut *self.client.borrow_mut() {
+            Answering::Waiting(respond) => respond.poll_reset(cx).map(|_| ()),
+            Answering::Begun => Poll::Pending,
+        }
+    }
+
+    fn rewrite(&self, head: &ResponseHead<'_, '_>, opens: bool, edits: &FieldEdits) -> Result<Head, Reject> {
+        if self.is_extended && !opens && matches!(head.status, 200..=299) {
+            // The client would take it for a tunnel (CVE-2024-23326 is the reverse).
+            return Err(Reject::NOT_SWITCHED);
+        }
+        let response = if head.has_date {
+            translate::response(head, edits, None)
+        } else {
+            self.context.with_date(|date| translate::response(head, edits, Some(date)))
+        };
+        let mut response = response.ok_or(Reject::BAD_FIELD_VALUE.by_upstream())?;
+        if head.upgrade {
+            *response.status_mut() = ::http::StatusCode::OK;
+            response.headers_mut().remove(::http::header::SEC_WEBSOCKET_ACCEPT);
+        }
+        Ok(Head { response, grpc_status: head.field("grpc-status").and_then(grpc::parse_code) })
+    }
+
+    fn inform(&self, plan: Plan<Head>) {
+        // 100 was answered here.
+        if plan.status != 100 {
+            self.send_interim(plan.to_client.response);
+        }
+    }
+
+    async fn deliver(&self, attempt: &Attempt<'_>, plan: Plan<Head>, body: ResponseBody<'_>) -> Responded {
+        let has_body = plan.framing.has_body();
+        let Head { response, grpc_status } = plan.to_client;
+        let Some(mut sender) = self.send_head(response, !has_body) else {
+            return Responded::Broken(Termination::ClientAborted);
+        };
+        let mut source = match body {
+            ResponseBody::Connection(connection, rest) => Source::h1(&connection.stream, plan.framing, rest),
+            ResponseBody::Stream(receiver) => Source::H2(receiver),
+        };
+        if !has_body {
+            if self.is_grpc {
+                self.count_grpc(&[], grpc_status);
+            }
+            return Responded::Complete { reusable: plan.reusable && source.into_rest().is_none() };
+        }
+        let patience =
+            self.serving.upstreams.spec(attempt.cluster).map_or(Duration::ZERO, |spec| spec.request_timeout);
+        let pace = Pace {
+            source_idle: if self.is_grpc { self.timeouts.tcp_idle } else { patience },
+            source_bytes_per_s_min: 0,
+            sink_stall: self.timeouts.write_stall,
+        };
+        let moved = Cell::new(0);
+        let mut sink = Sink::H2(&mut sender);
+        let result = transfer(&self.context.runtime, &mut source, &mut sink, pace, &moved).await;
+        attempt.add(ClusterCounter::ReceivedBytes, moved.get());
+        if self.is_grpc {
+            self.count_grpc(source.trailers(), None);
+        }
+        let Err(error) = result else {
+            return Responded::Complete { reusable: plan.reusable && source.into_rest().is_none() };
+        };
+        match error {
+            BodyError::SinkBroken => {}
+            BodyError::SinkStalled => {
+                self.session.note_offence();
+                sender.reset(Reason::CANCEL.into());
+            }
+            // RFC 9113 §8.1: what was cut off must not look whole.
+            _ => sender.reset(towards_client(source.fault())),
+        }
+        Responded::Broken(broken_by(error))
+    }
+
+    fn tell_opened(&self, plan: Plan<Head>) -> Option<Sender> {
+        self.send_head(plan.to_client.response, false)
     }
 }
 

@@ -4,22 +4,18 @@
 use std::cell::Cell;
 use std::pin::pin;
 
-use crate::http::{BodyFraming, Reject};
-use crate::limits;
-use crate::metrics::{ClusterCounter, Histogram, ListenerCounter};
-use crate::runtime::{RecvBuf, TimedOut};
+use crate::metrics::{ClusterCounter, ListenerCounter};
+use crate::runtime::RecvBuf;
 
+use super::super::super::ask::{Attempt, Gone, Plan, broken_by, unless_gone};
 use super::super::super::body::{BodyError, Pace};
-use super::super::super::http2::{
-    Answered, Asked, Call, Receiver, StreamFault, response_in_neutral_form, send_request,
-};
+use super::super::super::http2::Receiver;
 use super::super::super::outcome::{Ending, Termination};
 use super::super::super::transfer::{Sink, Source, transfer};
-use super::super::super::tunnel::Behind;
 use super::super::super::upstream::{self, Acquired, Tried};
 use super::super::Next;
-use super::super::failure::{TIMED_OUT, UNANSWERED, UNSENDABLE, cannot_acquire, invalid};
-use super::{Exchange, Gone, Parsed, Responded, ResponsePlan};
+use super::super::failure::{UNANSWERED, cannot_acquire};
+use super::{Exchange, Head, Responded};
 
 /// CANCEL (RFC 9113 §7).
 const CANCEL: u32 = 8;
@@ -44,7 +40,7 @@ impl Exchange<'_> {
         loop {
             let acquired = {
                 let acquire = pin!(upstreams.acquire_any(cluster, attempts > 0, &mut tried));
-                self.unless_gone(acquire).await
+                unless_gone(self, acquire).await
             };
             let may_retry = attempts < retries_max;
             attempts += 1;
@@ -60,7 +56,6 @@ impl Exchange<'_> {
                 }
                 Ok(Ok(Acquired::Stream(exchange))) => exchange,
             };
-            shard.add(ClusterCounter::SentBytes, head.len() as u64);
             let over_stream = self.over_stream(exchange, (cluster, route), head, &mut rest, &mut tried);
             let (responded, uploaded) = over_stream.await;
             let untouched = uploaded.is_none() && rest.is_some();
@@ -88,22 +83,17 @@ impl Exchange<'_> {
     ) -> (Option<Responded>, Uploaded) {
         let upstreams = &self.serving.upstreams;
         let Some(spec) = upstreams.spec(cluster) else { return (Some(Responded::Unanswered), None) };
-        let scheme = if spec.tls.is_some() { "https" } else { "http" };
         let has_body = self.request.framing.has_body();
-        let sent = {
-            let endpoint = exchange.endpoint();
-            send_request(&mut exchange.slot, head, endpoint, scheme, self.request.te_trailers, !has_body)
-        };
+        let attempt = Attempt::new(self.context, self.serving, (cluster, route), self.request.is_head);
+        let sent = attempt.send(&mut exchange, head, self.request.te_trailers, !has_body);
         let (mut call, mut sender) = match sent {
             Ok(sent) => sent,
-            Err(StreamFault::Refused) => {
-                upstreams.on_stream_refusal(&exchange, tried);
-                return (Some(Responded::Refused), None);
+            Err(responded) => {
+                attempt.judge_stream(&exchange, &responded, tried);
+                return (Some(responded), None);
             }
-            Err(StreamFault::Unsendable) => return (Some(Responded::Failed(UNSENDABLE)), None),
-            Err(_) => return (Some(Responded::Failed(UNANSWERED)), None),
         };
-        let respond = pin!(self.respond_from_stream(&exchange, &mut call, cluster, route));
+        let respond = pin!(attempt.respond_from_stream(self, &exchange, &mut call));
         let (uploaded, responded) = if has_body {
             if self.request.expect_continue && rest.as_ref().is_none_or(|rest| rest.is_empty()) {
                 self.stream.send(b"HTTP/1.1 100 Continue\r\n\r\n", false);
@@ -123,45 +113,20 @@ impl Exchange<'_> {
             };
             let ends = self.both_ways(pin!(upload), respond, spec.request_timeout).await;
             self.guard.counts().add(ListenerCounter::ReceivedBytes, moved.get());
-            self.serving.upstreams.counts(cluster).add(ClusterCounter::SentBytes, moved.get());
+            attempt.add(ClusterCounter::SentBytes, moved.get());
             ends
         } else {
             self.deadline.set(self.context.runtime.now() + spec.request_timeout);
-            (None, self.unless_gone(respond).await.ok())
+            (None, unless_gone(self, respond).await.ok())
         };
         if !sender.is_ended() {
             // The endpoint must not take what it got for the whole.
             sender.reset(CANCEL);
         }
-        self.judge_stream(&exchange, cluster, responded.as_ref(), tried);
+        if let Some(responded) = &responded {
+            attempt.judge_stream(&exchange, responded, tried);
+        }
         (responded, uploaded)
-    }
-
-    /// As `judge_endpoint`. `None`: the client's side ended it.
-    pub(super) fn judge_stream(
-        &self,
-        exchange: &upstream::Exchange,
-        cluster: u16,
-        responded: Option<&Responded>,
-        tried: &mut Tried,
-    ) {
-        let upstreams = &self.serving.upstreams;
-        let began = matches!(
-            responded,
-            Some(Responded::Complete { .. } | Responded::Broken(_) | Responded::Opened(_))
-        );
-        if !began {
-            self.serving.upstreams.counts(cluster).response(None);
-        }
-        match responded {
-            Some(Responded::Complete { .. } | Responded::Opened(_)) => upstreams.on_stream_answer(exchange),
-            Some(Responded::Refused | Responded::Unanswered) => upstreams.on_stream_refusal(exchange, tried),
-            Some(
-                Responded::Failed(_)
-                | Responded::Broken(Termination::UpstreamFailed | Termination::UpstreamTimeout),
-            ) => upstreams.on_stream_failure(exchange),
-            _ => {}
-        }
     }
 
     /// What follows an exchange that went over a stream.
@@ -191,87 +156,19 @@ impl Exchange<'_> {
         self.fail(failure, rest).await
     }
 
-    /// Brings the endpoint's response to the client.
-    pub(super) async fn respond_from_stream(
-        &self,
-        exchange: &upstream::Exchange,
-        call: &mut Call,
-        cluster: u16,
-        route: u16,
-    ) -> Responded {
-        let mut interim_left = limits::INTERIM_RESPONSES_MAX;
-        let sent_at = self.context.runtime.now();
-        let shard = self.serving.upstreams.counts(cluster);
-        let mut answered = false;
-        loop {
-            let next = match self.deadline.within(exchange.slot.answered(call)).await {
-                Ok(Ok(next)) => next,
-                Ok(Err(StreamFault::Refused)) => return Responded::Refused,
-                Ok(Err(StreamFault::Disconnected)) if exchange.slot.reused && !answered => {
-                    return Responded::Unanswered;
-                }
-                Ok(Err(_)) => return Responded::Failed(UNANSWERED),
-                Err(TimedOut) => return Responded::Failed(TIMED_OUT),
-            };
-            if !answered {
-                answered = true;
-                self.context.shard.observe(Histogram::UpstreamFirstByte, self.since(sent_at));
-            }
-            let (head, mut receiver) = match next {
-                Answered::Interim(head) => (head, None),
-                Answered::Final(head, receiver) => (head, Some(receiver)),
-            };
-            let ended = receiver.as_ref().is_none_or(Receiver::is_ended);
-            let runtime = &self.context.runtime;
-            let asked = Asked { is_head: self.request.is_head, opening: self.opening() };
-            let plan = response_in_neutral_form(runtime, &head, ended, asked, |bytes| {
-                shard.add(ClusterCounter::ReceivedBytes, bytes.len() as u64);
-                self.take_response_head(bytes, route)
-            });
-            let plan = match plan {
-                Ok(Parsed::Complete(plan)) => plan,
-                Ok(Parsed::Partial) => {
-                    return Responded::Failed(invalid(Reject::HEAD_TOO_LARGE.by_upstream()));
-                }
-                Err(reject) => return Responded::Failed(invalid(reject)),
-            };
-            if plan.opens
-                && let Some(receiver) = receiver
-            {
-                shard.response(Some(plan.status));
-                self.tell_opened(plan);
-                return Responded::Opened(Box::new(Behind::Stream(receiver)));
-            }
-            if let (Some(receiver), false) = (&mut receiver, plan.interim) {
-                shard.response(Some(plan.status));
-                return self.deliver_from_stream(plan, receiver, cluster).await;
-            }
-            if interim_left == 0 || !plan.interim {
-                return Responded::Failed(invalid(Reject::BAD_STATUS_LINE.by_upstream()));
-            }
-            interim_left -= 1;
-            self.send_interim(plan);
-        }
-    }
-
     /// Sends head and body of the final response.
-    async fn deliver_from_stream(
+    pub(super) async fn deliver_from_stream(
         &self,
-        plan: ResponsePlan,
+        attempt: &Attempt<'_>,
+        plan: Plan<Head>,
         receiver: &mut Receiver,
-        cluster: u16,
     ) -> Responded {
-        let ResponsePlan { status, framing, framing_out, out, .. } = plan;
-        self.status.set(Some(status));
-        if framing_out == BodyFraming::UntilClose {
-            self.keep_alive.set(false);
-            self.unframed.set(true);
-        }
+        let Plan { framing, to_client: Head { framing: framing_out, bytes: out }, .. } = plan;
         if !framing.has_body() {
             self.send_block(out);
             return Responded::Complete { reusable: true };
         }
-        let Some(spec) = self.serving.upstreams.spec(cluster) else {
+        let Some(spec) = self.serving.upstreams.spec(attempt.cluster) else {
             return Responded::Broken(Termination::UpstreamFailed);
         };
         let pace = Pace {
@@ -288,15 +185,11 @@ impl Exchange<'_> {
         let result = transfer(runtime, &mut source, &mut sink, pace, &moved).await;
         let shard = self.guard.counts();
         shard.add(ListenerCounter::SentBytes, out.len() as u64 + moved.get());
-        let shard = self.serving.upstreams.counts(cluster);
-        shard.add(ClusterCounter::ReceivedBytes, moved.get());
+        attempt.add(ClusterCounter::ReceivedBytes, moved.get());
         runtime.put_block(out);
         match result {
             Ok(()) => Responded::Complete { reusable: true },
-            Err(BodyError::SinkBroken) => Responded::Broken(Termination::ClientAborted),
-            Err(BodyError::SinkStalled) => Responded::Broken(Termination::WriteStalled),
-            Err(BodyError::SourceTimedOut) => Responded::Broken(Termination::UpstreamTimeout),
-            Err(_) => Responded::Broken(Termination::UpstreamFailed),
+            Err(error) => Responded::Broken(broken_by(error)),
         }
     }
 }
