@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 use crate::config;
 use crate::control::supervisor::DATA_COMMAND;
 use crate::control::{Outcome, certificates, data, socket, supervisor};
+use crate::doctor;
 use crate::sys::clock;
 
 /// Thread-per-core proxy appliance.
@@ -44,6 +45,18 @@ enum Command {
         /// The SPIFFE identity of the client that sends it, such as 'spiffe://cluster.local/ns/production/sa/shop'.
         #[arg(long, value_name = "ID", requires = "explain")]
         identity: Option<String>,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Look at this machine: engine, stolen CPU time, CPUs, network, limits. What to run first; changes nothing.
+    Doctor {
+        /// The configuration, TOML, whose needs the machine is held against. Without it: the embedded default.
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// Seconds for which the CPUs are watched; 0 for not at all.
+        #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(0..=86_400))]
+        seconds: u32,
         /// Print JSON.
         #[arg(long)]
         json: bool,
@@ -89,6 +102,12 @@ impl Cli {
                         certificates::inspect(name, config, clock::unix_seconds().cast_signed())
                     },
                 });
+                print(&text);
+                code
+            }
+            Command::Doctor { config, seconds, json } => {
+                let (text, code) =
+                    doctor::doctor(&doctor::Asking { path: config.as_deref(), seconds, as_json: json });
                 print(&text);
                 code
             }
@@ -152,6 +171,8 @@ mod tests {
             "ringfort check --config a.toml --require-encryption --json",
             "ringfort check --config a.toml --explain / -H a:b -H c:d --json",
             "ringfort check --explain / --identity spiffe://td/a",
+            "ringfort doctor",
+            "ringfort doctor --json --seconds 0 --config a.toml",
             "ringfort drain",
             "ringfort drain --socket a.sock",
             "ringfort reload --socket a.sock",
@@ -166,6 +187,7 @@ mod tests {
             "ringfort check -H a:b",
             "ringfort check --identity x",
             "ringfort run a.toml",
+            "ringfort doctor --seconds -1",
         ] {
             let error = parse(line).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{line}");

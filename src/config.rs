@@ -145,6 +145,29 @@ pub struct Loaded {
 
 /// Reads a file, once, as it may be a pipe, and parses it.
 pub fn load(path: &Path) -> Result<Loaded, LoadError> {
+    let (name, text) = read(path)?;
+    match parse_in(&name, folder(path), &text) {
+        Ok((config, warnings)) => Ok(Loaded { config, text, warnings }),
+        Err(problems) => Err(LoadError::Problems(problems)),
+    }
+}
+
+/// As [`load`] for whoever looks at a machine and serves nothing: a file that names no listener, and may say no more
+/// than where the kernel's file systems are, is taken with one on 127.0.0.1:8080.
+pub fn load_to_look(path: &Path) -> Result<Config, LoadError> {
+    const LISTENER: &str =
+        "\n[[listener]]\nname = \"web\"\nlisten = \"127.0.0.1:8080\"\n[[route]]\nrespond = {}\n";
+    let (name, text) = read(path)?;
+    let is_without = |problem: &Problem| problem.what == build::NO_LISTENER;
+    let parsed = match parse_in(&name, folder(path), &text) {
+        Err(problems) if problems.iter().any(is_without) => parse_in(&name, folder(path), &(text + LISTENER)),
+        parsed => parsed,
+    };
+    parsed.map(|(config, _)| config).map_err(LoadError::Problems)
+}
+
+/// The file's name for problems, and its text.
+fn read(path: &Path) -> Result<(String, String), LoadError> {
     let name = path.display().to_string();
     let unreadable = |error: std::io::Error| {
         let cure = match error.kind() {
@@ -161,20 +184,14 @@ pub fn load(path: &Path) -> Result<Loaded, LoadError> {
         let text = format!("{name}: longer than {FILE_BYTES_MAX} bytes; name a configuration with --config");
         return Err(LoadError::Unreadable(text));
     }
-    match String::from_utf8(bytes) {
-        Ok(text) => match parse_in(&name, folder(path), &text) {
-            Ok((config, warnings)) => Ok(Loaded { config, text, warnings }),
-            Err(problems) => Err(LoadError::Problems(problems)),
-        },
-        Err(error) => {
-            let at = error.utf8_error().valid_up_to();
-            let before = &error.as_bytes()[..at];
-            let mut findings = problem::Findings::default();
-            let finding = problem::Finding::error(&(at..at), "the file is not text in UTF-8 from here on");
-            findings.push(finding.cure("save it as UTF-8"));
-            Err(LoadError::Problems(findings.into_problems(&name, &String::from_utf8_lossy(before))))
-        }
-    }
+    String::from_utf8(bytes).map(|text| (name.clone(), text)).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        let before = &error.as_bytes()[..at];
+        let mut findings = problem::Findings::default();
+        let finding = problem::Finding::error(&(at..at), "the file is not text in UTF-8 from here on");
+        findings.push(finding.cure("save it as UTF-8"));
+        LoadError::Problems(findings.into_problems(&name, &String::from_utf8_lossy(before)))
+    })
 }
 
 /// Parses a text; `name` stands in the problems, and relative paths are taken from its folder. With the warnings, or

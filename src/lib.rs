@@ -30,5 +30,6 @@ pub mod worker;
 // 5 control, and what can be asked of it
 pub mod config;
 pub mod control;
+pub mod doctor;
 
 pub mod cli;

@@ -20,4 +20,5 @@ pub mod tcp;
 pub mod tls;
 pub mod transfer;
 pub mod tunnel;
+pub mod turnstile;
 pub mod upstream;

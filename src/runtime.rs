@@ -30,7 +30,8 @@ use executor::Executor;
 use gaps::Gaps;
 pub use net::{Incoming, Listener, Mailbox, MailboxWaker, Socket};
 use reactor::Reactor;
-pub use reactor::{Engine, EngineChoice, EngineReport, ReactorStats, RingSizes, probe};
+pub use reactor::{Engine, EngineChoice, EngineReport, ReactorStats, RingSizes};
+pub use reactor::{Refusal, Release, multishot_receive_is_fair, parse_release, probe};
 pub use recycle::Recycler;
 pub use timer::{Deadline, TimedOut};
 

@@ -14,6 +14,9 @@ use crate::proxy::snapshot::{DrainSpec, HttpSpec, Limits, Snapshot};
 use crate::runtime::EngineChoice;
 use crate::steal;
 
+/// What is wrong with a file that serves nothing.
+pub(super) const NO_LISTENER: &str = "there is no listener, so nothing is served";
+
 mod actions;
 mod clusters;
 mod edits;

@@ -36,9 +36,9 @@ use sampling::Sampling;
 use tls::LiveTls;
 
 /// File descriptors kept back for what is neither a connection nor a listener: rings, timers, admin, log, names.
-const DESCRIPTORS_RESERVED: u64 = 128;
+pub const DESCRIPTORS_RESERVED: u64 = 128;
 /// A proxied connection has one towards the client and one towards the endpoint.
-const DESCRIPTORS_PER_CONNECTION: u64 = 2;
+pub const DESCRIPTORS_PER_CONNECTION: u64 = 2;
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The hidden subcommand of the data process.
@@ -106,6 +106,12 @@ fn start(facts: Facts, sockets: Sockets, channel: Channel) -> Result<Outcome, St
     outcome
 }
 
+/// Connections of one worker that `nofile` descriptors allow beside `listening` sockets.
+pub fn connections_ceiling(nofile: u64, listening: u64, workers: u64) -> u32 {
+    let left = nofile.saturating_sub(DESCRIPTORS_RESERVED).saturating_sub(listening);
+    u32::try_from((left / (DESCRIPTORS_PER_CONNECTION * workers.max(1))).max(1)).unwrap_or(u32::MAX)
+}
+
 /// What of this machine bounds every configuration.
 struct Machine {
     /// Soft limit of open files.
@@ -117,18 +123,12 @@ struct Machine {
 impl Machine {
     /// Lowers the promise of connections, also where it is shown, to what can be kept.
     fn hold(&self, config: &mut Config) {
-        let ceiling = self.connections_ceiling(config.snapshot.listeners.len() as u64);
+        let listening = config.snapshot.listeners.len() as u64 * self.workers + self.admin_listeners;
+        let ceiling = connections_ceiling(self.nofile, listening, self.workers);
         if config.snapshot.limits.connections_max > ceiling {
             config.snapshot.limits.connections_max = ceiling;
             config.effective["limits"]["connections_max"] = ceiling.into();
         }
-    }
-
-    /// Connections of one worker that the descriptors allow beside `listeners` for each.
-    fn connections_ceiling(&self, listeners: u64) -> u32 {
-        let listening = listeners * self.workers + self.admin_listeners;
-        let left = self.nofile.saturating_sub(DESCRIPTORS_RESERVED).saturating_sub(listening);
-        u32::try_from((left / (DESCRIPTORS_PER_CONNECTION * self.workers.max(1))).max(1)).unwrap_or(u32::MAX)
     }
 }
 
@@ -273,10 +273,9 @@ mod tests {
 
     #[test]
     fn a_worker_promises_no_more_connections_than_descriptors_allow() {
-        let ceiling = |nofile| Machine { nofile, workers: 2, admin_listeners: 2 }.connections_ceiling(1);
-        assert_eq!(ceiling(1_024), (1_024 - 128 - 4) / 4);
-        assert_eq!(ceiling(100), 1, "never none");
-        assert_eq!(ceiling(u64::MAX), u32::MAX);
+        assert_eq!(connections_ceiling(1_024, 4, 2), (1_024 - 128 - 4) / 4);
+        assert_eq!(connections_ceiling(100, 4, 2), 1, "never none");
+        assert_eq!(connections_ceiling(u64::MAX, 4, 2), u32::MAX);
     }
 
     #[test]

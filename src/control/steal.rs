@@ -1,7 +1,7 @@
 //! Samples lost CPU time ten times a second on the control thread, has it judged, and shows and logs what came of it.
 //! Reads files of the kernel, under the roots that the configuration names; decides nothing itself.
 
-mod files;
+pub mod files;
 pub mod page;
 mod steering;
 pub mod view;

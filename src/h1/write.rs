@@ -87,16 +87,16 @@ pub fn write_response(
     if head.framing != BodyFraming::Chunked || framing_to_client != BodyFraming::Chunked {
         without = without.union(&head.trailer);
     }
-    let final_status = !head.interim && !head.upgrade;
-    if final_status {
+    if !head.interim {
         drop_edited(&mut without, &head.lines, edits);
     }
     head.lines.copy(out, &without);
 
-    if !final_status {
-        if head.upgrade {
-            out.extend_from_slice(b"Connection: Upgrade\r\n");
-        }
+    if head.upgrade {
+        out.extend_from_slice(b"Connection: Upgrade\r\n");
+        write_edits(out, edits);
+    }
+    if head.interim || head.upgrade {
         out.extend_from_slice(b"\r\n");
         return;
     }
@@ -121,19 +121,19 @@ pub fn response_fields(
     date: Option<&str>,
     mut visit: impl FnMut(&[u8], &[u8]),
 ) {
-    let final_status = !head.interim && !head.upgrade;
     for (index, field) in head.lines.fields.iter().enumerate() {
         let stays_behind = head.dropped.contains(index)
             || (head.framing != BodyFraming::Chunked && head.trailer.contains(index))
-            || (final_status && edits.drops(field.name.as_bytes()));
+            || (!head.interim && edits.drops(field.name.as_bytes()));
         if !stays_behind {
             visit(field.name.as_bytes(), field.value);
         }
     }
-    if !final_status {
+    if head.interim {
         return;
     }
     if let Some(date) = date
+        && !head.upgrade
         && !head.has_date
         && !edits.drops(b"date")
     {

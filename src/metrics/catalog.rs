@@ -411,6 +411,16 @@ pub const SESSIONS_ENDED: Metric = Metric {
     help: "Sessions ended, by termination reason.",
 };
 
+/// Tunnels ended, by the same reasons.
+pub const TUNNELS_ENDED: Metric = Metric {
+    name: "ringfort_tunnels_ended_total",
+    kind: Kind::Counter,
+    unit: Unit::One,
+    across: Across::Sum,
+    label: None,
+    help: "Tunnels ended, by termination reason.",
+};
+
 /// End of what TLS is done with. Names and files are those of the configuration.
 pub const CERTIFICATE_NOT_AFTER: Metric = Metric {
     name: "ringfort_certificate_not_after_seconds",
@@ -576,6 +586,7 @@ mod tests {
     fn all() -> Vec<Metric> {
         let mut all = vec![
             SESSIONS_ENDED,
+            TUNNELS_ENDED,
             CERTIFICATE_NOT_AFTER,
             RELOADS,
             CERTIFICATE_RELOADS,

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use super::catalog::{
     Across, BUCKET_BOUNDS_NS, BUILD_INFO, CERTIFICATE_NOT_AFTER, CERTIFICATE_RELOAD_FAILURES,
     CERTIFICATE_RELOADS, ClusterCounter, ClusterGauge, ClusterHistogram, Counter, Gauge, Histogram, Kind,
-    ListenerCounter, ListenerGauge, Metric, Process, RELOAD_RESULT, RELOADS, SESSIONS_ENDED, Unit,
-    WORKER_ENGINE,
+    ListenerCounter, ListenerGauge, Metric, Process, RELOAD_RESULT, RELOADS, SESSIONS_ENDED, TUNNELS_ENDED,
+    Unit, WORKER_ENGINE,
 };
 use super::shard::{self, ClusterShard, ListenerShard, Shard};
 use super::steal::StealFacts;
@@ -83,7 +83,8 @@ pub fn text(shards: &[&Shard], workers: &[WorkerFacts], process: &ProcessFacts) 
     page.family(&Histogram::TABLE, &shard::HISTOGRAM_AT, Scope::Worker);
     page.family(&ListenerCounter::TABLE, &shard::LISTENER_COUNTER_AT, Scope::Listener);
     page.family(&ListenerGauge::TABLE, &shard::LISTENER_GAUGE_AT, Scope::Listener);
-    page.sessions_ended();
+    page.ended(&SESSIONS_ENDED, ListenerShard::sessions_ended);
+    page.ended(&TUNNELS_ENDED, ListenerShard::tunnels_ended);
     page.family(&ClusterCounter::TABLE, &shard::CLUSTER_COUNTER_AT, Scope::Cluster);
     page.family(&ClusterGauge::TABLE, &shard::CLUSTER_GAUGE_AT, Scope::Cluster);
     page.family(&ClusterHistogram::TABLE, &shard::CLUSTER_HISTOGRAM_AT, Scope::Cluster);
@@ -182,15 +183,16 @@ impl<'a> Page<'a> {
         }
     }
 
-    fn sessions_ended(&mut self) {
-        self.head(&SESSIONS_ENDED);
+    /// By termination reason.
+    fn ended(&mut self, metric: &Metric, count: impl Fn(&ListenerShard, usize) -> u64) {
+        self.head(metric);
         for (label, index) in self.owners(Scope::Listener) {
             let reasons = self.shards.first().map_or(&[][..], |shard| shard.reasons());
             for (reason, word) in reasons.iter().enumerate() {
-                let ended = |owners: &Owners| owners.listeners.get(index)?.sessions_ended(reason).into();
-                let ended: u64 = self.owners.iter().filter_map(ended).sum();
+                let of = |owners: &Owners| Some(count(owners.listeners.get(index)?, reason));
+                let ended: u64 = self.owners.iter().filter_map(of).sum();
                 let labels: Vec<_> = label.into_iter().chain([("reason", *word)]).collect();
-                self.sample(SESSIONS_ENDED.name, "", &labels, &ended.to_string());
+                self.sample(metric.name, "", &labels, &ended.to_string());
             }
         }
     }

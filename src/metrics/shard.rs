@@ -201,7 +201,11 @@ impl fmt::Debug for ListenerShard {
 
 impl ListenerShard {
     fn new(name: &str, reasons: &'static [&'static str]) -> Self {
-        Self { name: name.into(), reasons, cells: Cells::new(LISTENER_CELLS + reasons.len()) }
+        Self {
+            name: name.into(),
+            reasons,
+            cells: Cells::new(LISTENER_CELLS + ENDED_FAMILIES * reasons.len()),
+        }
     }
 
     pub const fn name(&self) -> &str {
@@ -246,14 +250,28 @@ impl ListenerShard {
 
     /// Counts the end of a session. `reason` is a position in the list the shard was made with.
     pub fn session_ended(&self, reason: usize) {
+        self.ended(0, reason);
+    }
+
+    /// Counts the end of a tunnel, as `session_ended`.
+    pub fn tunnel_ended(&self, reason: usize) {
+        self.ended(1, reason);
+    }
+
+    fn ended(&self, family: usize, reason: usize) {
         debug_assert!(reason < self.reasons.len());
         if reason < self.reasons.len() {
-            self.cells.add(LISTENER_CELLS + reason, 1);
+            self.cells.add(LISTENER_CELLS + family * self.reasons.len() + reason, 1);
         }
     }
 
     pub fn sessions_ended(&self, reason: usize) -> u64 {
         if reason < self.reasons.len() { self.cells.load(LISTENER_CELLS + reason) } else { 0 }
+    }
+
+    pub fn tunnels_ended(&self, reason: usize) -> u64 {
+        let reasons = self.reasons.len();
+        if reason < reasons { self.cells.load(LISTENER_CELLS + reasons + reason) } else { 0 }
     }
 
     pub(super) fn load(&self, at: usize) -> u64 {
@@ -349,6 +367,8 @@ impl Cells {
 struct Line([AtomicU64; LINE_CELLS]);
 
 const LINE_CELLS: usize = 16;
+/// Counters of a listener by termination reason: sessions and tunnels that ended.
+const ENDED_FAMILIES: usize = 2;
 
 // Each block begins at its first cell; a listener's has its reasons last.
 pub(super) const COUNTER_AT: [usize; Counter::TABLE.len()] = offsets(&Counter::TABLE, 0);

@@ -18,7 +18,7 @@ use crate::runtime::{Deadline, RecvBuf, TimedOut};
 use super::body::BodyError;
 use super::context::{Context, Serving};
 use super::http1::failure::{
-    Failure, NO_TUNNELS, TIMED_OUT, UNANSWERED, UNSENDABLE, cannot_acquire, invalid,
+    Failure, NO_TUNNELS, TIMED_OUT, TOO_MANY_FIELDS, UNANSWERED, UNSENDABLE, cannot_acquire, invalid,
 };
 use super::http1::head_input::{HeadError, HeadInput};
 use super::http2::{
@@ -166,6 +166,19 @@ impl Drop for Attempt<'_> {
     }
 }
 
+/// Bytes that moved; counted when it is dropped, also where a deadline cuts the exchange off.
+pub(super) struct Counting<'a> {
+    attempt: &'a Attempt<'a>,
+    counter: ClusterCounter,
+    pub(super) moved: Cell<u64>,
+}
+
+impl Drop for Counting<'_> {
+    fn drop(&mut self) {
+        self.attempt.add(self.counter, self.moved.get());
+    }
+}
+
 impl<'a> Attempt<'a> {
     /// `serving`: what the request began with; cluster and route are positions in it.
     pub(super) const fn new(
@@ -197,6 +210,11 @@ impl<'a> Attempt<'a> {
 
     pub(super) fn add(&self, counter: ClusterCounter, count: u64) {
         self.serving.upstreams.counts(self.cluster).add(counter, count);
+    }
+
+    /// Counts bytes of a body, however its transfer ends.
+    pub(super) const fn counting(&'a self, counter: ClusterCounter) -> Counting<'a> {
+        Counting { attempt: self, counter, moved: Cell::new(0) }
     }
 
     /// Reports what the endpoint made of the request.
@@ -242,6 +260,7 @@ impl<'a> Attempt<'a> {
         sent.map_err(|fault| match fault {
             StreamFault::Refused => Responded::Refused,
             StreamFault::Unsendable => Responded::Failed(UNSENDABLE),
+            StreamFault::TooManyFields => Responded::Failed(TOO_MANY_FIELDS),
             _ => Responded::Failed(UNANSWERED),
         })
     }
@@ -474,11 +493,11 @@ pub(super) async fn open<C: Client>(
     client: &C,
     context: &Rc<Context>,
     opening: &Opening,
+    mut tried: Tried,
 ) -> Result<Opened<C::Side>, NotOpened> {
     let serving = client.serving();
     let upstreams = &serving.upstreams;
     let retries_max = upstreams.spec(opening.cluster).map_or(0, |spec| spec.retries_max);
-    let mut tried = Tried::default();
     let mut attempts = 0;
     loop {
         let acquired = {

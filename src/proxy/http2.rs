@@ -34,7 +34,7 @@ pub use stream::{Receiver, Sender, StreamFault};
 /// (RFC 8441). `ended`: there is no body.
 ///
 /// # Errors
-/// `Refused` where nothing of it went out; `Unsendable` where it has no place in HTTP/2.
+/// `Refused` where nothing of it went out; `Unsendable` or `TooManyFields` where it has no place in HTTP/2.
 pub fn send_request(
     slot: &mut Slot,
     head: &[u8],
@@ -47,8 +47,10 @@ pub fn send_request(
     // HTTP/2 names an authority always; where the client named none, the endpoint's own.
     let named = translate::with_host(head, endpoint);
     let named = named.as_deref().unwrap_or(head);
-    let Ok(Parsed::Complete(head)) = parse_request(named, &mut slots, &HeadLimits::OURS) else {
-        return Err(StreamFault::Unsendable);
+    let head = match parse_request(named, &mut slots, &HeadLimits::OURS) {
+        Ok(Parsed::Complete(head)) => head,
+        Err(Reject::TOO_MANY_FIELDS) => return Err(StreamFault::TooManyFields),
+        _ => return Err(StreamFault::Unsendable),
     };
     let request = translate::request(&head, scheme, te_trailers).ok_or(StreamFault::Unsendable)?;
     slot.send(request, ended)

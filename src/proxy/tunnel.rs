@@ -5,9 +5,10 @@
 //! said so, no byte of the client goes up; what it then gets is a connection, or a stream, of its own that carries
 //! nothing else ever after.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
+use crate::base::units::KIB;
 use crate::h1::{FieldSlots, HeadLimits, Parsed, ResponseHead, parse_request};
 use crate::http::Reject;
 use crate::http::websocket::{self, WEBSOCKET};
@@ -25,6 +26,9 @@ use super::upstream::{AcquireError, Acquired, Connection, Exchange, Tried, Upstr
 /// CONNECT_ERROR and CANCEL (RFC 9113 §7).
 const CONNECT_ERROR: u32 = 10;
 const CANCEL: u32 = 8;
+
+/// What a tunnel is taken to cost beside receive buffers and windows: its task, and who waits for what in it.
+const TUNNEL_BYTES: usize = 4 * KIB;
 
 /// Where the first digit of a status stands in a response head.
 const STATUS_AT: usize = "HTTP/1.1 ".len();
@@ -196,29 +200,44 @@ pub struct Tunnel {
     pub first_down: Option<RecvBuf>,
 }
 
-/// Counts one open tunnel until it is dropped.
-struct Open<'a>(&'a SessionGuard);
+/// Counts and charges one open tunnel until it is dropped.
+struct Open<'a> {
+    guard: &'a SessionGuard,
+    bytes: usize,
+    /// Why it ended. One that is dropped before was cut off at the end of a drain.
+    termination: Cell<Termination>,
+}
 
 impl<'a> Open<'a> {
-    fn new(guard: &'a SessionGuard, kind: &Kind) -> Self {
+    fn new(guard: &'a SessionGuard, opening: &Opening) -> Self {
         let shard = guard.counts();
-        shard.tunnel_opened(kind.protocol());
+        shard.tunnel_opened(opening.kind.protocol());
         shard.gauge_add(ListenerGauge::TunnelsActive, 1);
-        Self(guard)
+        let bytes = TUNNEL_BYTES + opening.head.len();
+        guard.context().runtime.charge(bytes);
+        Self { guard, bytes, termination: Cell::new(Termination::Drained) }
+    }
+
+    fn ended(&self, ended: &Result<(), Termination>) {
+        self.termination.set(ended.err().unwrap_or(Termination::TunnelClosed));
     }
 }
 
 impl Drop for Open<'_> {
     fn drop(&mut self) {
-        self.0.counts().gauge_add(ListenerGauge::TunnelsActive, -1);
+        let shard = self.guard.counts();
+        shard.gauge_add(ListenerGauge::TunnelsActive, -1);
+        shard.tunnel_ended(self.termination.get() as usize);
+        self.guard.context().runtime.discharge(self.bytes);
     }
 }
 
 /// Relays between a client's connection and the endpoint until both directions have ended.
 pub async fn over_connection(guard: SessionGuard, downstream: Stream, mut tunnel: Box<Tunnel>) {
-    let _open = Open::new(&guard, &tunnel.opening.kind);
+    let open = Open::new(&guard, &tunnel.opening);
     let (from, to) = (Inlet::Stream(&downstream), Outlet::Stream(&downstream));
     let ended = join(Meter::new, &guard, from, to, &mut tunnel).await;
+    open.ended(&ended);
     guard.ended(ended.err().unwrap_or(Termination::TunnelClosed));
     if ended.is_err() {
         downstream.abort();
@@ -233,9 +252,11 @@ pub async fn over_stream(
     mut sender: Sender,
     mut tunnel: Tunnel,
 ) {
-    let _open = Open::new(guard, &tunnel.opening.kind);
+    let open = Open::new(guard, &tunnel.opening);
     let (from, to) = (Inlet::H2(&mut receiver), Outlet::H2(&mut sender));
-    if let Err(termination) = join(Meter::on_stream, guard, from, to, &mut tunnel).await {
+    let ended = join(Meter::on_stream, guard, from, to, &mut tunnel).await;
+    open.ended(&ended);
+    if let Err(termination) = ended {
         // RFC 9113 §8.5 for CONNECT, RFC 8441 §5 for the others.
         let broke = termination == Termination::UpstreamReset && tunnel.opening.is_connect();
         sender.reset(if broke { CONNECT_ERROR } else { CANCEL });

@@ -22,6 +22,7 @@ use crate::tls::{self, Client, ClientMaterial, Purpose, Session};
 use super::snapshot::change::{Change, Was};
 use super::snapshot::{self, EndpointAddress, Snapshot};
 use super::stream::{Failure, Stream, TlsStream};
+use super::turnstile::Turnstile;
 
 mod multiplex;
 
@@ -49,11 +50,27 @@ pub enum AcquireError {
 #[derive(Default)]
 pub struct Tried {
     addresses: Vec<SocketAddr>,
-    /// Those that did not begin the request: asked again only where there is no other.
-    refused: Vec<SocketAddr>,
-    /// Those that have no room at present.
-    full: Vec<SocketAddr>,
+    /// Those with which nothing is wrong.
+    spared: Vec<(SocketAddr, Spared)>,
     avoided: Avoided,
+    /// What a new connection waits for.
+    pace: Option<Turnstile>,
+}
+
+impl Tried {
+    /// Of a request that is one of many that come at once.
+    pub fn paced(pace: &Turnstile) -> Self {
+        Self { pace: Some(pace.clone()), ..Self::default() }
+    }
+}
+
+/// Why an endpoint is not asked now.
+#[derive(Clone, Copy, Eq, PartialEq)]
+enum Spared {
+    /// It did not begin the request: asked again only where there is no other.
+    Refused,
+    /// It has no room at present.
+    Full,
 }
 
 /// An endpoint was taken out of balancing; for the log.
@@ -353,12 +370,18 @@ impl Upstreams {
     ) -> Result<Connection, AcquireError> {
         let cluster = self.clusters.get(usize::from(cluster)).ok_or(AcquireError::NoEndpoint)?;
         let mut last_error = AcquireError::NoEndpoint;
+        let mut waited = false;
         loop {
             let Some(endpoint) = self.pick(cluster, tried) else { return Err(last_error) };
             if !fresh && let Some(idle) = self.take_idle(cluster, &endpoint) {
                 cluster.health.borrow_mut().on_request(endpoint.position.get(), self.runtime.now());
                 return Ok(self.begin(cluster, endpoint, idle, true));
             }
+            if let (Some(pace), false) = (&tried.pace, std::mem::replace(&mut waited, true)) {
+                pace.pass().await;
+                continue;
+            }
+            waited = false;
             // Idle connections to other endpoints give way to a request that needs one here.
             if cluster.connections.get() >= cluster.spec.connections_max && !self.drop_oldest_idle(cluster) {
                 return Err(AcquireError::Busy);
@@ -409,19 +432,21 @@ impl Upstreams {
         let now = self.runtime.now();
         let all_refused = || {
             let is_left = |endpoint: &Rc<Endpoint>| {
-                let lists = [&tried.addresses, &tried.full, &tried.refused];
-                !lists.iter().any(|list| list.contains(&endpoint.address))
+                let address = &endpoint.address;
+                !tried.addresses.contains(address)
+                    && !tried.spared.iter().any(|(spared, _)| spared == address)
             };
             !endpoints.iter().any(is_left)
         };
-        let spare_refused = !tried.refused.is_empty() && !all_refused();
+        let any_refused = tried.spared.iter().any(|(_, why)| *why == Spared::Refused);
+        let spare_refused = any_refused && !all_refused();
         let candidate = |position: usize| {
             let load = endpoints[position].in_flight.get();
             let address = &endpoints[position].address;
-            if tried.addresses.contains(address)
-                || tried.full.contains(address)
-                || spare_refused && tried.refused.contains(address)
-            {
+            let is_spared = |&(spared, why): &(SocketAddr, Spared)| {
+                spared == *address && (why == Spared::Full || spare_refused)
+            };
+            if tried.addresses.contains(address) || tried.spared.iter().any(is_spared) {
                 Candidate::Excluded
             } else if health.is_available(position, now) {
                 Candidate::Ready { load }

@@ -26,7 +26,8 @@ use epoll::Epoll;
 #[cfg(test)]
 pub(super) use hooks::{Fault, Inside};
 use queue::Queue;
-pub use setup::{Engine, EngineChoice, EngineReport, RingSizes, probe};
+pub use setup::{Engine, EngineChoice, EngineReport, RingSizes};
+pub use setup::{Refusal, Release, multishot_receive_is_fair, parse_release, probe};
 use uring::Uring;
 
 /// Received buffers that may wait in one socket before its receive is stopped.

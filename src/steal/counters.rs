@@ -70,7 +70,7 @@ pub fn throttled_ns(text: &[u8]) -> Option<u64> {
     })
 }
 
-/// Numbers and ranges as in `/sys/devices/system/cpu/online`. `None` for anything else.
+/// Numbers and ranges, ascending, as in `/sys/devices/system/cpu/online`. `None` for anything else.
 pub fn cpu_list(text: &[u8]) -> Option<Vec<u16>> {
     let mut list = Vec::new();
     let text = text.trim_ascii();
@@ -79,6 +79,10 @@ pub fn cpu_list(text: &[u8]) -> Option<Vec<u16>> {
             part.splitn(2, |byte| *byte == b'-').map(|end| number(end).and_then(|n| u16::try_from(n).ok()));
         let first = ends.next()??;
         let last = ends.next().map_or(Some(first), |last| last)?;
+        // Ascending, as the kernel writes them: a list is never longer than there are numbers.
+        if list.last().is_some_and(|before| *before >= first) {
+            return None;
+        }
         list.extend(first..=last);
     }
     Some(list)
@@ -175,7 +179,7 @@ mod tests {
     fn lists_of_cpus_are_numbers_and_ranges() {
         assert_eq!(cpu_list(b"0-2,5\n"), Some(vec![0, 1, 2, 5]));
         assert_eq!(cpu_list(b"\n"), Some(vec![]));
-        for broken in ["x", "1-", "-1", "1,,2", "70000", "1-2-3"] {
+        for broken in ["x", "1-", "-1", "1,,2", "70000", "1-2-3", "2,1", "0-3,3", "1,1"] {
             assert_eq!(cpu_list(broken.as_bytes()), None, "{broken}");
         }
     }

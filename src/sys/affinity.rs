@@ -39,6 +39,11 @@ pub fn cpu_quota(procfs: &Path, cgroupfs: &Path) -> Option<f64> {
 /// A parent's quota holds for its children, so the tightest on the way up counts. In a container the path may lie outside
 /// what is mounted: such folders do not exist and say nothing.
 pub fn cpu_groups(procfs: &Path, cgroupfs: &Path) -> Vec<PathBuf> {
+    control_groups(procfs, cgroupfs, "cpu")
+}
+
+/// As [`cpu_groups`] for the control group that governs what `wanted` names, such as `memory`.
+pub fn control_groups(procfs: &Path, cgroupfs: &Path, wanted: &str) -> Vec<PathBuf> {
     let groups = fs::read_to_string(procfs.join("self/cgroup")).unwrap_or_default();
     let mut folders = Vec::new();
     for line in groups.lines() {
@@ -49,8 +54,8 @@ pub fn cpu_groups(procfs: &Path, cgroupfs: &Path) -> Vec<PathBuf> {
         };
         let root = if controllers.is_empty() {
             cgroupfs.to_path_buf()
-        } else if controllers.split(',').any(|controller| controller == "cpu") {
-            let roots = [controllers, "cpu"].map(|name| cgroupfs.join(name));
+        } else if controllers.split(',').any(|controller| controller == wanted) {
+            let roots = [controllers, wanted].map(|name| cgroupfs.join(name));
             let Some(root) = roots.into_iter().find(|root| root.is_dir()) else { continue };
             root
         } else {

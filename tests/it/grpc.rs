@@ -6,6 +6,7 @@ use bytes::Bytes;
 use http::Request;
 
 use crate::harness::h2::{self as h2t, H2Origin, connect, fetch, post, run};
+use crate::harness::origin::Origin;
 use crate::harness::setup::Setup;
 use crate::harness::{Engine, eventually, on_both_engines};
 
@@ -14,6 +15,7 @@ on_both_engines!(
     a_call_ends_with_the_status_of_its_trailers,
     our_own_failures_are_trailers_only,
     a_deadline_of_the_client_is_kept,
+    what_a_deadline_cuts_off_is_counted,
     a_call_may_rest_longer_than_a_body,
 );
 
@@ -145,4 +147,36 @@ fn a_call_may_rest_longer_than_a_body(engine: Engine) {
         let (echoed, _) = h2t::read_body(response.body_mut()).await.unwrap();
         assert_eq!(echoed, b"still here");
     });
+}
+
+/// The bytes that went before it, and the response that began or did not.
+fn what_a_deadline_cuts_off_is_counted(engine: Engine) {
+    const BYTES: f64 = 30_000.0;
+    let (two, one) = (
+        H2Origin::start(),
+        Origin::start(|peer| while matches!(peer.reader.fill(), Ok(count) if count > 0) {}),
+    );
+    for gateway in [to(engine, &two).start(), Setup::to(engine, &one).start()] {
+        run(async {
+            let mut send = connect(gateway.web()).await;
+            let mut call = call("/echo");
+            call.headers_mut().insert("grpc-timeout", "400m".parse().unwrap());
+            let (response, mut stream) = send.send_request(call, false).unwrap();
+            h2t::send_all(&mut stream, &vec![7; BYTES as usize], false).await.unwrap();
+            // Cut off in the middle, or told that the deadline has passed.
+            let cut = match response.await {
+                Ok(mut response) => {
+                    h2t::read_body(response.body_mut()).await.is_err()
+                        || response.headers().contains_key("grpc-status")
+                }
+                Err(_) => true,
+            };
+            assert!(cut);
+        });
+        gateway.wait_for_metric("ringfort_upstream_sent_bytes_total", "", |sent| sent >= BYTES);
+        let class =
+            |class: &str| gateway.metric("ringfort_upstream_requests_total", &format!("class=\"{class}\""));
+        assert_eq!(class("2xx") + class("none"), 1.0);
+        assert_eq!(gateway.metric("ringfort_upstream_grpc_responses_total", "deadline_exceeded"), 1.0);
+    }
 }

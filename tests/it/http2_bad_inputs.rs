@@ -19,6 +19,7 @@ on_both_engines!(
     a_length_that_data_does_not_add_up_to_is_no_request,
     a_wrong_body_never_looks_whole_to_an_http1_endpoint,
     trailers_that_are_wrong_end_the_stream,
+    what_the_crate_hides_from_us_does_no_harm,
     more_streams_than_allowed_are_refused,
     a_field_block_that_never_ends_is_given_up,
     settings_that_are_never_acknowledged_end_the_connection,
@@ -446,4 +447,25 @@ fn a_window_that_shrinks_below_zero_is_waited_for(engine: Engine) {
         }
     }
     assert_eq!(received, BYTES);
+}
+
+/// RFC 9113 §8.3.1 and §8.1 call these malformed. The crate takes away what is wrong before anybody sees it, so that
+/// nothing of it goes up.
+fn what_the_crate_hides_from_us_does_no_harm(engine: Engine) {
+    let origin = Origin::serving();
+    let gateway = Setup::to(engine, &origin).start();
+    let mut client = RawClient::connect(gateway.web());
+    let fields = |method, path| {
+        block(&[(":method", method), (":scheme", "http"), (":path", path), (":authority", "a.test")])
+    };
+    client.send(&headers(1, ENDS, &fields("GET", "/a?b#fragment")));
+    assert_eq!(client.verdict(1), None);
+    client.send(&headers(3, END_HEADERS, &fields("POST", "/up")));
+    client.send(&frame(DATA, 0, 3, b"abc"));
+    client.send(&headers(3, ENDS, &block(&[(":path", "/other"), ("x-sum", "1")])));
+    assert_eq!(client.verdict(3), None);
+    assert_eq!(origin.targets(), ["/a?b", "/up"]);
+    let sent = origin.raw_bytes();
+    let holds = |text: &[u8]| sent.windows(text.len()).any(|bytes| bytes == text);
+    assert!(!holds(b"fragment") && !holds(b"/other"), "{}", sent.escape_ascii());
 }

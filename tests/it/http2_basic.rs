@@ -23,6 +23,7 @@ on_both_engines!(
     a_preface_in_pieces_is_a_preface,
     an_idle_connection_is_closed_with_goaway,
     http1_clients_reach_http2_endpoints,
+    as_many_fields_as_are_taken_go_up_unless_ours_are_too_many,
     an_early_response_in_http2_ends_an_http1_connection,
 );
 
@@ -331,4 +332,28 @@ fn an_early_response_in_http2_ends_an_http1_connection(engine: Engine) {
     eventually("the endpoint learns", || origin.seen().iter().any(|seen| seen.broken.is_some()));
     assert_eq!(gateway.get("/").status, 200);
     assert_eq!(origin.accepted(), 1);
+}
+
+/// The most that can be set: with ours it is more than HTTP/2 heads are read with.
+fn as_many_fields_as_are_taken_go_up_unless_ours_are_too_many(engine: Engine) {
+    let (_one, two, to_one, to_two) = to_both(engine);
+    let limits = "fields_max = 256\nhead_bytes_max = 65536";
+    let (to_one, to_two) = (to_one.limits(limits).start(), to_two.limits(limits).start());
+    for (gateway, fields, status) in [(&to_one, 255, 200), (&to_two, 240, 200), (&to_two, 255, 431)] {
+        let more: String = (0..fields).map(|number| format!("x-{number}: y\r\n")).collect();
+        let mut client = gateway.client();
+        client.send(format!("GET / HTTP/1.1\r\nHost: site.test\r\n{more}\r\n"));
+        assert_eq!(client.read_response().status, status, "{fields} to HTTP/1.1");
+        assert_eq!(client.get("/after").status, 200, "the connection goes on");
+        run(async {
+            let mut send = connect(gateway.web()).await;
+            let mut request = get("/");
+            for number in 0..fields {
+                let name: http::HeaderName = format!("x-{number}").parse().unwrap();
+                request.headers_mut().insert(name, "y".parse().unwrap());
+            }
+            assert_eq!(fetch(&mut send, request).await.unwrap().status, status, "{fields} in HTTP/2");
+        });
+    }
+    assert_eq!(two.seen().len(), 4, "what has too many goes nowhere");
 }

@@ -27,6 +27,7 @@ on_both_engines!(
     a_silent_connection_to_an_endpoint_gets_no_new_requests,
     a_target_that_http2_has_no_form_for_is_encoded_and_ejects_nobody,
     a_refusing_endpoint_leaves_its_requests_to_another,
+    a_refusing_endpoint_leaves_its_tunnels_to_another,
     an_idle_connection_gives_way_to_one_that_is_needed,
     an_endpoint_that_floods_is_left_counted_and_logged,
     an_endpoint_that_speaks_http1_is_a_502,
@@ -318,6 +319,26 @@ fn a_refusing_endpoint_leaves_its_requests_to_another(engine: Engine) {
     for _ in 0..10 {
         assert_eq!(client.get("/").status, 200);
     }
+    assert!(gateway.metric("ringfort_upstream_ejections_total", "") >= 1.0);
+    gateway.expect_log("ejected");
+}
+
+fn a_refusing_endpoint_leaves_its_tunnels_to_another(engine: Engine) {
+    let (well, refusing) = (H2Origin::start(), refusing());
+    let mut gateway = Setup::new(engine)
+        .cluster("site", &[well.address(), refusing.address()])
+        .cluster_keys("protocol = \"h2\"\nretries_max = 1")
+        .route("cluster = \"site\"\ntunnels = [\"connect\"]")
+        .ejection(3, 10_000)
+        .start();
+    run(async {
+        let mut send = connect(gateway.web()).await;
+        for _ in 0..40 {
+            let (response, _) = send.send_request(request("CONNECT", "db.test:1"), false).unwrap();
+            assert_eq!(response.await.unwrap().status(), 200);
+            std::future::poll_fn(|cx| send.poll_ready(cx)).await.unwrap();
+        }
+    });
     assert!(gateway.metric("ringfort_upstream_ejections_total", "") >= 1.0);
     gateway.expect_log("ejected");
 }

@@ -9,6 +9,7 @@ mod bad_responses;
 mod certificates;
 mod check;
 mod clusters;
+mod doctor;
 mod drain;
 mod faults;
 mod first_minute;

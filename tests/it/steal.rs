@@ -23,7 +23,7 @@ on_both_engines!(
 );
 
 /// A procfs with two CPUs, each with a share of steal in thousandths, kept up to date as a kernel would.
-struct Machine {
+pub(crate) struct Machine {
     dir: TempDir,
     stolen: Arc<[AtomicU64; 2]>,
     ends: Arc<AtomicBool>,
@@ -34,7 +34,7 @@ struct Machine {
 
 impl Machine {
     /// `has_column`: whether there is a column of steal.
-    fn new(has_column: bool) -> Self {
+    pub(crate) fn new(has_column: bool) -> Self {
         let (dir, stolen) = (TempDir::new(), Arc::new([AtomicU64::new(0), AtomicU64::new(0)]));
         let (ends, waits) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Vec::new())));
         write_stat(dir.path(), [0.0; 2], 0.0, has_column);
@@ -46,7 +46,7 @@ impl Machine {
         Self { dir, stolen, ends, mover: Some(mover), waits }
     }
 
-    fn steals(&self, cpu: usize, thousandths: u64) {
+    pub(crate) fn steals(&self, cpu: usize, thousandths: u64) {
         self.stolen[cpu].store(thousandths, Ordering::Relaxed);
     }
 
@@ -57,7 +57,7 @@ impl Machine {
         self.waits.lock().unwrap().push((path, ns_in_ms));
     }
 
-    fn sections(&self, steal: &str) -> String {
+    pub(crate) fn sections(&self, steal: &str) -> String {
         format!("[host]\nprocfs = {:?}\n[steal]\n{steal}", self.dir.path())
     }
 

@@ -34,6 +34,8 @@ on_both_engines!(
     long_streams_pass_with_flow_control,
     a_silent_tunnel_ends_and_its_connection_lives_on,
     a_tunnel_lives_through_a_drain,
+    a_route_edits_the_answers_that_open_tunnels,
+    open_tunnels_count_against_the_memory_of_their_worker,
 );
 
 /// An extended CONNECT for WebSocket.
@@ -175,6 +177,7 @@ fn an_extended_connect_becomes_an_upgrade(engine: Engine) {
     assert!(!request.fields.has("transfer-encoding") && !request.fields.has("content-length"));
     assert_eq!(gateway.metric("ringfort_tunnels_opened_total", "websocket"), 1.0);
     gateway.wait_for_metric("ringfort_tunnels_active", "web", |value| value == 0.0);
+    assert_eq!(gateway.metric("ringfort_tunnels_ended_total", "tunnel_closed"), 1.0);
     gateway.wait_for_metric("ringfort_http2_streams_active", "web", |value| value == 0.0);
     eventually("the endpoint's connection is closed", || origin.open() == 0);
 }
@@ -300,6 +303,7 @@ fn an_upgrade_becomes_an_extended_connect(engine: Engine) {
     assert_eq!(gateway.get("/after").status, 200);
     assert_eq!(origin.accepted(), 1);
     gateway.wait_for_metric("ringfort_sessions_ended_total", "tunnel_closed", |value| value == 1.0);
+    assert_eq!(gateway.metric("ringfort_tunnels_ended_total", "tunnel_closed"), 1.0);
 }
 
 fn an_upgrade_that_cannot_be_translated_is_refused(engine: Engine) {
@@ -524,6 +528,8 @@ fn a_silent_tunnel_ends_and_its_connection_lives_on(engine: Engine) {
         assert_eq!(fetch(&mut send, get("/after")).await.unwrap().status, 200);
     });
     eventually("only the pooled connection is left", || origin.open() <= 1);
+    let ended = |reason| gateway.metric("ringfort_tunnels_ended_total", reason);
+    assert_eq!((ended("idle_timeout"), ended("web")), (1.0, 1.0), "of all reasons");
 }
 
 fn a_tunnel_lives_through_a_drain(engine: Engine) {
@@ -544,4 +550,60 @@ fn a_tunnel_lives_through_a_drain(engine: Engine) {
         assert!(start.elapsed() > Duration::from_millis(1_000), "{:?}", start.elapsed());
     });
     assert!(gateway.wait_exit(SOON).is_some_and(|status| status.success()));
+}
+
+/// 101 and 2xx alike, whoever speaks what.
+fn a_route_edits_the_answers_that_open_tunnels(engine: Engine) {
+    let (old, new) = (echoing(), h2_origin());
+    for (endpoint, keys) in [(old.address(), ""), (new.address(), "protocol = \"h2\"")] {
+        let gateway = Setup::new(engine)
+            .cluster("site", &[endpoint])
+            .cluster_keys(keys)
+            .route(
+                "cluster = \"site\"\ntunnels = [\"connect\", \"websocket\"]\n\
+                 response_headers = { set = { \"x-edge\" = \"1\" }, remove = [\"x-origin\"] }",
+            )
+            .start();
+        run(async {
+            let mut send = connect(gateway.web()).await;
+            for request in [extended("/"), plain_connect("db.test:1")] {
+                let (response, _up) = ask(&mut send, request, b"").await.unwrap();
+                assert_eq!(response.status(), 200);
+                assert_eq!(response.headers()["x-edge"], "1");
+                assert!(!response.headers().contains_key("x-origin"), "{:?}", response.headers());
+            }
+        });
+        for (request, status) in
+            [(opening_head(), "101"), ("CONNECT db.test:1 HTTP/1.1\r\nHost: db.test:1\r\n\r\n".into(), "200")]
+        {
+            let mut client = gateway.client();
+            client.send(request);
+            let head = client.reader.read_head().unwrap();
+            assert!(head.start_line.contains(status), "{head:?}");
+            assert_eq!(head.fields.all("x-edge"), ["1"]);
+            assert!(!head.fields.has("x-origin"), "{head:?}");
+            assert_eq!(head.fields.has("upgrade"), status == "101", "{head:?}");
+        }
+    }
+}
+
+fn open_tunnels_count_against_the_memory_of_their_worker(engine: Engine) {
+    const TUNNELS: usize = 40;
+    // What a session is taken to cost, and what a tunnel adds. Less is kept of each for the next.
+    const BYTES: [usize; 2] = [1_024, 4_096];
+    let origin = echoing();
+    let gateway = Setup::to(engine, &origin).start();
+    let memory = || gateway.metric("ringfort_worker_memory_bytes", "");
+    let before = memory();
+    let clients: Vec<_> = (0..TUNNELS)
+        .map(|_| {
+            let mut client = gateway.client();
+            client.send(opening_head());
+            assert_eq!(client.read_response().status, 101);
+            client
+        })
+        .collect();
+    eventually("each is charged", || memory() >= before + (TUNNELS * (BYTES[0] + BYTES[1])) as f64);
+    drop(clients);
+    eventually("each is given back", || memory() < before + (TUNNELS * BYTES[1]) as f64);
 }

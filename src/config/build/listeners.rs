@@ -48,7 +48,7 @@ pub(super) fn build<'t>(
     let mut listeners = Listeners { list: Vec::new(), names: Names::new("listener"), kinds: Vec::new() };
     let nodes = root.tables("listener");
     if !root.has("listener") || root.is_empty_list("listener") {
-        let finding = Finding::error(&root.span(), "there is no listener, so nothing is served");
+        let finding = Finding::error(&root.span(), super::NO_LISTENER);
         findings.push(finding.cure("add [[listener]] with name, listen and protocol").absence());
     }
     if let Some(node) = nodes.get(LISTENERS_MAX) {

@@ -15,7 +15,8 @@ const BYTES_MAX: usize = 2 << 20;
 /// What the kernel gives in one piece.
 const SHORT_BYTES: usize = 1_024;
 
-pub(super) struct Files {
+/// The files of one tree.
+pub struct Files {
     stat: Watched,
     tasks: PathBuf,
     /// `schedstat` of the workers' threads, by number.
@@ -31,7 +32,8 @@ pub(super) struct Files {
 }
 
 impl Files {
-    pub(super) fn new(host: &HostSpec) -> Self {
+    /// Opens nothing yet but the control groups, of which those that count are kept.
+    pub fn new(host: &HostSpec) -> Self {
         let procfs = &host.procfs;
         let is_other_root = procfs != Path::new("/proc");
         let mut buffer = vec![0; 8_192];
@@ -55,16 +57,18 @@ impl Files {
         }
     }
 
-    pub(super) const fn is_other_root(&self) -> bool {
+    /// Whether procfs is not where this machine has its own.
+    pub const fn is_other_root(&self) -> bool {
         self.is_other_root
     }
 
-    pub(super) const fn is_accounting_off(&self) -> bool {
+    /// Whether the kernel was told not to account for steal.
+    pub const fn is_accounting_off(&self) -> bool {
         self.is_accounting_off
     }
 
     /// The CPUs' lines; none where they cannot be read.
-    pub(super) fn cpus(&mut self, into: &mut Vec<CpuTicks>) {
+    pub fn cpus(&mut self, into: &mut Vec<CpuTicks>) {
         into.clear();
         if let Some(text) = self.stat.read(&mut self.buffer) {
             counters::cpus(text, into);
@@ -72,7 +76,7 @@ impl Files {
     }
 
     /// How long the thread waited for its CPU so far.
-    pub(super) fn run_wait_ns(&mut self, thread: u32) -> Option<u64> {
+    pub fn run_wait_ns(&mut self, thread: u32) -> Option<u64> {
         let known = self.threads.iter().position(|(number, _)| *number == thread);
         let at = known.unwrap_or_else(|| {
             let path = self.tasks.join(thread.to_string()).join("schedstat");
@@ -83,7 +87,7 @@ impl Files {
     }
 
     /// How long quotas held this process so far, all control groups on the way up together.
-    pub(super) fn throttled_ns(&mut self) -> Option<u64> {
+    pub fn throttled_ns(&mut self) -> Option<u64> {
         let mut sum: Option<u64> = None;
         for group in &mut self.groups {
             if let Some(ns) = group.read(&mut self.buffer).and_then(counters::throttled_ns) {
@@ -94,13 +98,13 @@ impl Files {
     }
 
     /// Looks which CPUs the kernel prefers (Linux 7.4 on); elsewhere there is no such file.
-    pub(super) fn look_at_preferred(&mut self) {
+    pub fn look_at_preferred(&mut self) {
         let list = self.preferred.read(&mut self.buffer).and_then(counters::cpu_list);
         self.preferred_cpus = list.map(|list| list.into_iter().map(usize::from).collect());
     }
 
     /// Whether the kernel would rather not use the CPU.
-    pub(super) fn is_avoided(&self, cpu: usize) -> bool {
+    pub fn is_avoided(&self, cpu: usize) -> bool {
         self.preferred_cpus
             .as_ref()
             .is_some_and(|preferred| !preferred.is_empty() && !preferred.contains(&cpu))
@@ -152,7 +156,7 @@ impl Watched {
 }
 
 /// What this machine says of itself.
-pub(super) fn machine() -> Machine {
+pub fn machine() -> Machine {
     let none = |hypervisor| Machine { hypervisor, kvm_features: 0, kvm_hints: 0 };
     match hypervisor::ask() {
         hypervisor::Answer::BareMetal => none(Hypervisor::None),

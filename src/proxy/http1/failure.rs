@@ -35,6 +35,13 @@ pub(in crate::proxy) const UNSENDABLE: Failure = Failure {
     termination: Termination::BadRequest,
 };
 
+/// A request that has as many fields as are taken, and more with ours: they go to HTTP/1.1 only.
+pub(in crate::proxy) const TOO_MANY_FIELDS: Failure = Failure {
+    status: Reject::TOO_MANY_FIELDS.status,
+    text: Reject::TOO_MANY_FIELDS.text,
+    termination: Termination::BadRequest,
+};
+
 impl Failure {
     /// Whether the endpoint broke its word.
     pub(in crate::proxy) const fn is_endpoints_fault(&self) -> bool {

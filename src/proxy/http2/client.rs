@@ -63,10 +63,17 @@ struct State {
 impl State {
     /// Whether it may carry another request, once there is room.
     fn is_alive(&self) -> bool {
-        let spent = self.closed.get() || self.begun.get() >= REQUESTS_MAX;
-        !spent && self.link.tap.borrow().goaway().is_none()
+        !self.closed.get() && !is_spent(self.begun.get()) && self.link.tap.borrow().goaway().is_none()
     }
 }
+
+/// Whether a connection that `begun` requests went over is to be replaced.
+const fn is_spent(begun: u64) -> bool {
+    begun >= REQUESTS_MAX
+}
+
+// RFC 9113 §5.1.1: streams of a client have odd numbers of 31 bits.
+const _: () = assert!(!is_spent(REQUESTS_MAX - 1) && is_spent(REQUESTS_MAX) && REQUESTS_MAX < 1 << 30);
 
 impl Multiplexed {
     /// Begins HTTP/2 on a connection, and starts the task that drives it. `on_end` runs when it has ended,

@@ -337,7 +337,7 @@ impl Exchange<'_> {
     async fn forward(&self, request: &Request, to: Destination<'_>, body: &mut Receiver) {
         let upstreams = &self.serving.upstreams;
         let shard = self.serving.upstreams.counts(to.cluster);
-        let mut tried = Tried::default();
+        let mut tried = Tried::paced(&self.session.pace);
         let mut attempts = 0;
         self.ungraded.set(self.is_grpc.then_some(to.cluster));
         let Some(retries_max) = upstreams.spec(to.cluster).map(|spec| spec.retries_max) else {
@@ -539,10 +539,9 @@ impl Client for Exchange<'_> {
             source_bytes_per_s_min: 0,
             sink_stall: self.timeouts.write_stall,
         };
-        let moved = Cell::new(0);
+        let counting = attempt.counting(ClusterCounter::ReceivedBytes);
         let mut sink = Sink::H2(&mut sender);
-        let result = transfer(&self.context.runtime, &mut source, &mut sink, pace, &moved).await;
-        attempt.add(ClusterCounter::ReceivedBytes, moved.get());
+        let result = transfer(&self.context.runtime, &mut source, &mut sink, pace, &counting.moved).await;
         if self.is_grpc {
             self.count_grpc(source.trailers(), None);
         }

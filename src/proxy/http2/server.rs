@@ -22,6 +22,7 @@ use super::super::context::{Context, SessionGuard};
 use super::super::facts::Facts;
 use super::super::outcome::Termination;
 use super::super::stream::Stream;
+use super::super::turnstile::Turnstile;
 use super::exchange;
 use super::io::{Io, Link, Stall};
 use super::piece::Piece;
@@ -50,6 +51,9 @@ pub struct Http2 {
 pub(super) struct Session {
     pub(super) guard: SessionGuard,
     pub(super) facts: RefCell<Facts>,
+    /// What its streams pass that make a connection to an endpoint, or cut one off: as many may come, or end, at once as
+    /// it has streams.
+    pub(super) pace: Turnstile,
     /// Streams whose task has not ended: until then they count, whatever their peer did to them (CVE-2023-44487).
     live: Cell<u32>,
     /// Those of them whose request has a body, so that its peer may fill their window.
@@ -132,7 +136,8 @@ impl Http2 {
         let link = Link::new(&context.runtime, stream, tap);
         let deadline = context.runtime.deadline();
         let (live, with_body, offences) = (Cell::new(0), Cell::new(0), Cell::new(0));
-        let session = Session { guard, facts: RefCell::new(facts), live, with_body, offences };
+        let pace = Turnstile::new(&context.runtime, limits::HTTP2_CONNECTS_PER_TURN_MAX);
+        let session = Session { guard, facts: RefCell::new(facts), pace, live, with_body, offences };
         Self { session: Rc::new(session), link, deadline }
     }
 
@@ -385,8 +390,12 @@ impl Driver<'_> {
         let grace = context.serving().snapshot.drain.idle_grace;
         // The client was told long ago that there is no more.
         let late = self.going.is_some_and(|(_, since)| now.since(since) > grace);
-        let is_full = self.session.live.get() >= self.streams_max || memory_bytes >= memory_bytes_max;
-        if late || is_full || !context.door.admits(&context.runtime) {
+        let is_crowded = self.session.live.get() >= self.streams_max;
+        let is_full = late || memory_bytes >= memory_bytes_max;
+        if is_crowded || is_full || !context.door.admits(&context.runtime) {
+            if !is_crowded {
+                self.link.tap.borrow_mut().pardon();
+            }
             return respond.send_reset(Reason::REFUSED_STREAM);
         }
         self.session.guard.counts().add(ListenerCounter::Http2Streams, 1);

@@ -22,6 +22,8 @@ pub enum StreamFault {
     Malformed,
     /// What we were to send has no place in HTTP/2. Nothing went out, and the peer is not to blame.
     Unsendable,
+    /// As `Unsendable`, for want of room: it has more fields than we read.
+    TooManyFields,
     /// The connection broke or was closed.
     Disconnected,
 }

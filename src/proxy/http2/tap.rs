@@ -43,7 +43,8 @@ const END_HEADERS: u8 = 4;
 const PADDED: u8 = 8;
 /// Codes of RST_STREAM that answer what the peer did: PROTOCOL_ERROR, FLOW_CONTROL_ERROR, STREAM_CLOSED,
 /// FRAME_SIZE_ERROR, and REFUSED_STREAM for one above the limit. With others we tell of ourselves or of an endpoint.
-const PROVOKED: [u32; 5] = [1, 3, 5, 6, 7];
+const PROVOKED: [u32; 5] = [1, 3, 5, 6, REFUSED_STREAM];
+const REFUSED_STREAM: u32 = 7;
 
 /// A frame header.
 #[derive(Clone, Copy, Debug, Default)]
@@ -160,6 +161,8 @@ pub(super) struct Tap {
     rules: Rules,
     /// DATA frames sent that carry something.
     data_sent: u64,
+    /// Resets with REFUSED_STREAM to come that the peer did nothing for.
+    pardoned: u32,
     violation: Option<Violation>,
 }
 
@@ -188,6 +191,7 @@ impl Tap {
             settings_owed: 0,
             rules: Rules::new(preface_bytes > 0),
             data_sent: 0,
+            pardoned: 0,
             violation: None,
         }
     }
@@ -250,7 +254,7 @@ impl Tap {
     pub(super) fn sent(&mut self, bytes: &[u8]) {
         let Self { output, glitches, glitches_total, window_updates_free, pings_free, .. } = self;
         let (goaways_sent, settings_owed) = (&mut self.goaways_sent, &mut self.settings_owed);
-        let data_sent = &mut self.data_sent;
+        let (data_sent, pardoned) = (&mut self.data_sent, &mut self.pardoned);
         let mut provoked = 0;
         let mut finished = 0;
         let on_frame = |frame: Frame| {
@@ -269,13 +273,22 @@ impl Tap {
             }
         };
         output.scan(bytes, on_frame, |frame, payload| {
-            if frame.kind == kind::RST_STREAM && PROVOKED.contains(&word_of(payload)) {
-                provoked += 1;
+            if frame.kind != kind::RST_STREAM {
+                return;
+            }
+            match word_of(payload) {
+                REFUSED_STREAM if *pardoned > 0 => *pardoned -= 1,
+                code => provoked += u32::from(PROVOKED.contains(&code)),
             }
         });
         // What the peer made us reset counts (CVE-2025-8671); a response brought to its end pays for one glitch.
         *glitches = glitches.saturating_add(provoked).saturating_sub(finished);
         *glitches_total += u64::from(provoked);
+    }
+
+    /// The next stream that is refused is refused for our own reasons.
+    pub(super) fn pardon(&mut self) {
+        self.pardoned = self.pardoned.saturating_add(1);
     }
 
     /// So many streams cost more than their frames.
@@ -467,6 +480,20 @@ mod tests {
         assert!(!tap.is_excessive(Instant::ZERO));
         reset[12] = 1;
         (0..101).for_each(|_| tap.sent(&reset));
+        assert!(tap.is_excessive(Instant::ZERO));
+    }
+
+    #[test]
+    fn streams_that_we_refuse_for_our_own_reasons_do_not_count() {
+        let mut tap = tap();
+        let mut refused = frame(4, kind::RST_STREAM, 0);
+        refused[12] = 7;
+        for _ in 0..1_000 {
+            tap.pardon();
+            tap.sent(&refused);
+        }
+        assert_eq!(tap.glitches_total(), 0);
+        (0..101).for_each(|_| tap.sent(&refused));
         assert!(tap.is_excessive(Instant::ZERO));
     }
 

@@ -12,7 +12,8 @@ use super::super::http2::{Connecting, Multiplexed, Slot};
 use super::super::snapshot::ClusterProtocol;
 use super::super::stream::Stream;
 use super::{
-    AcquireError, Cluster, Connection, Counted, Endpoint, Made, NOTES_KEPT_MAX, Purpose, Tried, Upstreams,
+    AcquireError, Cluster, Connection, Counted, Endpoint, Made, NOTES_KEPT_MAX, Purpose, Spared, Tried,
+    Upstreams,
 };
 
 /// What a request goes up on.
@@ -175,7 +176,7 @@ impl Upstreams {
             return self.acquire(at as u16, fresh, tried).await.map(Acquired::Connection);
         }
         let mut last_error = AcquireError::NoEndpoint;
-        tried.full.clear();
+        tried.spared.retain(|(_, why)| *why != Spared::Full);
         loop {
             let Some(endpoint) = self.pick(&cluster, tried) else { return Err(last_error) };
             match self.stream_to(&cluster, &endpoint, fresh, tried).await {
@@ -184,7 +185,7 @@ impl Upstreams {
                 Err(AcquireError::Busy) => {
                     // Nothing failed: another endpoint may have room.
                     last_error = AcquireError::Busy;
-                    tried.full.push(endpoint.address);
+                    tried.spared.push((endpoint.address, Spared::Full));
                     continue;
                 }
                 Err(error) => last_error = error,
@@ -221,6 +222,7 @@ impl Upstreams {
         fresh: bool,
         tried: &Tried,
     ) -> Result<Acquired, AcquireError> {
+        let mut waited = false;
         loop {
             if let Some(exchange) = self.take_slot(cluster, endpoint, &tried.avoided) {
                 return Ok(Acquired::Stream(exchange));
@@ -235,6 +237,12 @@ impl Upstreams {
                     Some(Err(error)) => return Err(error),
                     Some(Ok(())) | None => continue,
                 }
+            }
+            // One that speaks HTTP/2 is connected to once for all.
+            if let (Some(pace), true, false) = (&tried.pace, endpoint.speaks_http1.get(), waited) {
+                pace.pass().await;
+                waited = true;
+                continue;
             }
             let open = endpoint.multiplexed.borrow().len();
             let full = cluster.connections.get() >= cluster.spec.connections_max;
@@ -371,7 +379,7 @@ impl Upstreams {
     /// before this one, another connection before this one.
     pub fn on_stream_refusal(&self, exchange: &Exchange, tried: &mut Tried) {
         let StreamLease { cluster, endpoint, open } = &exchange.lease;
-        tried.refused.push(endpoint.address);
+        tried.spared.push((endpoint.address, Spared::Refused));
         tried.avoided = Avoided(Rc::downgrade(open));
         // A connection that ends or goes away says nothing of the endpoint.
         if exchange.slot.is_alive() {

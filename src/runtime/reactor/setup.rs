@@ -76,7 +76,16 @@ pub(super) struct Setup {
 }
 
 /// Kernel release in numbers, such as (6, 1, 0).
-type Release = (u32, u32, u32);
+pub type Release = (u32, u32, u32);
+
+/// Why io_uring cannot be had.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Refusal {
+    /// The kernel's error, where it was one.
+    pub code: Option<i32>,
+    /// Cause and cure in words for the operator.
+    pub text: String,
+}
 
 const SELF_TEST_TURNS_MAX: u32 = 100;
 
@@ -97,9 +106,10 @@ pub(super) fn choose(choice: EngineChoice, sizes: RingSizes) -> io::Result<(Reac
 /// Whether io_uring can be had here, and why (not). Leaves nothing behind.
 ///
 /// # Errors
-/// The cause and the cure, in words for the operator.
-pub fn probe(sizes: RingSizes) -> Result<String, String> {
-    on_uring(sizes, &LADDER).map(|(_, why)| why).map_err(|error| explain(&error))
+/// The cause and the cure.
+pub fn probe(sizes: RingSizes) -> Result<String, Refusal> {
+    let refused = |error: io::Error| Refusal { code: error.raw_os_error(), text: explain(&error) };
+    on_uring(sizes, &LADDER).map(|(_, why)| why).map_err(refused)
 }
 
 fn on_epoll(sizes: RingSizes) -> io::Result<Reactor> {
@@ -219,7 +229,7 @@ fn self_test(reactor: &mut Reactor) -> io::Result<()> {
 
 /// Multishot receive let the first sockets starve the others until the retry cap of 6.8, 6.7.5 and 6.6.17
 /// (liburing issue 1043).
-fn multishot_receive_is_fair(release: Release) -> bool {
+pub fn multishot_receive_is_fair(release: Release) -> bool {
     match release {
         (6, 6, patch) => patch >= 17,
         (6, 7, patch) => patch >= 5,
@@ -231,7 +241,8 @@ fn kernel_release() -> Release {
     std::fs::read_to_string("/proc/sys/kernel/osrelease").map_or((0, 0, 0), |text| parse_release(&text))
 }
 
-fn parse_release(text: &str) -> Release {
+/// The numbers that a release such as `6.1.0-13-amd64` begins with; zeros for those it does not have.
+pub fn parse_release(text: &str) -> Release {
     let mut numbers =
         text.split(|character: char| !character.is_ascii_digit()).map_while(|part| part.parse().ok());
     let mut next = || numbers.next().unwrap_or(0);

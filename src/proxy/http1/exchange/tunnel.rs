@@ -10,6 +10,7 @@ use crate::runtime::RecvBuf;
 use super::super::super::ask::{self, NotOpened};
 use super::super::super::outcome::{Ending, Termination};
 use super::super::super::tunnel::{Handshake, Opening, Tunnel};
+use super::super::super::upstream::Tried;
 use super::super::Next;
 use super::super::failure::{Failure, UNANSWERED};
 use super::super::judge::Answer;
@@ -27,7 +28,7 @@ impl Exchange<'_> {
     /// Has an endpoint open the tunnel.
     pub(super) async fn open(&self, opening: &Rc<Opening>, rest: RecvBuf) -> Next {
         self.early.set(!rest.is_empty());
-        match ask::open(self, self.context, opening).await {
+        match ask::open(self, self.context, opening, Tried::default()).await {
             Ok(ask::Opened { side: (), upward, first_down }) => {
                 let (opening, first_up) = (opening.clone(), Some(rest));
                 Next::Tunnel(Box::new(Tunnel { opening, upward, first_up, first_down }))

@@ -1,6 +1,5 @@
 //! A downstream stream whose request goes up on a connection in HTTP/1.1.
 
-use std::cell::Cell;
 use std::pin::pin;
 
 use crate::metrics::ClusterCounter;
@@ -31,7 +30,12 @@ impl Exchange<'_> {
                 self.serving.upstreams.release(connection);
             }
             // Where the client is gone the endpoint must not take what it got for the whole.
-            _ => connection.abort(),
+            _ => {
+                if responded.is_err() {
+                    self.session.pace.pass().await;
+                }
+                connection.abort();
+            }
         }
         responded
     }
@@ -62,12 +66,10 @@ impl Exchange<'_> {
             self.inform(100);
         }
         let pace = self.upload_pace(request_timeout);
-        let moved = Cell::new(0);
+        let counting = attempt.counting(ClusterCounter::SentBytes);
         let mut source = Source::H2(body);
         let mut sink = Sink::h1(&connection.stream, request.framing);
-        let upload = pin!(transfer(&self.context.runtime, &mut source, &mut sink, pace, &moved));
-        let result = self.both_ways(upload, respond, request_timeout).await;
-        attempt.add(ClusterCounter::SentBytes, moved.get());
-        result
+        let upload = pin!(transfer(&self.context.runtime, &mut source, &mut sink, pace, &counting.moved));
+        self.both_ways(upload, respond, request_timeout).await
     }
 }

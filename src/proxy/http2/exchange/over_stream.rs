@@ -1,6 +1,5 @@
 //! A downstream stream whose request goes up on a stream of HTTP/2.
 
-use std::cell::Cell;
 use std::pin::pin;
 
 use h2::Reason;
@@ -55,19 +54,18 @@ impl Exchange<'_> {
         if request.expect_continue {
             self.inform(100);
         }
-        let moved = Cell::new(0);
+        let counting = attempt.counting(ClusterCounter::SentBytes);
         let result = {
             let mut source = Source::H2(body);
             let mut sink = Sink::H2(&mut sender);
             let pace = self.upload_pace(request_timeout);
-            let upload = pin!(transfer(&self.context.runtime, &mut source, &mut sink, pace, &moved));
+            let upload = pin!(transfer(&self.context.runtime, &mut source, &mut sink, pace, &counting.moved));
             self.both_ways(upload, respond, request_timeout).await
         };
         if !sender.is_ended() {
             // The endpoint must not take what it got for the whole.
             sender.reset(Reason::CANCEL.into());
         }
-        attempt.add(ClusterCounter::SentBytes, moved.get());
         result
     }
 }

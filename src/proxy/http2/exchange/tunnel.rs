@@ -6,12 +6,14 @@ use std::rc::Rc;
 use super::super::super::ask::{self, NotOpened};
 use super::super::super::http1::failure::UNANSWERED;
 use super::super::super::tunnel::{Opening, Tunnel};
+use super::super::super::upstream::Tried;
 use super::Exchange;
 
 impl Exchange<'_> {
     /// Has an endpoint open the tunnel.
     pub(super) async fn open(&self, opening: &Rc<Opening>) {
-        match ask::open(self, self.context, opening).await {
+        let tried = Tried::paced(&self.session.pace);
+        match ask::open(self, self.context, opening, tried).await {
             Ok(ask::Opened { side, upward, first_down }) => {
                 let tunnel = Tunnel { opening: opening.clone(), upward, first_up: None, first_down };
                 self.opened.replace(Some((side, tunnel)));
