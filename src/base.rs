@@ -4,6 +4,7 @@ pub mod calendar;
 pub mod field_edits;
 pub mod identity;
 pub mod random;
+pub mod roff;
 pub mod slab;
 pub mod time;
 pub mod timer_wheel;

@@ -9,6 +9,9 @@ use crate::control::supervisor::DATA_COMMAND;
 use crate::control::{Outcome, certificates, data, socket, supervisor};
 use crate::doctor;
 use crate::sys::clock;
+use crate::tune;
+
+mod pages;
 
 /// Thread-per-core proxy appliance.
 ///
@@ -74,6 +77,11 @@ enum Command {
         #[arg(long, value_name = "PATH")]
         socket: Option<PathBuf>,
     },
+    /// Look at the kernel's settings, and change them so that it can be taken back.
+    Tune {
+        #[command(subcommand)]
+        command: tune::Command,
+    },
     /// Print the version.
     Version {
         /// Print JSON.
@@ -83,6 +91,9 @@ enum Command {
     /// The data process, which "run" starts.
     #[command(name = DATA_COMMAND, hide = true)]
     Data,
+    /// Write the manual pages and the completions for shells into a folder, as the packages install them.
+    #[command(name = "__pages", hide = true)]
+    Pages { folder: PathBuf },
 }
 
 impl Cli {
@@ -113,6 +124,16 @@ impl Cli {
             }
             Command::Drain { socket } => ask("/drain", socket.as_deref()),
             Command::Reload { socket } => ask("/reload", socket.as_deref()),
+            Command::Tune { command } => match tune::run(command) {
+                Ok((text, code)) => {
+                    print(&text);
+                    code
+                }
+                Err(text) => {
+                    eprintln!("ringfort: {text}");
+                    Outcome::CouldNotRun.exit_code()
+                }
+            },
             Command::Version { json } => {
                 let version = env!("CARGO_PKG_VERSION");
                 let json_text = || serde_json::json!({ "name": "ringfort", "version": version }).to_string();
@@ -120,6 +141,13 @@ impl Cli {
                 Outcome::Good.exit_code()
             }
             Command::Data => data::run().exit_code(),
+            Command::Pages { folder } => match pages::write(&folder) {
+                Ok(()) => Outcome::Good.exit_code(),
+                Err(error) => {
+                    eprintln!("ringfort: {}: {error}", folder.display());
+                    Outcome::CouldNotRun.exit_code()
+                }
+            },
         }
     }
 }
@@ -176,8 +204,14 @@ mod tests {
             "ringfort drain",
             "ringfort drain --socket a.sock",
             "ringfort reload --socket a.sock",
+            "ringfort tune check --config a.toml --json --root dir --tier safe",
+            "ringfort tune plan --only io_uring --only vm.swappiness",
+            "ringfort tune apply --yes --tier aggressive --confirm-within 120",
+            "ringfort tune confirm",
+            "ringfort tune revert --quiet",
             "ringfort version --json",
             "ringfort __data",
+            "ringfort __pages folder",
         ] {
             assert!(parse(line).is_ok(), "{line}");
         }
@@ -187,6 +221,10 @@ mod tests {
             "ringfort check -H a:b",
             "ringfort check --identity x",
             "ringfort run a.toml",
+            "ringfort tune",
+            "ringfort tune apply --confirm-within 5",
+            "ringfort tune apply --yes --confirm-within 0",
+            "ringfort tune apply --tier never",
             "ringfort doctor --seconds -1",
         ] {
             let error = parse(line).unwrap_err();

@@ -17,6 +17,7 @@ mod check;
 mod effective;
 mod keys;
 mod live;
+mod manual;
 mod nearest;
 mod node;
 mod problem;
@@ -26,6 +27,7 @@ mod values;
 
 pub use check::{Asking, check};
 pub use live::{at_listener, unchangeable};
+pub use manual::manual;
 pub use problem::{Problem, Severity};
 pub use reference::reference;
 

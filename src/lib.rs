@@ -31,5 +31,6 @@ pub mod worker;
 pub mod config;
 pub mod control;
 pub mod doctor;
+pub mod tune;
 
 pub mod cli;

@@ -93,7 +93,12 @@ impl Runtime {
 
     /// Starts a task. It runs when this one waits.
     pub fn spawn(&self, task: impl Future<Output = ()> + 'static) {
-        self.0.executor.spawn(Box::pin(task));
+        self.0.executor.spawn(task);
+    }
+
+    /// As `spawn`, for tasks that come and go with requests: each is given the memory of one of its type that ended.
+    pub fn spawn_often(&self, task: impl Future<Output = ()> + 'static) {
+        self.0.executor.spawn_often(task);
     }
 
     /// Has every task polled once more, to look at what changed for all of them.
@@ -163,7 +168,7 @@ impl Runtime {
         inner.reactor.borrow_mut().turn(wait)?;
         let now = clock::now();
         let late = if wait.is_zero() { Duration::ZERO } else { now.since(before + wait) };
-        inner.gaps.note(gap, polls, late);
+        inner.gaps.note(now, gap, polls, late);
         self.note_queue(before, now, !wait.is_zero());
         inner.now.set(now);
         inner.turns.set(inner.turns.get() + 1);
@@ -218,6 +223,12 @@ impl Runtime {
     /// All of them since the start, together.
     pub fn take_gaps(&self, take: impl FnMut(Duration)) -> Duration {
         self.0.gaps.take(take)
+    }
+
+    /// Whether a deadline that is seen to have passed in this turn, after `waited`, says more of this thread, which stood
+    /// still, than of whom it was set for.
+    pub fn excuses(&self, waited: Duration) -> bool {
+        self.0.gaps.excuse(self.now(), waited)
     }
 
     pub fn reactor_stats(&self) -> ReactorStats {

@@ -5,9 +5,11 @@
 
 pub mod controller;
 pub mod counters;
+pub mod drain;
 pub mod meter;
 pub mod shed;
 pub mod source;
+pub mod stall;
 pub mod steering;
 pub mod trace;
 

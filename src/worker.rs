@@ -3,6 +3,7 @@
 //! counts leave by its metric shard.
 
 mod accept;
+mod easing;
 
 use accept::Ports;
 
@@ -24,9 +25,14 @@ use crate::runtime::{Mailbox, MailboxWaker, Runtime};
 use crate::steal;
 use crate::sys::{affinity, process};
 use crate::tls::{ClientMaterial, ServerMaterial, TicketKeys};
+pub use easing::Ease;
+
+use easing::Easing;
 
 /// How often idle upstream connections are looked over and gauges brought up to date.
 const HOUSEKEEPING: Duration = Duration::from_millis(250);
+/// The same for idle connections while the worker loses CPU time: they may stay a little longer.
+const SWEEP_POSTPONED: Duration = Duration::from_secs(1);
 /// What a session is taken to cost beside its buffers: its socket's slot, its task, its timer.
 const SESSION_BYTES: usize = 1_024;
 
@@ -71,8 +77,8 @@ pub enum Message {
     ServerTls { listener: u16, material: Arc<ServerMaterial> },
     /// What a cluster's endpoints are spoken to with from now on.
     ClientTls { cluster: u16, material: Arc<ClientMaterial> },
-    /// How many TLS handshakes to begin in a turn from now on.
-    HandshakesPerTurn(u32),
+    /// What to do less of from now on; counts for a second.
+    Ease(Ease),
     /// The secrets of the next period.
     TicketKeys(Arc<TicketKeys>),
 }
@@ -175,6 +181,7 @@ async fn serve(
     mailbox: Mailbox,
     inbox: Receiver<Message>,
 ) {
+    let mut easing = Easing::new(context.serving().snapshot.limits.handshakes_per_turn_max);
     let mut ports = Ports::open(&context, listeners);
     let deadline = context.runtime.deadline();
     let mut housekeeping = Housekeeping::default();
@@ -185,19 +192,20 @@ async fn serve(
                 if let Message::Drain { deadline } = message {
                     drain_deadline = Some(deadline);
                 }
-                obey(&context, &mut ports, message);
+                obey(&context, &mut ports, &mut easing, message);
                 continue;
             }
             Err(TryRecvError::Empty) => {}
             // The control thread is gone, and with it the process.
             Err(TryRecvError::Disconnected) => return,
         }
-        housekeeping.run(&context);
         let now = context.runtime.now();
+        easing.look(now, &ports, &context);
+        housekeeping.run(&context, easing.postpones());
         if let Some(deadline) = drain_deadline {
             // The accept tasks end once their queues are empty; what is left then are sessions.
             if context.runtime.tasks() == 0 || now >= deadline {
-                housekeeping.run(&context);
+                housekeeping.run(&context, false);
                 // What is left now is cut off, and is to look so.
                 context.runtime.cut_off();
                 return;
@@ -209,22 +217,27 @@ async fn serve(
     }
 }
 
-fn obey(context: &Rc<Context>, ports: &mut Ports, message: Message) {
+fn obey(context: &Rc<Context>, ports: &mut Ports, easing: &mut Easing, message: Message) {
     match message {
         Message::Reload(reload) => {
             let Reload { next, sockets, steal, done } = *reload;
             context.change(&next);
             ports.change(context, &next.change, sockets);
+            easing.change(context.serving().snapshot.limits.handshakes_per_turn_max, context);
             set_objective(context, steal);
             let _ = done.send(());
         }
-        Message::Drain { .. } => context.drain(),
+        Message::Drain { .. } => {
+            context.drain();
+            // Nothing new comes.
+            easing.end(context);
+        }
         Message::Endpoints { cluster, addresses } => {
             context.serving().upstreams.set_endpoints(cluster, &addresses);
         }
         Message::ServerTls { listener, material } => context.set_server_tls(listener, &material),
         Message::ClientTls { cluster, material } => context.set_client_tls(cluster, &material),
-        Message::HandshakesPerTurn(max) => context.handshakes.set_per_turn_max(max),
+        Message::Ease(ease) => easing.take(ease, context.runtime.now(), context),
         Message::TicketKeys(keys) => context.set_ticket_keys(keys),
     }
 }
@@ -236,6 +249,7 @@ fn set_objective(context: &Context, steal: steal::Spec) {
 /// What a worker does for itself now and then.
 #[derive(Default)]
 struct Housekeeping {
+    swept: Instant,
     turns: u64,
     gaps: Duration,
     starved: u64,
@@ -244,8 +258,13 @@ struct Housekeeping {
 }
 
 impl Housekeeping {
-    fn run(&mut self, context: &Context) {
-        context.sweep_upstreams();
+    fn run(&mut self, context: &Context, postpones: bool) {
+        let now = context.runtime.now();
+        let pause = if postpones { SWEEP_POSTPONED } else { HOUSEKEEPING };
+        if context.is_draining() || now.since(self.swept) >= pause {
+            self.swept = now;
+            context.sweep_upstreams();
+        }
         let serving = context.serving();
         for ejected in serving.upstreams.take_ejected() {
             let (cluster, endpoint) = (&*ejected.cluster, ejected.endpoint);
@@ -277,6 +296,9 @@ impl Housekeeping {
         shard
             .add(Counter::CompletionOverflows, overflows - std::mem::replace(&mut self.overflows, overflows));
         shard.add(Counter::CompletionsStale, stats.stale - std::mem::replace(&mut self.stale, stats.stale));
+        let (_, emptied) = context.runtime.queue_facts();
+        let standing = now.since(emptied);
+        shard.set(Gauge::QueueStanding, u64::try_from(standing.as_nanos()).unwrap_or(u64::MAX));
         shard.set(Gauge::BuffersInUse, context.runtime.buffer_stats().in_use as u64);
         shard.set(Gauge::MemoryBytes, memory_bytes(context) as u64);
     }

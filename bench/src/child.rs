@@ -36,9 +36,16 @@ impl Child {
     /// The affinity is inherited, so it holds for all that the child starts. The calling thread is back on
     /// `own_cpu` afterwards.
     pub fn spawn(launch: Launch<'_>, cpu: usize, own_cpu: usize) -> io::Result<Self> {
+        pin::current_thread_to(cpu)?;
+        let started = Self::spawn_unpinned(launch);
+        pin::current_thread_to(own_cpu)?;
+        started
+    }
+
+    /// The same on all CPUs of the calling thread: the program pins its threads itself.
+    pub fn spawn_unpinned(launch: Launch<'_>) -> io::Result<Self> {
         let Launch { name, program, arguments, environment, log } = launch;
         let output = File::create(&log)?;
-        pin::current_thread_to(cpu)?;
         let started = command(program)
             .args(arguments)
             .envs(environment.iter().cloned())
@@ -47,7 +54,6 @@ impl Child {
             .stderr(output)
             .process_group(0)
             .spawn();
-        pin::current_thread_to(own_cpu)?;
         let process = started.map_err(|error| {
             io::Error::new(error.kind(), format!("{name}: cannot start {}: {error}", program.display()))
         })?;

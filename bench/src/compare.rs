@@ -225,6 +225,7 @@ fn measure_one(
         pace: workload.pace,
         verify_all: options.smoke,
         tls: rig.tls(workload.protocol),
+        websocket: workload.protocol == Protocol::WebSocket,
     };
     let timing = options.timing(workload);
     match workload.method {

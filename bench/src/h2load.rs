@@ -72,7 +72,7 @@ fn read(text: &str, body_bytes: usize) -> Option<Measured> {
     let requests = line("requests: ")?;
     let statuses = line("status codes: ")?;
     let finished = line("finished in ")?;
-    let seconds: f64 = finished.split_once("s,")?.0.parse().ok()?;
+    let seconds = seconds(finished.split_once(',')?.0)?;
     let done = number_of(requests, " done")?;
     let good = number_of(statuses, " 2xx")?;
     let lost = [" failed", " errored", " timeout"].into_iter().map(|name| number_of(requests, name));
@@ -93,6 +93,19 @@ fn read(text: &str, body_bytes: usize) -> Option<Measured> {
     })
 }
 
+/// A span as it writes it: less than a second is told in a smaller unit.
+fn seconds(text: &str) -> Option<f64> {
+    let unit_at = text.find(|char: char| char.is_ascii_alphabetic())?;
+    let (number, unit) = text.split_at(unit_at);
+    let unit = match unit {
+        "s" => 1.0,
+        "ms" => 1e-3,
+        "us" => 1e-6,
+        _ => return None,
+    };
+    Some(number.parse::<f64>().ok()? * unit)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -109,6 +122,8 @@ traffic: 22.11MB (23178832) total, 1.69MB (1771012) headers (space savings 93.64
         let measured = read(REPORT, 105).unwrap();
         assert_eq!((measured.responses, measured.errors, measured.body_bytes), (160_960, 0, 16_900_800));
         assert!((measured.rate_per_second - 160_960.0).abs() < 1.0);
+        let short = read(&REPORT.replace("in 1.00s", "in 999.95ms"), 105).unwrap();
+        assert!((short.seconds - 0.99995).abs() < 1e-9);
     }
 
     #[test]

@@ -18,6 +18,7 @@ pub mod proxies;
 pub mod report;
 pub mod rig;
 pub mod stats;
+pub mod steal;
 pub mod tls;
 pub mod tls_api;
 pub mod wire;

@@ -49,6 +49,9 @@ pub struct Plan {
     pub verify_all: bool,
     /// `None`: plaintext.
     pub tls: Option<Tls>,
+    /// Each connection becomes a WebSocket, and each request and response a message of `body_bytes`, up to 125, and its
+    /// echo. Plaintext only.
+    pub websocket: bool,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -112,6 +115,8 @@ pub struct Load {
 struct Shape {
     address: SocketAddr,
     request: Vec<u8>,
+    /// What is sent once the connection is a WebSocket, if it becomes one.
+    message: Option<Vec<u8>>,
     body: Vec<u8>,
     churn: bool,
     verify_all: bool,
@@ -134,10 +139,18 @@ impl Load {
     pub fn open(plan: Plan) -> io::Result<Self> {
         let host = plan.tls.as_ref().map_or(certificate::NAME, |tls| &tls.server_name);
         let secure = plan.tls.clone().map(|tls| Terms::new(tls, plan.connections, plan.verify_all));
+        let body = wire::body(plan.body_bytes);
+        let (request, message, body) = if plan.websocket {
+            let (message, echo) = wire::websocket_message(&body);
+            (wire::websocket_request(host, plan.target), Some(message), echo)
+        } else {
+            (wire::request(host, plan.target, plan.reuse == Reuse::Churn), None, body)
+        };
         let shape = Shape {
             address: plan.address,
-            request: wire::request(host, plan.target, plan.reuse == Reuse::Churn),
-            body: wire::body(plan.body_bytes),
+            request,
+            message,
+            body,
             churn: plan.reuse == Reuse::Churn,
             verify_all: plan.verify_all,
             secure: secure.transpose()?,

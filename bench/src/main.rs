@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use ringfort_bench::load::{Load, Measured, Pace, Plan, Reuse};
 use ringfort_bench::origin::Origin;
 use ringfort_bench::tls::{Negotiated, Offer, Tls};
-use ringfort_bench::{certificate, compare, pin, tls_api, wire};
+use ringfort_bench::{certificate, compare, pin, steal, tls_api, wire};
 
 /// Load generator, origin, and comparison of Ringfort with nginx and HAProxy. Loopback only.
 #[derive(Parser)]
@@ -22,6 +22,8 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Compare(compare::Options),
+    Steal(steal::Options),
+    Antagonist(steal::AntagonistOptions),
     Load(LoadOptions),
     Origin(OriginOptions),
     /// Compare rustls' two APIs as a server, in memory
@@ -77,7 +79,7 @@ struct LoadOptions {
     json: bool,
 }
 
-/// Answer /small (100 bytes) and /100k (102,400 bytes)
+/// Answer /small (100 bytes) and /100k (102,400 bytes), echo messages of WebSockets at /echo
 #[derive(Args)]
 struct OriginOptions {
     #[arg(long, default_value = "127.0.0.1:9000")]
@@ -109,6 +111,8 @@ impl LoadOptions {
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Compare(options) => compare::run(&options),
+        Command::Steal(options) => steal::run(&options),
+        Command::Antagonist(options) => steal::take(&options).map(|()| true),
         Command::Load(options) => load(&options),
         Command::Origin(options) => origin(&options).map(|()| true),
         Command::TlsApi => tls_api::run().map(|()| true),
@@ -147,6 +151,7 @@ fn load(options: &LoadOptions) -> io::Result<bool> {
         pace: options.rate.map_or(Pace::Closed, Pace::Open),
         verify_all: options.verify,
         tls: options.tls.then(|| options.terms()),
+        websocket: false,
     })?;
     let span = Duration::from_secs_f64(options.seconds);
     if options.idle {

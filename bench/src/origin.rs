@@ -1,5 +1,6 @@
 //! The origin behind the proxies: one thread that answers fixed bodies and keeps every connection alive.
-//! Never the bottleneck by design: no allocation a request, one receive and one send each.
+//! Echoes
+//! messages of WebSockets. Never the bottleneck by design: no allocation a request, one receive and one send each.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::SocketAddr;
@@ -33,18 +34,24 @@ struct Connection {
     /// What is being sent, and how much of it is.
     sending: Option<(Answer, usize)>,
     close: bool,
+    /// It is a WebSocket, and this is where echoes are made.
+    echo: Option<Vec<u8>>,
 }
 
 #[derive(Clone, Copy)]
 enum Answer {
     Small,
     Large,
+    /// The connection becomes a WebSocket.
+    Switching,
+    Echo,
     Missing,
 }
 
 struct Answers {
     small: Vec<u8>,
     large: Vec<u8>,
+    switching: Vec<u8>,
     missing: Vec<u8>,
 }
 
@@ -64,7 +71,8 @@ impl Origin {
         let answers = Answers {
             small: wire::response("200 OK", &wire::body(wire::SMALL_BYTES), false),
             large: wire::response("200 OK", &wire::body(wire::LARGE_BYTES), false),
-            missing: wire::response("404 Not Found", b"paths here: /small /100k\n", false),
+            switching: wire::websocket_response(),
+            missing: wire::response("404 Not Found", b"paths here: /small /100k /echo\n", false),
         };
         let buffer = vec![0; READ_BYTES].into_boxed_slice();
         Ok(Self { poll, listener, connections: Vec::new(), free: Vec::new(), answers, buffer })
@@ -123,7 +131,7 @@ impl Connection {
     fn register(mut stream: TcpStream, slot: usize, registry: &Registry) -> io::Result<Self> {
         stream.set_nodelay(true)?;
         registry.register(&mut stream, Token(slot), Interest::READABLE | Interest::WRITABLE)?;
-        Ok(Self { stream, partial: Vec::new(), skip: 0, sending: None, close: false })
+        Ok(Self { stream, partial: Vec::new(), skip: 0, sending: None, close: false, echo: None })
     }
 
     fn proceed(
@@ -183,10 +191,22 @@ impl Connection {
                 at += skipped as usize;
                 continue;
             }
+            if let Some(echo) = &mut self.echo {
+                let Some(len) = wire::websocket_echo(&bytes[at..], echo).map_err(io::Error::other)? else {
+                    break;
+                };
+                at += len;
+                self.sending = Some((Answer::Echo, 0));
+                if self.send(answers)? == Next::Close {
+                    return Ok(None);
+                }
+                continue;
+            }
             let Some(head) = wire::request_head(&bytes[at..]).map_err(io::Error::other)? else { break };
             let answer = match &bytes[at..][head.target] {
                 b"/small" => Answer::Small,
                 b"/100k" => Answer::Large,
+                b"/echo" => Answer::Switching,
                 _ => Answer::Missing,
             };
             at += head.len;
@@ -202,7 +222,10 @@ impl Connection {
 
     fn send(&mut self, answers: &Answers) -> io::Result<Next> {
         let Some((answer, mut sent)) = self.sending.take() else { return Ok(Next::Keep) };
-        let bytes = answers.bytes(answer);
+        let bytes = match (answer, &self.echo) {
+            (Answer::Echo, Some(echo)) => echo,
+            _ => answers.bytes(answer),
+        };
         while sent < bytes.len() {
             match self.stream.write(&bytes[sent..]) {
                 Ok(count) => sent += count,
@@ -214,6 +237,9 @@ impl Connection {
                 Err(error) => return Err(error),
             }
         }
+        if let Answer::Switching = answer {
+            self.echo = Some(Vec::new());
+        }
         Ok(if self.close { Next::Close } else { Next::Keep })
     }
 }
@@ -223,7 +249,8 @@ impl Answers {
         match answer {
             Answer::Small => &self.small,
             Answer::Large => &self.large,
-            Answer::Missing => &self.missing,
+            Answer::Switching => &self.switching,
+            Answer::Echo | Answer::Missing => &self.missing,
         }
     }
 }

@@ -189,6 +189,15 @@ const NGINX_PROXY_PASS: &str = "      proxy_pass http://origin;
       proxy_max_temp_file_size 0;
 ";
 
+const NGINX_WEBSOCKET_PASS: &str = "      proxy_pass http://origin;
+      proxy_http_version 1.1;
+      proxy_set_header Connection upgrade;
+      proxy_set_header Upgrade $http_upgrade;
+      proxy_set_header Host $host;
+      proxy_read_timeout 600s;
+      proxy_send_timeout 600s;
+";
+
 const NGINX_GRPC_PASS: &str = "      grpc_pass grpc://origin;
       grpc_buffer_size 16k;
 ";
@@ -203,9 +212,13 @@ fn nginx_http(site: &Site<'_>) -> String {
         Protocol::Tls(_) => " ssl",
         Protocol::H2 => " ssl http2",
         Protocol::H2c | Protocol::Grpc => " http2",
-        Protocol::Http | Protocol::Tcp => "",
+        Protocol::Http | Protocol::Tcp | Protocol::WebSocket => "",
     };
-    let pass = if site.protocol == Protocol::Grpc { NGINX_GRPC_PASS } else { NGINX_PROXY_PASS };
+    let pass = match site.protocol {
+        Protocol::Grpc => NGINX_GRPC_PASS,
+        Protocol::WebSocket => NGINX_WEBSOCKET_PASS,
+        _ => NGINX_PROXY_PASS,
+    };
     format!(
         "http {{
   access_log off;
@@ -280,7 +293,7 @@ fn haproxy(site: &Site<'_>, splice: bool) -> String {
     let version = match site.protocol {
         Protocol::H2 => " alpn h2,http/1.1",
         Protocol::H2c | Protocol::Grpc => " proto h2",
-        Protocol::Http | Protocol::Tcp | Protocol::Tls(_) => "",
+        Protocol::Http | Protocol::Tcp | Protocol::WebSocket | Protocol::Tls(_) => "",
     };
     let (global, ssl) = site.protocol.terms().map_or(("", String::new()), |terms| {
         (haproxy_tls(terms), format!(" ssl crt {}", bundle_file(site.folder).display()))
@@ -299,6 +312,7 @@ defaults
 {mode}{splice}  timeout connect 5s
   timeout client 600s
   timeout server 600s
+  timeout tunnel 600s
   timeout http-keep-alive 600s
   maxconn 9500
   backlog 4096
@@ -384,7 +398,8 @@ pool_idle_per_worker_max = 9000
 mod tests {
     use super::*;
 
-    const PROTOCOLS: [Protocol; 8] = [
+    const PROTOCOLS: [Protocol; 9] = [
+        Protocol::WebSocket,
         Protocol::H2,
         Protocol::H2c,
         Protocol::Grpc,

@@ -51,7 +51,8 @@ pub struct Running {
     pids: Vec<u32>,
 }
 
-struct Folder(PathBuf);
+/// A folder of this run that goes when this is dropped.
+pub struct Folder(PathBuf);
 
 impl Rig {
     /// Starts the origin: `program` with the arguments `origin --listen ADDRESS`.
@@ -211,10 +212,14 @@ impl Running {
 }
 
 impl Folder {
-    fn create() -> io::Result<Self> {
+    pub fn create() -> io::Result<Self> {
         let path = std::env::temp_dir().join(format!("ringfort-bench-{}", std::process::id()));
         fs::create_dir_all(&path)?;
         Ok(Self(path))
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
     }
 }
 
@@ -235,6 +240,11 @@ enum Probe {
     Http1(Option<Tls>),
     /// HTTP/2 in plaintext, for this target.
     PriorKnowledge(&'static str),
+}
+
+/// Waits until a plaintext request of HTTP/1.1 is answered with 200.
+pub fn wait_until_answering_http(address: SocketAddr, process: &mut Child) -> io::Result<()> {
+    wait_until_answering(address, &Probe::Http1(None), process)
 }
 
 fn wait_until_answering(address: SocketAddr, probe: &Probe, process: &mut Child) -> io::Result<()> {

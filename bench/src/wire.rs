@@ -26,6 +26,8 @@ pub struct ResponseHead {
     pub status: u16,
     /// `Content-Length`.
     pub body_bytes: u64,
+    /// The proxy will not use the connection again.
+    pub close: bool,
 }
 
 /// What a request's head says.
@@ -44,6 +46,7 @@ pub struct RequestHead {
 pub fn response_head(bytes: &[u8]) -> Result<Option<ResponseHead>, &'static str> {
     let mut status = 0;
     let mut body_bytes = None;
+    let mut close = false;
     let mut wrong = None;
     let len = each_line(bytes, |line, first| {
         if first {
@@ -53,6 +56,8 @@ pub fn response_head(bytes: &[u8]) -> Result<Option<ResponseHead>, &'static str>
             }
         } else if let Some(value) = field(line, b"content-length") {
             body_bytes = decimal(value);
+        } else if let Some(value) = field(line, b"connection") {
+            close |= value.eq_ignore_ascii_case(b"close");
         } else if field(line, b"transfer-encoding").is_some() {
             wrong = Some("response re-framed: Transfer-Encoding where the origin sent Content-Length");
         }
@@ -64,7 +69,7 @@ pub fn response_head(bytes: &[u8]) -> Result<Option<ResponseHead>, &'static str>
         (None, _) if bytes.len() > HEAD_BYTES_MAX => Err("response head longer than 16 KiB"),
         (None, _) => Ok(None),
         (Some(_), None) => Err("response head without Content-Length"),
-        (Some(len), Some(body_bytes)) => Ok(Some(ResponseHead { len, status, body_bytes })),
+        (Some(len), Some(body_bytes)) => Ok(Some(ResponseHead { len, status, body_bytes, close })),
     }
 }
 
@@ -113,6 +118,78 @@ pub fn response(status: &str, body: &[u8], close: bool) -> Vec<u8> {
     .into_bytes();
     out.extend_from_slice(body);
     out
+}
+
+/// The one key that is ever sent, and what answers it (RFC 6455 §1.3).
+const WEBSOCKET_KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
+const WEBSOCKET_ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
+/// Longer messages are of another form (RFC 6455 §5.2), which nobody here reads.
+const MESSAGE_BYTES_MAX: usize = 125;
+/// One whole binary message.
+const FIN_BINARY: u8 = 0x82;
+const MASKED: u8 = 0x80;
+const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
+
+/// The request that asks for a WebSocket.
+pub fn websocket_request(host: &str, target: &str) -> Vec<u8> {
+    format!(
+        "GET {target} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: ringfort-bench\r\nUpgrade: websocket\r\n\
+         Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {WEBSOCKET_KEY}\r\n\r\n"
+    )
+    .into_bytes()
+}
+
+/// What opens the WebSocket.
+pub fn websocket_response() -> Vec<u8> {
+    format!(
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Accept: {WEBSOCKET_ACCEPT}\r\n\r\n"
+    )
+    .into_bytes()
+}
+
+/// Reads the answer to `websocket_request`; its octets, or `None` while its empty line is missing.
+pub fn websocket_head(bytes: &[u8]) -> Result<Option<usize>, &'static str> {
+    let (mut switches, mut accepted) = (false, false);
+    let len = each_line(bytes, |line, first| {
+        if first {
+            switches = parse_status(line) == Some(101);
+        } else if let Some(value) = field(line, b"sec-websocket-accept") {
+            accepted = value == WEBSOCKET_ACCEPT.as_bytes();
+        }
+    });
+    match len {
+        Some(_) if !switches => Err("not status 101"),
+        Some(_) if !accepted => Err("Sec-WebSocket-Accept is not the origin's"),
+        None if bytes.len() > HEAD_BYTES_MAX => Err("response head longer than 16 KiB"),
+        len => Ok(len),
+    }
+}
+
+/// A message as a client sends it, and its echo. At most 125 octets.
+pub fn websocket_message(payload: &[u8]) -> (Vec<u8>, Vec<u8>) {
+    let len = payload.len().min(MESSAGE_BYTES_MAX);
+    let mut message = vec![FIN_BINARY, MASKED | len as u8];
+    message.extend_from_slice(&MASK);
+    message.extend(payload[..len].iter().zip(MASK.iter().cycle()).map(|(octet, mask)| octet ^ mask));
+    let mut echo = vec![FIN_BINARY, len as u8];
+    echo.extend_from_slice(&payload[..len]);
+    (message, echo)
+}
+
+/// Makes the echo of the first message of a client; the octets of that message, or `None` while it is not whole.
+pub fn websocket_echo(bytes: &[u8], echo: &mut Vec<u8>) -> Result<Option<usize>, &'static str> {
+    let [first, second, rest @ ..] = bytes else { return Ok(None) };
+    let len = usize::from(second & !MASKED);
+    if *first != FIN_BINARY || second & MASKED == 0 || len > MESSAGE_BYTES_MAX {
+        return Err("not a short masked binary message");
+    }
+    let Some((mask, payload)) = rest.split_at_checked(MASK.len()) else { return Ok(None) };
+    let Some(payload) = payload.get(..len) else { return Ok(None) };
+    echo.clear();
+    echo.extend_from_slice(&[FIN_BINARY, len as u8]);
+    echo.extend(payload.iter().zip(mask.iter().cycle()).map(|(octet, mask)| octet ^ mask));
+    Ok(Some(2 + MASK.len() + len))
 }
 
 /// Calls `line` with each line up to the empty one, and returns the octets up to and with that one.
@@ -164,7 +241,7 @@ mod tests {
         for cut in 0..head_len {
             assert_eq!(response_head(&whole[..cut]), Ok(None), "cut at {cut}");
         }
-        let head = ResponseHead { len: head_len, status: 200, body_bytes: 100 };
+        let head = ResponseHead { len: head_len, status: 200, body_bytes: 100, close: false };
         assert_eq!(response_head(&whole), Ok(Some(head)));
     }
 

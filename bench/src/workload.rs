@@ -29,6 +29,8 @@ pub enum Protocol {
     H2c,
     /// gRPC: HTTP/2 in plaintext on both sides.
     Grpc,
+    /// HTTP/1.1 connections that become WebSockets.
+    WebSocket,
 }
 
 /// What TLS is to be, on every proxy alike.
@@ -125,7 +127,7 @@ pub const GRPC_TARGET: &str = "/echo.Echo/Unary";
 /// Octets before each message of gRPC: whether it is compressed, and its length.
 pub const GRPC_PREFIX_BYTES: usize = 5;
 
-pub const WORKLOADS: [Workload; 17] = [
+pub const WORKLOADS: [Workload; 18] = [
     H1_SMALL,
     Workload {
         name: "h1-100k",
@@ -229,6 +231,14 @@ pub const WORKLOADS: [Workload; 17] = [
         ..H2_MUX
     },
     Workload {
+        name: "ws-echo",
+        about: "WebSockets over HTTP/1.1, 100-byte messages and their echoes, 64 connections",
+        protocol: Protocol::WebSocket,
+        target: "/echo",
+        promise: Promise::AgainstPeers(0.95),
+        ..H1_SMALL
+    },
+    Workload {
         name: "h2-idle",
         about: "user memory of 2,000 HTTP/2 connections in plaintext after one request each",
         protocol: Protocol::H2c,
@@ -245,7 +255,7 @@ impl Protocol {
         match self {
             Self::Tls(terms) => Some(terms),
             Self::H2 => Some(Terms::Pinned),
-            Self::Http | Self::Tcp | Self::H2c | Self::Grpc => None,
+            Self::Http | Self::Tcp | Self::H2c | Self::Grpc | Self::WebSocket => None,
         }
     }
 
@@ -263,6 +273,7 @@ impl Protocol {
             Self::H2 => "h2",
             Self::H2c => "h2c",
             Self::Grpc => "grpc",
+            Self::WebSocket => "websocket",
             Self::Tls(Terms::Resumed) => "tls-resume",
             Self::Tls(Terms::Defaults) => "tls-defaults",
         }
@@ -289,6 +300,7 @@ impl Workload {
 
     pub fn unit(&self) -> &'static str {
         match self.method {
+            Method::Requests if self.protocol == Protocol::WebSocket => "CPU µs/message",
             Method::Idle => "B/connection",
             Method::Requests if matches!(self.protocol, Protocol::Tls(_)) && self.reuse == Reuse::Churn => {
                 "CPU µs/connection"

@@ -13,6 +13,7 @@ use super::{AdminSpec, Cpus, HostSpec, RingSpec, WorkersSpec};
 use crate::proxy::snapshot::{DrainSpec, HttpSpec, Limits, Snapshot};
 use crate::runtime::EngineChoice;
 use crate::steal;
+use crate::sys::socket_options::SocketOptions;
 
 /// What is wrong with a file that serves nothing.
 pub(super) const NO_LISTENER: &str = "there is no listener, so nothing is served";
@@ -175,6 +176,21 @@ fn steal(node: &Node<'_>, findings: &mut Findings) -> steal::Spec {
         }
     }
     spec
+}
+
+/// Options of the sockets of a listener or a cluster; 0 is the kernel's own.
+fn socket_options(node: &Node<'_>, findings: &mut Findings) -> SocketOptions {
+    let congestion_control = node
+        .text("congestion_control")
+        .and_then(|text| tell(values::congestion_control(text.text), &text.span, findings));
+    let source_ports =
+        node.text("source_ports").and_then(|text| tell(values::ports(text.text), &text.span, findings));
+    SocketOptions {
+        congestion_control,
+        notsent_lowat_bytes: Some(number_u32(node, "notsent_lowat_bytes")).filter(|bytes| *bytes > 0),
+        user_timeout: Some(millis(node, "user_timeout_ms")).filter(|timeout| !timeout.is_zero()),
+        source_ports,
+    }
 }
 
 /// The names of one kind of table, for others to refer to.

@@ -329,6 +329,34 @@ const fn own(all: Row) -> Row {
     Row { preset, ..all }
 }
 
+const CONGESTION_CONTROL: Row = row(
+    "congestion_control",
+    Text,
+    Absent("\"bbr\""),
+    "The TCP congestion control of connections. Absent: net.ipv4.tcp_congestion_control. One that the kernel has not: a \
+     warning at start, and the kernel's own.",
+);
+
+const fn notsent_lowat(default: u64) -> Row {
+    number(
+        "notsent_lowat_bytes",
+        Integer { min: 0, max: 1 << 30 },
+        default,
+        "bytes",
+        "What may wait in the kernel without being on its way: memory of slow peers, and what no urgent stream overtakes. \
+         0: net.ipv4.tcp_notsent_lowat.",
+    )
+}
+
+const USER_TIMEOUT: Row = number(
+    "user_timeout_ms",
+    Integer { min: 0, max: DAY_MS },
+    0,
+    "ms",
+    "How long sent bytes may stay unacknowledged, or the peer's window closed, until the connection is given up. 0: \
+     net.ipv4.tcp_retries2, about a quarter of an hour.",
+);
+
 static LISTENER: Table = Table {
     help: "An address that is accepted on. At least one.",
     shown: true,
@@ -373,6 +401,9 @@ static LISTENER: Table = Table {
             Absent("[\"10.0.0.0/8\", \"fd00::/8\"]"),
             "Peers whose forwarded fields are appended to rather than replaced.",
         ),
+        CONGESTION_CONTROL,
+        notsent_lowat(131_072),
+        USER_TIMEOUT,
         choice("timeouts", &LISTENER_TIMEOUTS),
         choice("tls", &LISTENER_TLS),
     ],
@@ -643,6 +674,15 @@ static CLUSTER: Table = Table {
             10_000,
             "ms",
             "How often the names among the endpoints are looked up.",
+        ),
+        CONGESTION_CONTROL,
+        notsent_lowat(0),
+        USER_TIMEOUT,
+        row(
+            "source_ports",
+            Text,
+            Absent("\"40000-49999\""),
+            "Ports that connections come from, within net.ipv4.ip_local_port_range. Absent: all of that. Needs Linux 6.3.",
         ),
         table("ejection", &EJECTION),
         choice("tls", &CLUSTER_TLS),

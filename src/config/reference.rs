@@ -43,6 +43,23 @@ fn print_below(out: &mut String, table: &Table, parent: &str, shown: bool) {
 }
 
 fn print_row(out: &mut String, row: &Row, shown: bool) {
+    let Facts { value, set, note } = facts(row);
+    comment(out, &format!("{} ({note})", row.help));
+    let sign = if set && shown { "" } else { "# " };
+    let _ = writeln!(out, "{sign}{} = {value}", row.key);
+}
+
+/// What a reader is told of a key beside its help.
+pub(super) struct Facts {
+    /// The default, or an example.
+    pub value: String,
+    /// Whether the reference file sets it.
+    set: bool,
+    /// Which of both the value is, and what may stand there.
+    pub note: String,
+}
+
+pub(super) fn facts(row: &Row) -> Facts {
     let (value, set, note) = match row.preset {
         Preset::Boolean(default) => (default.to_string(), false, "default"),
         Preset::Integer(default) => (default.to_string(), false, "default"),
@@ -62,9 +79,7 @@ fn print_row(out: &mut String, row: &Row, shown: bool) {
         Kind::Word(..) => facts.push(row.kind.describe()),
         _ => {}
     }
-    comment(out, &format!("{} ({})", row.help, facts.join("; ")));
-    let sign = if set && shown { "" } else { "# " };
-    let _ = writeln!(out, "{sign}{} = {value}", row.key);
+    Facts { value, set, note: facts.join("; ") }
 }
 
 /// Wraps at the width of the file.

@@ -8,6 +8,7 @@ use super::*;
 use crate::base::identity::IdentityPattern;
 use crate::proxy::snapshot::{EndpointAddress, ForwardedPolicy, Protocol};
 use crate::route::{Action, Request};
+use crate::sys::socket_options::SocketOptions;
 use crate::tls::{CertificateFiles, ClientSpec, MtlsMode, ServerNameSource, ServerSpec, VersionMin};
 
 const HTTP: &str = include_str!("../../tests/data/config/http.toml");
@@ -220,6 +221,9 @@ listen = "[::]:8080"
 backlog = 16
 connections_max = 100
 trusted_proxies = ["10.0.0.0/8", "::1"]
+congestion_control = "bbr"
+notsent_lowat_bytes = 0
+user_timeout_ms = 8
 [listener.timeouts]
 idle_timeout_ms = 9
 [[listener]]
@@ -255,6 +259,8 @@ connections_max = 7
 retries_max = 0
 resolve_interval_ms = 100
 ejection = { consecutive_failures = 1, base_ms = 2, max_ms = 3, max_ejected_percent = 100 }
+source_ports = "40000-40099"
+notsent_lowat_bytes = 9
 [[cluster]]
 name = "b"
 endpoints = ["10.0.0.1:1"]
@@ -278,6 +284,13 @@ fn every_value_arrives_where_it_is_used() {
 
     let [web, relay, other] = &listeners[..] else { panic!("{listeners:?}") };
     assert_eq!((web.backlog, web.connections_max), (16, Some(100)));
+    let options = SocketOptions {
+        congestion_control: Some("bbr".into()),
+        user_timeout: Some(Duration::from_millis(8)),
+        ..SocketOptions::default()
+    };
+    assert_eq!(web.socket, options);
+    assert_eq!(relay.socket.notsent_lowat_bytes, Some(131_072), "the default");
     assert_eq!(
         (web.timeouts.header, web.timeouts.idle),
         (Duration::from_millis(1), Duration::from_millis(9))
@@ -296,6 +309,8 @@ fn every_value_arrives_where_it_is_used() {
     assert_eq!(policy(other, "10.1.1.1"), ForwardedPolicy::Off);
 
     let [a, b] = &clusters[..] else { panic!("{clusters:?}") };
+    assert_eq!((a.socket.source_ports, a.socket.notsent_lowat_bytes), (Some((40_000, 40_099)), Some(9)));
+    assert_eq!(b.socket, SocketOptions::default());
     assert_eq!(a.endpoints[0], EndpointAddress::Name { host: "origin.test".into(), port: 80 });
     let millis = |duration: Duration| duration.as_millis();
     assert_eq!([a.connect_timeout, a.request_timeout, a.idle_timeout].map(millis), [3, 4, 5]);

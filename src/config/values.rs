@@ -23,6 +23,35 @@ fn fault<T>(what: impl Into<String>, cure: impl Into<String>) -> Result<T, Fault
 /// Highest CPU number: what the kernel's largest configuration has.
 const CPU_MAX: u16 = 8_191;
 
+/// The name of a congestion control: `TCP_CA_NAME_MAX` of the kernel is 16 with the NUL at the end.
+pub(super) fn congestion_control(text: &str) -> Result<Box<str>, Fault> {
+    let is_name =
+        |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'_' | b'-');
+    if (1..16).contains(&text.len()) && text.bytes().all(is_name) {
+        return Ok(text.into());
+    }
+    fault(
+        format!("\"{}\" is no name of a congestion control", super::node::shorten(text)),
+        "write one that net.ipv4.tcp_available_congestion_control shows, such as \"bbr\" or \"cubic\"",
+    )
+}
+
+/// First and last port.
+pub(super) fn ports(text: &str) -> Result<(u16, u16), Fault> {
+    let number = |text: &str| text.trim().parse::<u16>().ok().filter(|port| *port > 0 && !text.contains('+'));
+    let ends = text.split_once('-').and_then(|(first, last)| Some((number(first)?, number(last)?)));
+    match ends {
+        Some((first, last)) if first <= last => Ok((first, last)),
+        Some((first, last)) => {
+            fault(format!("the range {first}-{last} is backwards"), format!("write \"{last}-{first}\""))
+        }
+        None => fault(
+            format!("\"{}\" is no range of ports", super::node::shorten(text)),
+            "write first and last, such as \"40000-49999\"",
+        ),
+    }
+}
+
 /// `all`, or numbers and ranges separated by commas.
 pub(super) fn cpus(text: &str) -> Result<Cpus, Fault> {
     if text.trim() == "all" {

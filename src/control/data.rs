@@ -95,8 +95,9 @@ fn start(facts: Facts, sockets: Sockets, channel: Channel) -> Result<Outcome, St
              LimitNOFILE= or ulimit -Hn for more"
         );
     }
-    let reloader = Arc::new(Reloader { supervisor, machine });
+    let reloader = Arc::new(Reloader { supervisor: Arc::new(supervisor), machine });
     tell_machine(&config, nofile);
+    prove_socket_options(&mut config.snapshot);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(16).build();
     let runtime = runtime.map_err(|error| format!("cannot start the control thread: {error}"))?;
     let outcome = runtime.block_on(control(facts, sockets, config, &log, reloader));
@@ -132,6 +133,17 @@ impl Machine {
     }
 }
 
+/// Leaves out what this kernel refuses to sockets, and tells it once.
+fn prove_socket_options(snapshot: &mut Snapshot) {
+    let listeners = snapshot.listeners.iter_mut().map(|it| ("listener", &it.name, &mut it.socket));
+    let clusters = snapshot.clusters.iter_mut().map(|it| ("cluster", &it.name, &mut it.socket));
+    for (kind, name, socket) in listeners.chain(clusters) {
+        for refusal in socket.prove() {
+            tracing::warn!("{kind} \"{name}\": {refusal}; the kernel's own serves until then");
+        }
+    }
+}
+
 fn tell_machine(config: &Config, nofile: rlimit::Limit) {
     let kernel = process::kernel_release(&config.host.procfs).unwrap_or_default();
     let memlock = rlimit::memlock().map_or(0, |limit| limit.soft);
@@ -148,6 +160,9 @@ async fn control(
     reloader: Arc<Reloader>,
 ) -> Result<Outcome, String> {
     let signals = Signals::new().map_err(|error| format!("cannot take signals: {error}"))?;
+    if let Some(every) = facts.alive_every {
+        reloader.supervisor.keep_saying_alive(every);
+    }
     let banner = banner::Addresses::of(&config.snapshot, &sockets, facts.admin_socket.as_deref());
     let snapshot = Arc::new(config.snapshot);
     let (steal, host) = (config.steal, config.host);

@@ -6,6 +6,7 @@ use std::net::TcpListener;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -25,6 +26,8 @@ pub struct Facts {
     pub restarts: u32,
     /// Process id of the supervisor.
     pub supervisor: u32,
+    /// How often the supervisor wants a sign of life, if at all.
+    pub alive_every: Option<Duration>,
 }
 
 /// Every socket of the gateway. The supervisor keeps its copies, so that accept queues outlive a data process.
@@ -76,6 +79,7 @@ mod tests {
             admin_socket: admin_socket.map(Into::into),
             restarts: 2,
             supervisor: 77,
+            alive_every: Some(Duration::from_secs(15)),
         }
     }
 

@@ -1,5 +1,6 @@
-//! What a data process asks of its supervisor while it runs: the configuration read anew and sockets for what is new
-//! in it, then to take both into use. The supervisor reads the file and opens the sockets because it keeps the rights
+//! What a data process tells and asks its supervisor while it runs, over the channel that its sockets came by. Words are
+//! told and forgotten, and hold nobody up. Questions are for a reload: the configuration read anew and sockets for what is
+//! new in it, then to take both into use. The supervisor reads the file and opens the sockets because it keeps the rights
 //! that the gateway was started with; the data process judges the rest and has the last word, as it serves from it.
 //! One question at a time, each answered once.
 
@@ -7,16 +8,27 @@ use std::fmt;
 use std::io;
 use std::net::TcpListener;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use tokio::time::MissedTickBehavior;
 
 use super::source::Source;
 use crate::sys::fd_passing::Channel;
 
 /// Longest wait for an answer. Opening an address that is in use is tried again for a second each.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// One message to the supervisor.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub enum Said {
+    /// It serves, with the files that it has read last.
+    Ready,
+    /// Its control thread runs.
+    Alive,
+    Asked(Question),
+}
 
 /// What is asked for.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -30,7 +42,7 @@ pub enum Ask {
 }
 
 /// One question. Numbers tell an answer that came too late from the next one.
-#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Question {
     pub number: u64,
     pub ask: Ask,
@@ -61,8 +73,8 @@ impl Answer {
     }
 }
 
-/// Takes the next question. `UnexpectedEof` once the data process has ended.
-pub fn next_question(channel: &Channel) -> io::Result<Question> {
+/// Takes the next message. `UnexpectedEof` once the data process has ended.
+pub fn next_said(channel: &Channel) -> io::Result<Said> {
     let (payload, _) = channel.recv()?;
     Ok(serde_json::from_slice(&payload)?)
 }
@@ -74,9 +86,11 @@ pub struct Prepared {
     pub sockets: Vec<Option<Vec<TcpListener>>>,
 }
 
-/// The supervisor, as its data process speaks to it. Blocks: for threads that may wait.
+/// The supervisor, as its data process speaks to it. Questions block: they are for threads that may wait.
 pub struct Supervisor {
-    channel: Mutex<(Channel, u64)>,
+    channel: Channel,
+    /// Of the question asked last; held until it is answered.
+    number: Mutex<u64>,
     workers: usize,
 }
 
@@ -85,7 +99,30 @@ impl Supervisor {
     /// Where the channel takes no deadline.
     pub fn new(channel: Channel, workers: usize) -> io::Result<Self> {
         channel.set_recv_timeout(ANSWER_TIMEOUT)?;
-        Ok(Self { channel: Mutex::new((channel, 0)), workers })
+        Ok(Self { channel, number: Mutex::new(0), workers })
+    }
+
+    /// The control thread serves, with the files that it has read last.
+    pub fn ready(&self) {
+        self.say(Said::Ready);
+    }
+
+    /// Gives a sign of life as often as is wanted, for as long as the calling thread's tasks run.
+    pub fn keep_saying_alive(self: &Arc<Self>, every: Duration) {
+        let supervisor = self.clone();
+        let mut ticks = tokio::time::interval(every);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        tokio::spawn(async move {
+            loop {
+                ticks.tick().await;
+                supervisor.say(Said::Alive);
+            }
+        });
+    }
+
+    /// A supervisor that has not heard many before misses this one.
+    fn say(&self, said: Said) {
+        let _ = serde_json::to_vec(&said).map(|payload| self.channel.try_send(&payload));
     }
 
     /// # Errors
@@ -115,10 +152,9 @@ impl Supervisor {
     }
 
     fn ask(&self, ask: Ask) -> Result<(Content, Vec<TcpListener>), Vec<String>> {
-        let mut guard = self.channel.lock().unwrap_or_else(PoisonError::into_inner);
-        let (channel, number) = &mut *guard;
+        let mut number = self.number.lock().unwrap_or_else(PoisonError::into_inner);
         *number += 1;
-        let (content, sockets) = exchange(channel, Question { number: *number, ask })
+        let (content, sockets) = exchange(&self.channel, Question { number: *number, ask })
             .map_err(|error| vec![Unanswered(error).to_string()])?;
         match content {
             Content::Refused(problems) => Err(problems),
@@ -128,7 +164,7 @@ impl Supervisor {
 }
 
 fn exchange(channel: &Channel, question: Question) -> io::Result<(Content, Vec<TcpListener>)> {
-    channel.send(&serde_json::to_vec(&question)?, &[])?;
+    channel.send(&serde_json::to_vec(&Said::Asked(question))?, &[])?;
     loop {
         let (payload, fds) = channel.recv()?;
         let answer: Answer = serde_json::from_slice(&payload)?;
@@ -171,6 +207,29 @@ mod tests {
         TcpListener::bind("127.0.0.1:0").unwrap()
     }
 
+    fn asked(channel: &Channel) -> Question {
+        match next_said(channel).unwrap() {
+            Said::Asked(question) => question,
+            said => panic!("{said:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn words_are_told_as_often_as_is_wanted_and_hold_nobody_up() {
+        let (ours, theirs) = Channel::pair().unwrap();
+        let supervisor = Arc::new(Supervisor::new(theirs, 1).unwrap());
+        supervisor.ready();
+        supervisor.keep_saying_alive(Duration::from_millis(1));
+        let hear = move || ([(); 3].map(|()| next_said(&ours).unwrap()), ours);
+        let (said, ours) = tokio::task::spawn_blocking(hear).await.unwrap();
+        assert_eq!(said, [Said::Ready, Said::Alive, Said::Alive]);
+        for _ in 0..10_000 {
+            supervisor.ready();
+        }
+        drop(ours);
+        supervisor.ready();
+    }
+
     #[test]
     fn sockets_come_by_listener_and_worker_and_late_answers_are_passed_over() {
         let (ours, theirs) = Channel::pair().unwrap();
@@ -181,13 +240,13 @@ mod tests {
         };
         let expected = addresses(&opened);
         let answering = std::thread::spawn(move || {
-            let question = next_question(&ours).unwrap();
+            let question = asked(&ours);
             assert_eq!(question.ask, Ask::Prepare);
             Answer { number: question.number - 1, content: Content::Done }.send(&ours, &[]).unwrap();
             let is_new = opened.iter().map(Option::is_some).collect();
             let content = Content::Prepared { source: Source::Embedded, is_new };
             Answer { number: question.number, content }.send(&ours, &borrowed(&opened)).unwrap();
-            let question = next_question(&ours).unwrap();
+            let question = asked(&ours);
             let content = Content::Refused(vec!["draining".into()]);
             Answer { number: question.number, content }.send(&ours, &[]).unwrap();
         });

@@ -2,6 +2,7 @@
 //! Reads files of the kernel, under the roots that the configuration names; decides nothing itself.
 
 pub mod files;
+mod in_time;
 pub mod page;
 mod steering;
 pub mod view;
@@ -13,21 +14,25 @@ use std::time::Duration;
 use crate::base::time::Instant;
 use crate::config::HostSpec;
 use crate::control::admin::State;
-use crate::metrics::{Counter, Shard};
+use crate::metrics::{Counter, Gauge, Shard, Shed};
 use crate::steal::controller::{Actions, Controller, Reading};
 use crate::steal::counters::CpuTicks;
 use crate::steal::meter::{CpuMeter, Losses, Meter, Smooth, Trust};
+use crate::steal::shed::STANDS_AFTER;
 use crate::steal::source::{self, Machine, Seen};
 use crate::steal::{SAMPLE_INTERVAL, Spec};
 use crate::sys::clock;
-use crate::worker::{Handle, Message};
+use crate::worker::{Ease, Handle, Message};
 
 use files::Files;
+use in_time::InTime;
 pub use steering::Steering;
 pub use view::View;
 
 /// Samples between two looks at what seldom changes.
 const SELDOM: u64 = 10;
+/// Times in a row that optional work may be put off.
+const POSTPONED_MAX: u32 = 4;
 /// TLS handshakes that a worker may begin in a turn however much it loses.
 const HANDSHAKES_MIN: u32 = 2;
 
@@ -50,6 +55,8 @@ pub struct Sampler {
     ever_above_zero: bool,
     ever_had_column: bool,
     samples: u64,
+    in_time: InTime,
+    postponed: u32,
 }
 
 struct Worker {
@@ -64,8 +71,10 @@ struct Worker {
     losses: Losses,
     /// What it lost in the samples of this second, added up.
     lost_sum: f64,
-    /// TLS handshakes that it was told to begin in a turn at most.
-    handshakes: u32,
+    /// What it was told to do less of.
+    ease: Ease,
+    /// For how long its queue has stood.
+    standing: Duration,
 }
 
 struct Cpu {
@@ -97,7 +106,8 @@ impl Sampler {
             gap_smooth: Smooth::default(),
             losses: Losses::default(),
             lost_sum: 0.0,
-            handshakes: handshakes_per_turn_max,
+            ease: Ease::usual(handshakes_per_turn_max),
+            standing: Duration::ZERO,
         };
         Self {
             spec,
@@ -115,6 +125,8 @@ impl Sampler {
             ever_above_zero: false,
             ever_had_column: false,
             samples: 0,
+            in_time: InTime::default(),
+            postponed: 0,
         }
     }
 
@@ -122,7 +134,8 @@ impl Sampler {
     pub fn change(&mut self, spec: Spec, listeners: &[TcpListener], handshakes_per_turn_max: u32) {
         self.handshakes_per_turn_max = handshakes_per_turn_max;
         // Workers were told of the bound with the configuration.
-        self.workers.iter_mut().for_each(|worker| worker.handshakes = handshakes_per_turn_max);
+        let usual = Ease::usual(handshakes_per_turn_max);
+        self.workers.iter_mut().for_each(|worker| worker.ease = usual);
         let is_same = spec == self.spec;
         if !is_same {
             self.spec = spec;
@@ -153,7 +166,7 @@ impl Sampler {
         let readings = self.read_workers(now, pause, steal_counts, throttled_ratio);
         let actions = self.controller.step(now, &readings);
         self.steering.set(&actions.weights);
-        self.limit_handshakes(handles);
+        self.ease(&actions, handles);
         self.tell(&actions, source.word());
         self.samples += 1;
         let mut view = state.steal();
@@ -161,11 +174,18 @@ impl Sampler {
             for (index, worker) in self.workers.iter_mut().enumerate() {
                 view.push_lost(index, std::mem::take(&mut worker.lost_sum) / SELDOM as f64);
             }
+            let shards = || self.workers.iter().map(|worker| &worker.shard);
+            let requests = |shard: &Arc<Shard>| shard.requests_total() + shard.sheds(Shed::Http2);
+            let in_time = shards().map(|shard| shard.counter(Counter::RequestsInTime)).sum();
+            self.in_time.push(in_time, shards().map(requests).sum());
+            view.in_time_ratio = self.in_time.ratio();
         }
         if had_cpus.is_some() {
             view.trace.push(now, &self.ticks);
         }
         view.mode = self.spec.mode;
+        view.latency_objective = self.spec.latency_objective;
+        view.levels_from = [self.spec.elevated_ratio, self.spec.stolen_ratio];
         view.machine = self.machine;
         view.source = Some((source, is_trusted));
         view.sampled = Some(now);
@@ -178,16 +198,32 @@ impl Sampler {
         view.sampler_cpu += clock::thread_cpu().saturating_sub(cpu_before);
     }
 
-    /// A handshake costs as much as ten requests: a worker that loses time begins fewer in a turn.
-    fn limit_handshakes(&mut self, handles: &[Handle]) {
+    /// Tells each worker what to do less of: a handshake costs as much as ten requests, so one that loses time begins
+    /// fewer in a turn. Tells it again with every sample: a worker that hears nothing for a second goes its own way.
+    fn ease(&mut self, actions: &Actions, handles: &[Handle]) {
+        let most = self.handshakes_per_turn_max;
         for (index, (worker, handle)) in self.workers.iter_mut().zip(handles).enumerate() {
             let share = self.controller.handshake_share(index);
-            let most = self.handshakes_per_turn_max;
-            let now = ((f64::from(most) * share) as u32).clamp(HANDSHAKES_MIN.min(most), most);
-            if std::mem::replace(&mut worker.handshakes, now) != now {
-                handle.send(Message::HandshakesPerTurn(now));
+            let ease = Ease {
+                handshakes_per_turn_max: ((f64::from(most) * share) as u32)
+                    .clamp(HANDSHAKES_MIN.min(most), most),
+                drains_per_s: actions.drains_per_s.get(index).copied().unwrap_or(0.0),
+                postpones: self.controller.postpones(index),
+                is_steered: self.controller.is_steering(),
+            };
+            let before = std::mem::replace(&mut worker.ease, ease);
+            if before != ease || ease != Ease::usual(most) {
+                handle.send(Message::Ease(ease));
             }
         }
+    }
+
+    /// Whether optional work of the control thread, which shares a CPU with a worker, is to wait for another time; not for
+    /// ever.
+    pub fn postpones(&mut self) -> bool {
+        let postpones = self.workers.iter().any(|worker| worker.ease.postpones);
+        self.postponed = if postpones && self.postponed < POSTPONED_MAX { self.postponed + 1 } else { 0 };
+        self.postponed > 0
     }
 
     /// Whether any CPU's counter was suspect; `None` where no CPU could be read.
@@ -247,7 +283,12 @@ impl Sampler {
                 // The kernel's own steal governor has taken work off this CPU; a pinned worker is to do likewise.
                 lost = lost.max(self.spec.stolen_ratio);
             }
-            readings.push(Reading { lost_ratio: Some(lost), connections: worker.shard.connections_active() });
+            worker.standing = Duration::from_nanos(worker.shard.gauge(Gauge::QueueStanding));
+            readings.push(Reading {
+                lost_ratio: Some(lost),
+                connections: worker.shard.connections_active(),
+                stands: worker.standing >= STANDS_AFTER,
+            });
         }
         readings
     }
@@ -255,7 +296,9 @@ impl Sampler {
     /// One line for each level that changed, with what it was made from.
     fn tell(&self, actions: &Actions, source: &'static str) {
         for change in &actions.changes {
-            let Some(Worker { cpu, losses, .. }) = self.workers.get(change.worker) else { continue };
+            let Some(Worker { cpu, losses, standing, .. }) = self.workers.get(change.worker) else {
+                continue;
+            };
             tracing::info!(
                 worker = change.worker,
                 cpu,
@@ -267,6 +310,7 @@ impl Sampler {
                 wait_ratio = losses.wait.map(rounded),
                 gap_ratio = rounded(losses.gap),
                 throttled_ratio = rounded(losses.throttled),
+                queue_standing_ms = standing.as_millis() as u64,
                 source,
                 mode = self.spec.mode.word(),
                 "level of lost CPU time changed"

@@ -5,24 +5,28 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc::{self, UnboundedReceiver};
 use tokio::time::Instant;
 
 use super::handover::Facts;
 use super::log::Log;
+use super::requests::Said;
 use super::source::Source;
 use super::{Outcome, log};
 use crate::sys::fd_passing::Channel;
+use crate::sys::notify::{self, Notify};
 use crate::sys::{process, rlimit};
 
 mod held;
 pub mod open;
 pub mod restart;
 
-use held::Held;
+use held::{Attended, Held};
 use restart::{Backoff, Exit, Next, Stop, after_exit};
 
 /// The hidden subcommand that runs the data process.
@@ -52,7 +56,15 @@ pub fn run(config: Option<&Path>) -> Outcome {
 
 struct Supervisor {
     held: Held,
+    notify: Notify,
     log: Log,
+}
+
+/// A data process that was started.
+struct Started {
+    child: Child,
+    attended: Arc<Attended>,
+    heard: UnboundedReceiver<Said>,
 }
 
 impl Supervisor {
@@ -63,14 +75,18 @@ impl Supervisor {
     }
 
     fn open(config: Option<&Path>, log: Log) -> Result<Self, String> {
+        let notify =
+            Notify::from_env().map_err(|error| format!("the service manager cannot be told: {error}"))?;
         let path = config;
         let (source, config) = Source::read(path)?;
         // Before anything is opened: many workers with many listeners may need more than the soft limit.
         rlimit::raise_nofile().map_err(|error| format!("cannot read the limit of open files: {error}"))?;
         let cpus = open::cpus(&config)?;
         let (sockets, admin_socket) = open::sockets(&config, cpus.len())?;
-        let facts = Facts { source, cpus, admin_socket, restarts: 0, supervisor: std::process::id() };
-        Ok(Self { held: Held::new(path, config, facts, sockets), log })
+        let supervisor = std::process::id();
+        let alive_every = notify.watchdog().map(|interval| interval / 2);
+        let facts = Facts { source, cpus, admin_socket, restarts: 0, supervisor, alive_every };
+        Ok(Self { held: Held::new(path, config, facts, sockets), notify, log })
     }
 
     async fn supervise(mut self) -> io::Result<Outcome> {
@@ -88,7 +104,7 @@ impl Supervisor {
         loop {
             let started = Instant::now();
             let exit = match self.spawn() {
-                Ok(child) => self.watch(child, signals).await?,
+                Ok(started) => self.watch(started, signals).await?,
                 Err(error) if self.held.restarts() == 0 => return Err(error),
                 Err(error) => {
                     tracing::error!(%error, "the data process cannot be started");
@@ -114,42 +130,64 @@ impl Supervisor {
                         restarts = self.held.restarts() + 1,
                         "the data process died; it is started again while connections wait in the accept queues"
                     );
+                    // The supervisor does its work: that no data process gives a sign of life is known.
+                    self.notify.alive();
+                    self.notify.status(&format!("The data process died ({exit}) and is started again"));
                     tokio::select! {
                         () = tokio::time::sleep(pause) => {}
                         // Nothing is being served: there is nothing to drain.
                         _ = signals.stop() => return Ok(Outcome::Good),
                     }
+                    self.notify.alive();
                     self.held.count_restart();
                 }
             }
         }
     }
 
-    /// Starts a data process. A thread sends its sockets, as it may take them slowly, and answers it.
-    fn spawn(&self) -> io::Result<Child> {
+    /// Starts a data process. A thread sends its sockets, as it may take them slowly, and hears what it says.
+    fn spawn(&self) -> io::Result<Started> {
         let (ours, theirs) = Channel::pair()?;
         // /proc/self/exe is this very binary, even if another one was installed over it meanwhile.
-        let child = Command::new("/proc/self/exe")
+        let mut command = Command::new("/proc/self/exe");
+        command
             .arg0("ringfort")
             .arg(DATA_COMMAND)
             .stdin(Stdio::from(OwnedFd::from(theirs)))
-            .kill_on_drop(true)
-            .spawn()?;
-        let held = self.held.clone();
-        std::thread::Builder::new().name("attendant".into()).spawn(move || held.attend(&ours))?;
-        Ok(child)
+            .kill_on_drop(true);
+        // What the network reaches must not speak to the service manager in our name.
+        for variable in notify::VARIABLES {
+            command.env_remove(variable);
+        }
+        let child = command.spawn()?;
+        let attended = Arc::new(Attended::new(ours));
+        let (hear, heard) = mpsc::unbounded_channel();
+        let (held, attending) = (self.held.clone(), attended.clone());
+        std::thread::Builder::new().name("attendant".into()).spawn(move || held.attend(&attending, &hear))?;
+        Ok(Started { child, attended, heard })
     }
 
-    /// Waits for the child's end, while passing on what signals ask for.
-    async fn watch(&mut self, mut child: Child, signals: &mut Signals) -> io::Result<(Exit, Option<Stop>)> {
+    /// Waits for the child's end, while passing on what signals ask for, and to the service manager what it says.
+    async fn watch(&mut self, started: Started, signals: &mut Signals) -> io::Result<(Exit, Option<Stop>)> {
+        let Started { mut child, attended, mut heard } = started;
         let mut stop: Option<Stop> = None;
         let mut interrupted = false;
         let mut kill_at = Instant::now();
         loop {
             tokio::select! {
                 status = child.wait() => return Ok((exit_of(status?), stop)),
+                Some(said) = heard.recv() => match said {
+                    Said::Alive => self.notify.alive(),
+                    Said::Ready if stop.is_none() => self.notify.ready(),
+                    Said::Ready => {}
+                    Said::Asked(question) => {
+                        let (held, attended) = (self.held.clone(), attended.clone());
+                        drop(tokio::task::spawn_blocking(move || held.answer(&attended, question)));
+                    }
+                },
                 ask = signals.next() => {
                     if ask == Ask::HangUp {
+                        self.notify.reloading();
                         tracing::info!("SIGHUP: the configuration and its certificates are read anew");
                         signal_child(&child, process::Signal::HangUp);
                         continue;
@@ -160,7 +198,9 @@ impl Supervisor {
                         tracing::info!("told to stop: draining");
                         self.held.close();
                         signal_child(&child, process::Signal::Terminate);
-                        kill_at = Instant::now() + self.held.drain_deadline() + DRAIN_SLACK;
+                        let within = self.held.drain_deadline() + DRAIN_SLACK;
+                        self.notify.stopping(within + FLUSH_TIMEOUT);
+                        kill_at = Instant::now() + within;
                         stop = Some(Stop::Draining);
                     } else if again {
                         tracing::warn!("interrupted again: ending without waiting");

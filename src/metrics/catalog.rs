@@ -27,7 +27,8 @@ pub enum Across {
     PerWorker,
 }
 
-/// A label whose values are fixed, one cell of the shard each.
+/// A label whose values are fixed, one cell of the shard each. Several labels at once have names and values joined by
+/// commas.
 #[derive(Clone, Copy, Debug)]
 pub struct Label {
     pub name: &'static str,
@@ -173,7 +174,7 @@ macro_rules! family {
 }
 
 macro_rules! causes {
-    ($(#[$doc:meta])* $enum:ident, $label:ident { $($variant:ident: $word:literal, $help:literal;)+ }) => {
+    ($(#[$doc:meta])* $enum:ident, $label:ident, $name:literal { $($variant:ident: $word:literal, $help:literal;)+ }) => {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, Eq, PartialEq)]
         pub enum $enum {
@@ -184,22 +185,33 @@ macro_rules! causes {
             pub const NAMES: &'static [&'static str] = &[$(stringify!($variant)),+];
         }
 
-        pub const $label: Label = Label { name: "cause", values: &[$($word),+] };
+        pub const $label: Label = Label { name: $name, values: &[$($word),+] };
     };
 }
 
 causes! {
     /// Why new work was refused at the door.
-    Shed, SHED {
-        Connections: "connections", "The count of connections reached its limit.";
-        Memory: "memory", "The worker's byte budget is spent.";
-        Descriptors: "descriptors", "The process has no file descriptor left.";
+    Shed, SHED, "stage,proto,reason" {
+        Connections: "accept,tcp,connections", "The count of connections reached its limit.";
+        Memory: "accept,tcp,memory", "The worker's byte budget is spent.";
+        Descriptors: "accept,tcp,descriptors", "The process has no file descriptor left.";
+        Handshake: "handshake,tls,age", "The handshake waited too long for its turn.";
+        Http1: "request,http1,age", "The request had waited too long in a queue that stands.";
+        Http2: "request,http2,age", "The same of a stream of HTTP/2.";
+    }
+}
+
+causes! {
+    /// Why a connection was asked to end with a response.
+    Drained, DRAINED, "reason" {
+        Steal: "steal", "The worker has too many for the time that it loses; others have less to do.";
+        Shutdown: "shutdown", "The gateway drains.";
     }
 }
 
 causes! {
     /// What `accept` failed with.
-    AcceptError, ACCEPT_ERROR {
+    AcceptError, ACCEPT_ERROR, "cause" {
         ProcessFiles: "emfile", "EMFILE: the process has no file descriptor left.";
         SystemFiles: "enfile", "ENFILE: the system has no file left.";
         Memory: "memory", "ENOMEM or ENOBUFS: the kernel has no memory for the socket.";
@@ -210,7 +222,7 @@ causes! {
 
 causes! {
     /// Why a client's TLS handshake failed.
-    HandshakeFailure, HANDSHAKE_FAILURE {
+    HandshakeFailure, HANDSHAKE_FAILURE, "cause" {
         Plaintext: "plaintext", "The client sent no TLS; it was reset.";
         NoCertificate: "no_certificate", "The client presented no certificate, and one is required.";
         BadCertificate: "bad_certificate", "The client's certificate is untrusted, expired, revoked or not for clients.";
@@ -218,6 +230,7 @@ causes! {
         UnknownName: "unknown_name", "No route of a passthrough listener has the server name.";
         Malformed: "malformed", "The client broke the protocol.";
         TimedOut: "timed_out", "The handshake was not done by its deadline.";
+        Shed: "shed", "It waited too long for its turn, and was refused before it cost anything.";
         Closed: "closed", "The client left before the handshake was done, or refused our certificate.";
         Other: "other", "Any other cause.";
     }
@@ -236,14 +249,14 @@ family! {
             "Completions that named a socket which was gone. Anything but 0 is a bug of ours.";
         ConnectionsAccepted: "ringfort_worker_connections_accepted_total" One PerWorker None,
             "Downstream connections that the worker accepted.";
-        RequestsShed: "ringfort_requests_shed_total" One PerWorker None,
-            "Requests refused because they had waited too long in a queue that stands.";
         RequestsInTime: "ringfort_requests_in_time_total" One PerWorker None,
             "Requests answered within steal.latency_objective_ms with a status below 500.";
         LoopGaps: "ringfort_worker_loop_gap_seconds_total" Seconds PerWorker None,
             "Time in which the loop stood still without a reason of its own: the thread was ready and did not run.";
-        SessionsShed: "ringfort_sessions_shed_total" One Sum Some(SHED),
-            "Connections refused at the door, by cause.";
+        Shed: "ringfort_shed_total" One PerWorker Some(SHED),
+            "New work refused: connections, TLS handshakes, requests.";
+        Drained: "ringfort_drain_total" One PerWorker Some(DRAINED),
+            "Connections in HTTP that were asked to end with a response (Connection: close, GOAWAY), by reason.";
         AcceptErrors: "ringfort_accept_errors_total" One Sum Some(ACCEPT_ERROR),
             "Errors of accept, by cause.";
     }
@@ -254,6 +267,8 @@ family! {
     Gauge Gauge {
         LoopGapMax: "ringfort_worker_loop_gap_max_seconds" Seconds PerWorker None,
             "Longest time between two turns of the loop while there was work, since start.";
+        QueueStanding: "ringfort_worker_queue_standing_seconds" Seconds PerWorker None,
+            "For how long the worker has had no moment without work; from 0.1 on it is overloaded.";
         HandshakesActive: "ringfort_worker_tls_handshakes_active" One PerWorker None,
             "TLS handshakes of clients under way, from accept on.";
         HandshakesWaiting: "ringfort_worker_tls_handshakes_waiting" One PerWorker None,
@@ -270,6 +285,10 @@ family! {
     Histogram Histogram {
         LoopGap: "ringfort_worker_loop_gap_seconds" Seconds Sum None,
             "Each time in which a worker's loop stood still without a reason of its own.";
+        QueueAge: "ringfort_worker_queue_age_seconds" Seconds PerWorker None,
+            "How long each request may have waited before the worker saw it, a stall included.";
+        HandshakeWait: "ringfort_handshake_wait_seconds" Seconds PerWorker None,
+            "How long each TLS handshake of a client waited for its turn.";
         RequestDuration: "ringfort_request_duration_seconds" Seconds Sum None,
             "From the first byte of a request to the last byte of its response.";
         TlsHandshakeDuration: "ringfort_tls_handshake_duration_seconds" Seconds Sum None,
@@ -350,6 +369,8 @@ family! {
             "HTTP/2 connections left because the endpoint sent more frames that cost than work.";
         GrpcStatus: "ringfort_upstream_grpc_responses_total" One Sum Some(GRPC_STATUS),
             "Calls of gRPC to the cluster, by the status that ended them, also where the gateway gave it.";
+        FailuresExcused: "ringfort_upstream_failures_excused_total" One Sum None,
+            "Deadlines of endpoints that passed while the worker itself stood still: not held against them.";
         Ejections: "ringfort_upstream_ejections_total" One Sum None,
             "Endpoints taken out of balancing after consecutive failures.";
         ReceivedBytes: "ringfort_upstream_received_bytes_total" Bytes Sum None,
@@ -501,7 +522,7 @@ pub const THROTTLE_LEVEL: Metric = whole(
     "ringfort_throttle_level",
     Kind::Gauge,
     Unit::One,
-    "Level of the worker by what it loses: 0 normal, 1 elevated, 2 stolen.",
+    "Level of the worker by what it loses: 0 normal, 1 elevated, 2 stolen; 3: its queue stands, whatever it loses.",
 );
 
 /// Known to the control thread.
@@ -518,6 +539,14 @@ pub const THROTTLE_TRANSITIONS: Metric = whole(
     Kind::Counter,
     Unit::One,
     "Changes of level, of all workers.",
+);
+
+/// Known to the control thread.
+pub const IN_TIME_RATIO: Metric = whole(
+    "ringfort_requests_in_time_ratio",
+    Kind::Gauge,
+    Unit::One,
+    "Share of the last minute's requests that were answered within steal.latency_objective_ms with a status below 500.",
 );
 
 /// Known to the control thread.
@@ -600,6 +629,7 @@ mod tests {
             THROTTLE_LEVEL,
             ACCEPT_WEIGHT,
             THROTTLE_TRANSITIONS,
+            IN_TIME_RATIO,
             STEAL_SOURCE,
             CGROUP_THROTTLED,
             STEAL_SAMPLE_AGE,
@@ -660,7 +690,7 @@ mod tests {
 
     /// Variants of the catalogue that `source` never names. Those with a method of their own count by its call.
     fn unwritten(source: &str) -> Vec<String> {
-        let families: [(&str, &[&str]); 12] = [
+        let families: [(&str, &[&str]); 13] = [
             ("Counter", Counter::NAMES),
             ("Gauge", Gauge::NAMES),
             ("Histogram", Histogram::NAMES),
@@ -671,11 +701,13 @@ mod tests {
             ("ClusterHistogram", ClusterHistogram::NAMES),
             ("Process", Process::NAMES),
             ("Shed", Shed::NAMES),
+            ("Drained", Drained::NAMES),
             ("AcceptError", AcceptError::NAMES),
             ("HandshakeFailure", HandshakeFailure::NAMES),
         ];
         let by_method = [
-            ("Counter::SessionsShed", ".shed("),
+            ("Counter::Shed", ".shed("),
+            ("Counter::Drained", ".drained("),
             ("Counter::AcceptErrors", ".accept_error("),
             ("ListenerCounter::Requests", ".request("),
             ("ListenerCounter::TlsFailures", ".handshake_failed("),

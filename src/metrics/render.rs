@@ -213,7 +213,8 @@ impl<'a> Page<'a> {
             (Kind::Histogram, _) => self.histogram(metric, labels, &cells),
             (_, Some(label)) => {
                 for (word, value) in label.values.iter().zip(&cells) {
-                    let labels = [labels, &[(label.name, *word)]].concat();
+                    let own: Vec<_> = label.name.split(',').zip(word.split(',')).collect();
+                    let labels = [labels, &own].concat();
                     self.sample(metric.name, "", &labels, &number(metric, *value));
                 }
             }
@@ -316,6 +317,7 @@ mod tests {
             source: Some(("kvm", true)),
             throttled_ns: None,
             transitions: vec![(0, 2, 3)],
+            in_time_ratio: Some(0.995),
             sample_age_ns: Some(100_000_000),
             sampler_cpu_ns: 0,
         };
@@ -357,6 +359,8 @@ mod tests {
             "throttle_transitions_total{from=\"0\",to=\"2\"} 3",
             "steal_source{source=\"kvm\",trusted=\"true\"} 1",
             "steal_sample_age_seconds 0.1",
+            "requests_in_time_ratio 0.9950",
+            "shed_total{worker=\"1\",stage=\"handshake\",proto=\"tls\",reason=\"age\"} 0",
         ] {
             assert!(page.contains(&format!("\nringfort_{line}\n")), "{line}");
         }

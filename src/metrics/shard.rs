@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::catalog::{
-    AcceptError, BUCKET_BOUNDS_NS, ClusterCounter, ClusterGauge, ClusterHistogram, Counter, GRPC_STATUS,
-    Gauge, HISTOGRAM_CELLS, HandshakeFailure, Histogram, ListenerCounter, ListenerGauge, Shed,
+    AcceptError, BUCKET_BOUNDS_NS, ClusterCounter, ClusterGauge, ClusterHistogram, Counter, Drained,
+    GRPC_STATUS, Gauge, HISTOGRAM_CELLS, HandshakeFailure, Histogram, ListenerCounter, ListenerGauge, Shed,
     TunnelProtocol, class_index, offsets, width,
 };
 
@@ -107,9 +107,24 @@ impl Shard {
         self.cells.add(COUNTER_AT[counter as usize], n);
     }
 
-    /// Counts one connection refused at the door.
+    /// Counts new work that was refused.
     pub fn shed(&self, cause: Shed) {
-        self.cells.add(COUNTER_AT[Counter::SessionsShed as usize] + cause as usize, 1);
+        self.cells.add(COUNTER_AT[Counter::Shed as usize] + cause as usize, 1);
+    }
+
+    /// What was refused for this cause.
+    pub fn sheds(&self, cause: Shed) -> u64 {
+        self.cells.load(COUNTER_AT[Counter::Shed as usize] + cause as usize)
+    }
+
+    /// Counts a connection that was asked to end.
+    pub fn drained(&self, reason: Drained) {
+        self.cells.add(COUNTER_AT[Counter::Drained as usize] + reason as usize, 1);
+    }
+
+    /// Connections that were asked to end for this reason.
+    pub fn drains(&self, reason: Drained) -> u64 {
+        self.cells.load(COUNTER_AT[Counter::Drained as usize] + reason as usize)
     }
 
     /// Counts one error of `accept`.

@@ -1,8 +1,8 @@
 //! What the control thread knows of lost CPU time, as samples of the exposition. Measures nothing.
 
 use super::catalog::{
-    ACCEPT_WEIGHT, CGROUP_THROTTLED, CPU_LOST_RATIO, CPU_STEAL, CPU_STEAL_RATIO, Metric, RUN_QUEUE_WAIT,
-    STEAL_SAMPLE_AGE, STEAL_SAMPLER_CPU, STEAL_SOURCE, THROTTLE_LEVEL, THROTTLE_TRANSITIONS,
+    ACCEPT_WEIGHT, CGROUP_THROTTLED, CPU_LOST_RATIO, CPU_STEAL, CPU_STEAL_RATIO, IN_TIME_RATIO, Metric,
+    RUN_QUEUE_WAIT, STEAL_SAMPLE_AGE, STEAL_SAMPLER_CPU, STEAL_SOURCE, THROTTLE_LEVEL, THROTTLE_TRANSITIONS,
 };
 
 /// Empty where nothing is measured.
@@ -16,6 +16,8 @@ pub struct StealFacts {
     pub throttled_ns: Option<u64>,
     /// Level changes so far: from, to, how many.
     pub transitions: Vec<(u8, u8, u64)>,
+    /// Share of the last minute's requests that were answered in time; `None` where there were none.
+    pub in_time_ratio: Option<f64>,
     /// Since the last sample, in nanoseconds.
     pub sample_age_ns: Option<u64>,
     /// CPU time that sampling took so far, in nanoseconds.
@@ -68,6 +70,8 @@ impl StealFacts {
         let plain =
             |ns: Option<u64>| ns.map(|ns| (Vec::new(), super::render::seconds(ns))).into_iter().collect();
         take(&CGROUP_THROTTLED, plain(self.throttled_ns));
+        let in_time = self.in_time_ratio.map(|ratio| (Vec::new(), ratio_text(ratio)));
+        take(&IN_TIME_RATIO, in_time.into_iter().collect());
         take(&STEAL_SAMPLE_AGE, plain(self.sample_age_ns));
         take(&STEAL_SAMPLER_CPU, plain(Some(self.sampler_cpu_ns)));
     }

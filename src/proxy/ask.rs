@@ -7,6 +7,7 @@ use std::future::Future;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context as TaskContext, Poll};
+use std::time::Duration;
 
 use crate::base::field_edits::FieldEdits;
 use crate::h1::{FieldSlots, Parsed, ResponseHead, parse_response};
@@ -15,7 +16,7 @@ use crate::limits;
 use crate::metrics::{ClusterCounter, Histogram};
 use crate::runtime::{Deadline, RecvBuf, TimedOut};
 
-use super::body::BodyError;
+use super::body::{BodyError, Pace};
 use super::context::{Context, Serving};
 use super::http1::failure::{
     Failure, NO_TUNNELS, TIMED_OUT, TOO_MANY_FIELDS, UNANSWERED, UNSENDABLE, cannot_acquire, invalid,
@@ -111,6 +112,14 @@ pub(super) enum Responded<S> {
 }
 
 impl<S> Responded<S> {
+    /// Whether the endpoint's deadline passed.
+    const fn is_late(&self) -> bool {
+        let (Self::Failed(Failure { termination, .. }) | Self::Broken(termination)) = self else {
+            return false;
+        };
+        matches!(termination, Termination::UpstreamTimeout)
+    }
+
     /// Whether the endpoint broke its word.
     const fn is_endpoints_fault(&self) -> bool {
         match self {
@@ -212,6 +221,12 @@ impl<'a> Attempt<'a> {
         self.serving.upstreams.counts(self.cluster).add(counter, count);
     }
 
+    /// How fast the response's body has to come, and to go.
+    pub(super) fn response_pace(&self, sink_stall: Duration) -> Pace {
+        let timeout = self.serving.upstreams.spec(self.cluster).map(|spec| spec.request_timeout);
+        Pace { source_idle: timeout.unwrap_or_default(), source_bytes_per_s_min: 0, sink_stall }
+    }
+
     /// Counts bytes of a body, however its transfer ends.
     pub(super) const fn counting(&'a self, counter: ClusterCounter) -> Counting<'a> {
         Counting { attempt: self, counter, moved: Cell::new(0) }
@@ -222,6 +237,7 @@ impl<'a> Attempt<'a> {
         let upstreams = &self.serving.upstreams;
         match responded {
             Responded::Complete { .. } | Responded::Opened(_) => upstreams.on_answer(connection),
+            _ if responded.is_late() && upstreams.excuses(self.cluster) => {}
             _ if responded.is_endpoints_fault() => upstreams.on_failure(connection),
             // An idle connection that had died says nothing of the endpoint, nor does what the client did.
             _ => {}
@@ -234,6 +250,7 @@ impl<'a> Attempt<'a> {
         match responded {
             Responded::Complete { .. } | Responded::Opened(_) => upstreams.on_stream_answer(exchange),
             Responded::Refused | Responded::Unanswered => upstreams.on_stream_refusal(exchange, tried),
+            _ if responded.is_late() && upstreams.excuses(self.cluster) => {}
             _ if responded.is_endpoints_fault() => upstreams.on_stream_failure(exchange),
             _ => {}
         }

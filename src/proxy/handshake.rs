@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rustls::{Error, HandshakeKind, ProtocolVersion};
 
-use crate::metrics::{HandshakeFailure, Histogram, ListenerCounter};
+use crate::metrics::{HandshakeFailure, Histogram, ListenerCounter, Shed};
 use crate::runtime::{Deadline, RecvBuf, Socket, TimedOut};
 use crate::sys::clock;
 use crate::tls::client_hello::{Hello, Reader};
@@ -24,6 +24,9 @@ use super::stream::{Failure, Step, Stream, TlsStream};
 
 /// How long a connection whose handshake failed is read on, so that the alert is not overtaken by a RST.
 pub(super) const LINGER: Duration = Duration::from_secs(2);
+/// Longest wait for a turn where late work is refused: a client that waited longer has likely given up, and would only
+/// take its share of the time from those who have not.
+const WAIT_MAX: Duration = Duration::from_secs(1);
 /// Content type of a handshake record, the first byte of every TLS connection (RFC 8446 §5.1).
 const HANDSHAKE_RECORD: u8 = 22;
 
@@ -96,9 +99,21 @@ async fn wait_for_turn(
     while matches!(reader.read(hello.bytes()), Hello::Partial) {
         hello.receive(socket, deadline).await?;
     }
+    let due = deadline.due();
+    if context.door.sheds() {
+        deadline.set(due.min(context.runtime.now() + WAIT_MAX));
+    }
     let turn = deadline.within(context.handshakes.begin()).await;
+    let sheds = deadline.due() < due;
+    deadline.set(due);
     hello.unread(socket);
-    turn.map_err(|_| timed_out())
+    turn.map_err(|_| {
+        if sheds {
+            context.shard.shed(Shed::Handshake);
+            return (HandshakeFailure::Shed, Termination::Shed);
+        }
+        timed_out()
+    })
 }
 
 /// Sees the handshake through.

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::metrics::shard::ListenerShard;
-use crate::metrics::{Gauge, Shard};
+use crate::metrics::{Gauge, Histogram, Shard};
 use crate::runtime::Runtime;
 
 use super::turnstile::Turnstile;
@@ -18,6 +18,7 @@ pub struct Handshakes(Rc<Inner>);
 
 struct Inner {
     shard: Arc<Shard>,
+    runtime: Runtime,
     turnstile: Turnstile,
     active: Cell<u64>,
     /// Clients refused for their certificates and not yet logged: at most `REFUSED_KEPT_MAX`, all are counted.
@@ -41,6 +42,7 @@ impl Handshakes {
     pub fn new(runtime: &Runtime, shard: &Arc<Shard>, per_turn_max: u32) -> Self {
         Self(Rc::new(Inner {
             shard: shard.clone(),
+            runtime: runtime.clone(),
             turnstile: Turnstile::new(runtime, per_turn_max),
             active: Cell::new(0),
             refused: RefCell::default(),
@@ -72,6 +74,7 @@ impl Handshakes {
 
     /// Waits for this handshake's turn.
     pub async fn begin(&self) {
+        let since = self.0.runtime.now();
         // Dropped after the wait.
         let shown = Waiting(&self.0);
         let mut pass = pin!(self.0.turnstile.pass());
@@ -81,6 +84,7 @@ impl Handshakes {
             passed
         })
         .await;
+        self.0.shard.observe(Histogram::HandshakeWait, self.0.runtime.now().since(since));
     }
 }
 

@@ -41,6 +41,7 @@ terminations! {
     TunnelRefused: "tunnel_refused", "The client asked for a tunnel and got none: what it sent on is not HTTP.";
     TunnelClosed: "tunnel_closed", "Both sides of a tunnel ended.";
     Drained: "drained", "Closed because the gateway drains.";
+    Moved: "moved", "Closed with a response: the worker loses CPU time and has more connections than its share.";
     Shed: "shed", "Refused to keep the worker within its limits.";
 }
 

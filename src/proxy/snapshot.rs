@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::health::EjectionSpec;
 pub use crate::http::ForwardedPolicy;
 use crate::route;
+use crate::sys::socket_options::SocketOptions;
 use crate::tls::{ClientSpec, ServerSpec};
 
 pub mod change;
@@ -44,6 +45,8 @@ pub struct Listener {
     /// Peers whose forwarded fields are kept and appended to.
     pub trusted_proxies: Vec<Cidr>,
     pub timeouts: Timeouts,
+    /// What its connections get beside the kernel's defaults.
+    pub socket: SocketOptions,
 }
 
 impl Listener {
@@ -117,6 +120,8 @@ pub struct Cluster {
     pub http2_connections_max: u32,
     /// Requests on one HTTP/2 connection at once, where the endpoint takes as many.
     pub http2_streams_max: u32,
+    /// What connections to its endpoints get beside the kernel's defaults.
+    pub socket: SocketOptions,
 }
 
 /// The version of HTTP that endpoints are spoken to in.

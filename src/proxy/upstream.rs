@@ -392,7 +392,7 @@ impl Upstreams {
                 Err(error) => last_error = error,
             }
             cluster.counts.add(ClusterCounter::ConnectFailures, 1);
-            self.failed(cluster, &endpoint);
+            self.not_connected(cluster, &endpoint, last_error);
             tried.addresses.push(endpoint.address);
             if tried.addresses.len() > cluster.spec.retries_max as usize {
                 return Err(last_error);
@@ -515,7 +515,8 @@ impl Upstreams {
         deadline.set(started + cluster.spec.connect_timeout);
         // Counted while it is being made, so that a burst cannot exceed the limit.
         let counted = Counted::new(&cluster.connections);
-        let connected = deadline.within(Socket::connect(&self.runtime, endpoint.address)).await;
+        let connected =
+            deadline.within(Socket::connect(&self.runtime, endpoint.address, &cluster.spec.socket)).await;
         let result: io::Result<Socket> = connected.map_err(|_| AcquireError::TimedOut)?;
         let socket = result.map_err(|error| connect_error(&error))?;
         // Read together: the certificates may change during the handshake.
@@ -583,6 +584,25 @@ impl Upstreams {
         endpoint.in_flight.set(endpoint.in_flight.get() + 1);
         let lease = Lease { cluster: cluster.clone(), endpoint, generation };
         Connection { stream, lease, reused }
+    }
+
+    fn not_connected(&self, cluster: &Cluster, endpoint: &Endpoint, error: AcquireError) {
+        if error != AcquireError::TimedOut || !self.excuse(cluster, cluster.spec.connect_timeout) {
+            self.failed(cluster, endpoint);
+        }
+    }
+
+    /// Whether a deadline that has just passed says more of this worker, which stood still, than of the endpoint.
+    fn excuse(&self, cluster: &Cluster, waited: Duration) -> bool {
+        let excused = self.runtime.excuses(waited);
+        cluster.counts.add(ClusterCounter::FailuresExcused, u64::from(excused));
+        excused
+    }
+
+    /// The same for the deadline of the cluster's responses.
+    pub fn excuses(&self, cluster: u16) -> bool {
+        let cluster = self.clusters.get(usize::from(cluster));
+        cluster.is_some_and(|cluster| self.excuse(cluster, cluster.spec.request_timeout))
     }
 
     fn failed(&self, cluster: &Cluster, endpoint: &Endpoint) {

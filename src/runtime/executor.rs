@@ -4,15 +4,54 @@
 //! ready queue belongs to the thread; a waker used on another thread marks a task of that thread ready, which is
 //! a wasted poll there and nothing worse.
 
+use std::any::{Any, TypeId};
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
-use std::task::{Context, RawWaker, RawWakerVTable, Waker};
+use std::task::{Context, Poll, RawWaker, RawWakerVTable, Waker};
 
 use crate::base::slab::{GENERATION_BITS, Key, Slab};
 
-type Task = Pin<Box<dyn Future<Output = ()>>>;
+type Task = Pin<Box<dyn Run>>;
+
+/// Tasks of one type whose memory waits for the next of them. Those that come in bursts of more allocate.
+const RESTING_MAX: usize = 64;
+
+/// A task, in memory that outlives it.
+trait Run {
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()>;
+    /// Drops the task, and keeps its memory for the next of its type where there is room.
+    fn rest(self: Pin<Box<Self>>, resting: &RefCell<Resting>);
+}
+
+impl<F: Future<Output = ()> + 'static> Run for Option<F> {
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        self.as_pin_mut().map_or(Poll::Ready(()), |future| future.poll(context))
+    }
+
+    fn rest(mut self: Pin<Box<Self>>, resting: &RefCell<Resting>) {
+        // With nothing borrowed: what the task owned may wake or spawn others.
+        self.set(None);
+        if let Some(memory) = resting.borrow_mut().of::<F>().filter(|memory| memory.len() < RESTING_MAX) {
+            memory.push(self);
+        }
+    }
+}
+
+type Memory<F> = Vec<Pin<Box<Option<F>>>>;
+
+/// Memory of tasks that have ended, by type: only of those that come and go with requests.
+#[derive(Default)]
+struct Resting(Vec<(TypeId, Box<dyn Any>)>);
+
+impl Resting {
+    /// `None` where tasks of this type are allocated each.
+    fn of<F: 'static>(&mut self) -> Option<&mut Memory<F>> {
+        let (_, memory) = self.0.iter_mut().find(|(id, _)| *id == TypeId::of::<F>())?;
+        memory.downcast_mut()
+    }
+}
 
 /// The waker's data of the task that `block_on` runs.
 const MAIN: usize = usize::MAX;
@@ -51,6 +90,7 @@ impl Ready {
 pub(super) struct Executor {
     /// `None` while the task is being polled.
     tasks: RefCell<Slab<Option<Task>>>,
+    resting: RefCell<Resting>,
 }
 
 impl Executor {
@@ -58,7 +98,32 @@ impl Executor {
         self.tasks.borrow().len()
     }
 
-    pub(super) fn spawn(&self, task: Task) {
+    pub(super) fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        self.start(Box::pin(Some(task)));
+    }
+
+    /// The same for tasks that come and go with requests: the memory of one that ended serves another.
+    pub(super) fn spawn_often<F: Future<Output = ()> + 'static>(&self, task: F) {
+        let memory = {
+            let mut resting = self.resting.borrow_mut();
+            match resting.of::<F>() {
+                Some(memory) => memory.pop(),
+                None => {
+                    resting.0.push((TypeId::of::<F>(), Box::new(Memory::<F>::new())));
+                    None
+                }
+            }
+        };
+        self.start(match memory {
+            Some(mut memory) => {
+                memory.set(Some(task));
+                memory
+            }
+            None => Box::pin(Some(task)),
+        });
+    }
+
+    fn start(&self, task: Task) {
         let key = self.tasks.borrow_mut().insert(Some(task));
         READY.with_borrow_mut(|ready| ready.push(key));
     }
@@ -75,8 +140,7 @@ impl Executor {
             let done = task.as_mut().poll(&mut Context::from_waker(&waker)).is_ready();
             if done {
                 self.tasks.borrow_mut().remove(key);
-                // Dropped with no borrow held: what the task owned may wake or spawn others.
-                drop(task);
+                task.rest(&self.resting);
             } else if let Some(slot) = self.tasks.borrow_mut().get_mut(key) {
                 *slot = Some(task);
             }
@@ -95,6 +159,7 @@ impl Executor {
         while self.len() > 0 {
             drop(self.tasks.take());
         }
+        self.resting.take();
         READY.with_borrow_mut(|ready| {
             ready.queue.clear();
             ready.queued.clear();
@@ -156,7 +221,30 @@ const _: () = assert!(GENERATION_BITS <= 31, "a task's word never equals MAIN");
 mod tests {
     use super::*;
     use std::rc::Rc;
-    use std::task::Poll;
+
+    #[test]
+    fn memory_of_a_task_that_ended_serves_the_next_of_its_type() {
+        let executor = Executor::default();
+        let drops = Rc::new(Cell::new(0));
+        struct Counted(Rc<Cell<u32>>);
+        impl Drop for Counted {
+            fn drop(&mut self) {
+                self.0.set(self.0.get() + 1);
+            }
+        }
+        let spawn = |counted: Counted| {
+            executor.spawn_often(async move {
+                let _counted = &counted;
+            });
+        };
+        for round in 1..=3 {
+            spawn(Counted(drops.clone()));
+            executor.run_ready();
+            assert_eq!((drops.get(), executor.len()), (round, 0));
+            assert_eq!(executor.resting.borrow().0.len(), 1);
+        }
+        executor.clear();
+    }
 
     #[test]
     fn a_task_woken_twice_runs_once_and_a_late_waker_is_harmless() {
@@ -164,11 +252,11 @@ mod tests {
         let polls = Rc::new(Cell::new(0));
         let kept: Rc<RefCell<Option<Waker>>> = Rc::default();
         let (polls_in_task, kept_in_task) = (polls.clone(), kept.clone());
-        executor.spawn(Box::pin(std::future::poll_fn(move |cx| {
+        executor.spawn(std::future::poll_fn(move |cx| {
             polls_in_task.set(polls_in_task.get() + 1);
             kept_in_task.replace(Some(cx.waker().clone()));
             if polls_in_task.get() == 2 { Poll::Ready(()) } else { Poll::Pending }
-        })));
+        }));
         executor.run_ready();
         let waker = kept.take().expect("the waker of the first poll");
         waker.wake_by_ref();
@@ -176,7 +264,7 @@ mod tests {
         executor.run_ready();
         assert_eq!((polls.get(), executor.len()), (2, 0));
         // The slot has a new tenant; the old tenant's waker does not touch it.
-        executor.spawn(Box::pin(std::future::pending()));
+        executor.spawn(std::future::pending());
         executor.run_ready();
         waker.wake();
         executor.run_ready();
@@ -189,11 +277,11 @@ mod tests {
         let executor = Executor::default();
         let polls = Rc::new(Cell::new(0));
         let seen = polls.clone();
-        executor.spawn(Box::pin(std::future::poll_fn(move |cx| {
+        executor.spawn(std::future::poll_fn(move |cx| {
             seen.set(seen.get() + 1);
             cx.waker().wake_by_ref();
             Poll::Pending
-        })));
+        }));
         executor.run_ready();
         assert_eq!(polls.get(), 1);
         assert!(anything_ready());

@@ -3,13 +3,14 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use socket2::{Domain, Protocol, SockRef, Type};
 
 use crate::base::slab::Key;
+use crate::sys::socket_options::SocketOptions;
 
 use super::syscalls;
 use super::{RecvBuf, Runtime};
@@ -41,11 +42,16 @@ impl Socket {
     /// Connects to `address`. The caller sets the deadline.
     ///
     /// # Errors
-    /// What connect(2) reports, at once or later.
-    pub async fn connect(runtime: &Runtime, address: SocketAddr) -> io::Result<Self> {
+    /// What connect(2) reports, at once or later; what setsockopt(2) does.
+    pub async fn connect(
+        runtime: &Runtime,
+        address: SocketAddr,
+        options: &SocketOptions,
+    ) -> io::Result<Self> {
         let domain = Domain::for_address(address);
         let socket = socket2::Socket::new(domain, Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))?;
         socket.set_tcp_nodelay(true)?;
+        options.apply(&socket)?;
         let pending = match socket.connect(&address.into()) {
             Ok(()) => false,
             Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => true,
@@ -226,6 +232,11 @@ impl Listener {
 
     pub fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<Incoming>> {
         self.runtime.0.reactor.borrow_mut().poll_accept(self.key, cx).map_ok(Incoming)
+    }
+
+    /// Does something to the socket that is none of the reactor's business. `None` once it is closed.
+    pub fn with_socket<T>(&self, act: impl FnOnce(BorrowedFd<'_>) -> T) -> Option<T> {
+        self.runtime.0.reactor.borrow().fd(self.key).map(act)
     }
 
     /// Accepts no more from the ring; `accept_rest` hands out what was accepted or waits in the queue.

@@ -36,10 +36,14 @@ const SHARE_STEP: f64 = 0.01;
 const CORRECTION: f64 = 2.0;
 /// Connections of a worker from which their spread says more than chance.
 const CONNECTIONS_TELL: f64 = 20.0;
+/// A worker has too many connections when its part of them is so much beyond its share.
+const SURPLUS_RATIO: f64 = 0.02;
+/// Of its connections a worker asks no more than this part to go elsewhere, in one second.
+const DRAINED_PER_S: f64 = 0.01;
 /// Without a sample for so long, nothing that was known counts.
-const STALE_AFTER: Duration = Duration::from_secs(1);
+pub const STALE_AFTER: Duration = Duration::from_secs(1);
 
-/// How much a worker loses.
+/// How much a worker loses, and whether it keeps up.
 #[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
 pub enum Level {
     #[default]
@@ -48,10 +52,12 @@ pub enum Level {
     Elevated,
     /// Expensive new work is limited, and goes elsewhere where that is better.
     Stolen,
+    /// Its queue stands, whatever it loses: new work that has waited too long is refused.
+    Overloaded,
 }
 
 impl Level {
-    pub const ALL: [Self; 3] = [Self::Normal, Self::Elevated, Self::Stolen];
+    pub const ALL: [Self; 4] = [Self::Normal, Self::Elevated, Self::Stolen, Self::Overloaded];
 
     pub const fn number(self) -> u8 {
         self as u8
@@ -65,6 +71,8 @@ pub struct Reading {
     pub lost_ratio: Option<f64>,
     /// Its open connections.
     pub connections: u64,
+    /// Its queue has not been empty for a while.
+    pub stands: bool,
 }
 
 /// What is to be done after a step.
@@ -72,6 +80,8 @@ pub struct Reading {
 pub struct Actions {
     pub changes: Vec<Change>,
     pub weights: Weights,
+    /// By worker: connections that it may ask to go elsewhere, in a second. Empty: none of anybody's.
+    pub drains_per_s: Vec<f64>,
 }
 
 /// One worker's level changed.
@@ -105,11 +115,17 @@ pub struct Controller {
     /// When something could last be read.
     read: Option<Instant>,
     steers_until: Option<Instant>,
+    /// Until when the worker that is the refuge is one.
+    refuge_until: Option<Instant>,
 }
 
 #[derive(Clone, Debug, Default)]
 struct Worker {
+    /// By what it loses.
     level: Level,
+    is_overloaded: bool,
+    /// Samples in a row in which its queue was empty now and then.
+    kept_up: u32,
     /// Lost share, smoothed.
     smooth: Smooth,
     /// Samples in a row that asked for at least `Elevated`, and for `Stolen`.
@@ -117,6 +133,8 @@ struct Worker {
     below: u32,
     /// When the level last changed, the latest behind.
     changed: [Option<Instant>; CHANGES_MAX],
+    /// It loses least, and another much more: it is where connections are to go, whatever it loses itself.
+    is_refuge: bool,
 }
 
 impl Controller {
@@ -129,6 +147,7 @@ impl Controller {
             stepped: None,
             read: None,
             steers_until: None,
+            refuge_until: None,
         }
     }
 
@@ -138,7 +157,12 @@ impl Controller {
     }
 
     pub fn level(&self, worker: usize) -> Level {
-        self.workers.get(worker).map_or(Level::Normal, |worker| worker.level)
+        self.workers.get(worker).map_or(Level::Normal, Worker::shown)
+    }
+
+    /// Whether the worker's optional work is to wait.
+    pub fn postpones(&self, worker: usize) -> bool {
+        self.spec.mode == Mode::Act && self.level(worker) >= Level::Elevated
     }
 
     /// The smoothed lost share that levels are made from.
@@ -150,6 +174,11 @@ impl Controller {
     pub fn accept_weight(&self, worker: usize) -> f64 {
         let share = self.shares.as_ref().and_then(|shares| shares.get(worker));
         share.map_or(1.0, |share| share * self.workers.len() as f64)
+    }
+
+    /// Whether shares other than even ones are in effect.
+    pub const fn is_steering(&self) -> bool {
+        self.shares.is_some()
     }
 
     /// Share of its TLS handshakes that the worker is to begin.
@@ -171,20 +200,60 @@ impl Controller {
         let last_read = self.read.unwrap_or(now);
         self.read = if reads { Some(now) } else { Some(last_read) };
         let is_stale = pause > STALE_AFTER || now.since(last_read) > STALE_AFTER;
+        self.choose_refuge(now);
         for (index, worker) in self.workers.iter_mut().enumerate() {
             let lost = readings.get(index).and_then(|reading| reading.lost_ratio).unwrap_or(0.0);
             let lost = if lost.is_nan() { 0.0 } else { lost.clamp(0.0, 1.0) };
             if is_stale {
                 worker.forget();
             }
-            let from = worker.level;
-            if let Some(to) = worker.step(now, pause, lost, &self.spec) {
+            let stands = readings.get(index).is_some_and(|reading| reading.stands);
+            let from = worker.shown();
+            if let Some(to) = worker.step(now, pause, lost, stands, &self.spec) {
                 actions.changes.push(Change { worker: index, from, to });
             }
         }
         let steers = self.steers(now) && !is_stale && self.spec.mode == Mode::Act;
         actions.weights = self.weigh(now, pause, readings, steers, is_stale);
+        if steers {
+            actions.drains_per_s = self.drains(readings);
+        }
         actions
+    }
+
+    /// The worker that loses least is at most at level 1 while another loses much more. By its own loss alone it could be
+    /// at level 2 for long, after a burst or beside other busy threads of the machine, and then nobody would be spared.
+    fn choose_refuge(&mut self, now: Instant) {
+        let lost = |worker: &Worker| worker.smooth.value();
+        let least = self.workers.iter().map(lost).enumerate().min_by(|a, b| a.1.total_cmp(&b.1));
+        let Some((least, ratio)) = least else { return };
+        let differs =
+            |worker: &Worker| worker.level == Level::Stolen && lost(worker) - ratio >= ASYMMETRY_RATIO;
+        if self.workers.iter().any(differs) {
+            self.refuge_until = Some(now + ASYMMETRY_HOLD);
+            self.workers.iter_mut().enumerate().for_each(|(index, worker)| worker.is_refuge = index == least);
+        } else if self.refuge_until.is_none_or(|until| now >= until) {
+            self.workers.iter_mut().for_each(|worker| worker.is_refuge = false);
+        }
+    }
+
+    /// Long-lived connections outlast any choice of where new ones go: who has too many lets some go, slowly, as all of
+    /// them come back at once as new ones.
+    fn drains(&self, readings: &[Reading]) -> Vec<f64> {
+        let of = |index: usize| readings.get(index).map_or(0, |reading| reading.connections) as f64;
+        let all: f64 = (0..self.workers.len()).map(of).sum();
+        let drain = |index: usize| {
+            let surplus = of(index) - self.target(index) * all;
+            let is_too_many = surplus >= 1.0 && surplus > SURPLUS_RATIO * all;
+            if is_too_many { (DRAINED_PER_S * of(index)).min(surplus) } else { 0.0 }
+        };
+        let drains: Vec<f64> = (0..self.workers.len()).map(drain).collect();
+        if drains.iter().any(|drain| *drain > 0.0) { drains } else { Vec::new() }
+    }
+
+    /// The worker's part of all that the workers have left.
+    fn target(&self, worker: usize) -> f64 {
+        self.workers[worker].left() / self.workers.iter().map(Worker::left).sum::<f64>()
     }
 
     /// Whether the workers differ, or did a moment ago.
@@ -242,16 +311,15 @@ impl Controller {
 
     /// Shares in proportion to what each worker has left, corrected by the connections it has already.
     fn wanted(&self, readings: &[Reading]) -> Vec<f64> {
-        let left: f64 = self.workers.iter().map(Worker::left).sum();
         let connections = |index: usize| readings.get(index).map_or(0, |reading| reading.connections) as f64;
         let all: f64 = (0..self.workers.len()).map(connections).sum();
         let correction = CORRECTION * all / (all + CONNECTIONS_TELL * self.workers.len() as f64);
-        let share = |(index, worker): (usize, &Worker)| {
-            let target = worker.left() / left;
+        let share = |index: usize| {
+            let target = self.target(index);
             let present = if all > 0.0 { connections(index) / all } else { target };
             target + correction * (target - present)
         };
-        normalized(self.workers.iter().enumerate().map(share).collect())
+        normalized((0..self.workers.len()).map(share).collect())
     }
 }
 
@@ -267,8 +335,28 @@ impl Worker {
         self.below = 0;
     }
 
+    /// The level by all that is known.
+    const fn shown(&self) -> Level {
+        if self.is_overloaded { Level::Overloaded } else { self.level }
+    }
+
     /// Takes one sample; the new level, if it changed.
-    fn step(&mut self, now: Instant, pause: Duration, lost: f64, spec: &Spec) -> Option<Level> {
+    fn step(&mut self, now: Instant, pause: Duration, lost: f64, stands: bool, spec: &Spec) -> Option<Level> {
+        let recent = self.changed.iter().flatten().filter(|changed| now.since(**changed) < CHANGES_WITHIN);
+        let recent = recent.count();
+        let from = self.shown();
+        self.follow_loss(pause, lost, spec, recent);
+        self.follow_queue(stands, recent);
+        let to = self.shown();
+        if to == from {
+            return None;
+        }
+        self.changed.rotate_left(1);
+        self.changed[CHANGES_MAX - 1] = Some(now);
+        Some(to)
+    }
+
+    fn follow_loss(&mut self, pause: Duration, lost: f64, spec: &Spec, recent: usize) {
         let smooth = self.smooth.follow(lost, pause);
         // The average remembers one burst for a second: only a sample that shows theft itself may confirm it.
         let is_fresh = lost >= spec.calm_ratio;
@@ -277,22 +365,36 @@ impl Worker {
         }
         let calm = if self.level == Level::Stolen { spec.elevated_ratio } else { spec.calm_ratio };
         self.below = if smooth < calm { self.below.saturating_add(1) } else { 0 };
-        let to = self.wanted()?;
-        let recent = self.changed.iter().flatten().filter(|changed| now.since(**changed) < CHANGES_WITHIN);
-        if recent.count() >= if to < self.level { FALLS_UP_TO } else { CHANGES_MAX } {
-            return None;
+        let Some(to) = self.wanted() else { return };
+        // Unseen beneath an overload: only rises, so that its end never leads to less than it began from.
+        let may = match (self.is_overloaded, to < self.level) {
+            (true, falls) => !falls || self.is_refuge,
+            (false, true) => recent < FALLS_UP_TO,
+            (false, false) => recent < CHANGES_MAX,
+        };
+        if may {
+            self.level = to;
+            self.below = 0;
         }
-        self.level = to;
-        self.below = 0;
-        self.changed.rotate_left(1);
-        self.changed[CHANGES_MAX - 1] = Some(now);
-        Some(to)
+    }
+
+    fn follow_queue(&mut self, stands: bool, recent: usize) {
+        self.kept_up = if stands { 0 } else { self.kept_up.saturating_add(1) };
+        if self.is_overloaded {
+            self.is_overloaded = self.kept_up < LEAVE_SAMPLES;
+        } else {
+            // Kept for what must follow: the end of the overload, and a rise to each level of loss; a refuge may have
+            // come down from level 2 meanwhile.
+            let kept = 2 + Level::Stolen as usize - self.level.min(Level::Elevated) as usize;
+            self.is_overloaded = stands && recent + kept <= CHANGES_MAX;
+        }
     }
 
     fn wanted(&self) -> Option<Level> {
         let [elevated, stolen] = self.above.map(|samples| samples >= ENTER_SAMPLES);
         match self.level {
-            Level::Normal | Level::Elevated if stolen => Some(Level::Stolen),
+            Level::Stolen if self.is_refuge => Some(Level::Elevated),
+            Level::Normal | Level::Elevated if stolen && !self.is_refuge => Some(Level::Stolen),
             Level::Normal if elevated => Some(Level::Elevated),
             Level::Stolen if self.below >= LEAVE_SAMPLES => Some(Level::Elevated),
             Level::Elevated if self.below >= LEAVE_SAMPLES => Some(Level::Normal),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::base::time::Instant;
 
 /// A queue that has not been empty for so long stands.
-const STANDS_AFTER: Duration = Duration::from_millis(100);
+pub const STANDS_AFTER: Duration = Duration::from_millis(100);
 /// The time for which a least number is admitted.
 const WINDOW: Duration = Duration::from_millis(100);
 /// Whatever the age, this share of the usual rate is admitted.

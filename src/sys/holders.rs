@@ -20,6 +20,11 @@ pub fn listening_inodes(address: SocketAddr) -> Vec<u64> {
     rows.filter(|(local, _)| overlap(*local, address)).map(|(_, inode)| inode).collect()
 }
 
+/// Ports that somebody listens on, of the text of `/proc/net/tcp` or `tcp6`.
+pub fn listening_ports(table: &str) -> Vec<u16> {
+    table.lines().filter_map(parse_row).map(|(local, _)| local.port()).collect()
+}
+
 /// Processes that hold one of `inodes`. Those of other users are visible to root only.
 pub fn of(inodes: &[u64]) -> Vec<Holder> {
     let Ok(processes) = fs::read_dir("/proc") else {
@@ -105,6 +110,7 @@ mod tests {
         let expected = ("127.0.0.1:8080".parse().unwrap(), 4711);
         if cfg!(target_endian = "little") {
             assert_eq!(parse_row(row), Some(expected));
+            assert_eq!(listening_ports(&format!("header\n{row}\n")), [8_080]);
         }
         assert_eq!(parse_row(&row.replace(" 0A ", " 01 ")), None);
         assert_eq!(parse_row("  sl  local_address rem_address   st tx_queue"), None);

@@ -36,6 +36,12 @@ pub fn ignore_hang_up() {
     unsafe { libc::signal(libc::SIGHUP, libc::SIG_IGN) };
 }
 
+/// Leaves the terminal and the session that this process was started in: they end without it.
+pub fn new_session() -> io::Result<()> {
+    // SAFETY: setsid takes nothing; it fails only for the leader of a group, which a child just started is not.
+    if unsafe { libc::setsid() } < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 /// Sends `signal` to process `id`. The caller keeps the child unreaped, so that the id is still its own.
 pub fn send_signal(id: u32, signal: Signal) -> io::Result<()> {
     let number = match signal {

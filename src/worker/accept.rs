@@ -5,7 +5,7 @@ use std::future::Future;
 use std::io;
 use std::net::TcpListener;
 use std::pin::pin;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -23,6 +23,7 @@ use crate::proxy::snapshot::change::Change;
 use crate::proxy::stream::Stream;
 use crate::proxy::tcp;
 use crate::runtime::{Incoming, Listener, Socket};
+use crate::sys::reuseport;
 
 /// Pause after an error that will not go away at once (EMFILE and its kind).
 const PAUSE: Duration = Duration::from_millis(50);
@@ -35,14 +36,34 @@ pub(super) struct Ports(Vec<Rc<Port>>);
 /// One socket, and the listener that has it at present.
 struct Port {
     served: RefCell<User>,
+    /// Gone with the task that accepts from it.
+    socket: Weak<Listener>,
     is_closing: Cell<bool>,
 }
 
 impl Port {
     fn open(context: &Rc<Context>, served: &Rc<Served>, listener: TcpListener) -> Rc<Self> {
-        let port = Rc::new(Self { served: RefCell::new(User::new(served)), is_closing: Cell::new(false) });
+        let listener = match Listener::new(&context.runtime, listener) {
+            Ok(listener) => Rc::new(listener),
+            Err(error) => panic!("a listener cannot be watched: {error}"),
+        };
+        let port = Rc::new(Self {
+            served: RefCell::new(User::new(served)),
+            socket: Rc::downgrade(&listener),
+            is_closing: Cell::new(false),
+        });
+        port.set_options(context);
         context.runtime.spawn(run(context.clone(), port.clone(), listener));
         port
+    }
+
+    /// Has new connections get what the listener that has the socket asks for.
+    fn set_options(&self, context: &Context) {
+        let (serving, served) = (context.serving(), self.served());
+        if let (Some(spec), Some(socket)) = (serving.listener(served.position()), self.socket.upgrade()) {
+            // Proven before; a connection without an option is better than none.
+            let _ = socket.with_socket(|socket| spec.socket.apply(&socket));
+        }
     }
 
     fn served(&self) -> Rc<Served> {
@@ -76,6 +97,7 @@ impl Ports {
             (None, Some(at)) => {
                 let port = self.0.get(usize::from(*at))?;
                 port.served.replace(User::new(served));
+                port.set_options(context);
                 Some(port.clone())
             }
             (None, None) => None,
@@ -87,14 +109,17 @@ impl Ports {
         self.0 = ports;
         context.runtime.wake_tasks();
     }
+
+    /// Has the kernel choose evenly who gets new connections, for the whole group of each socket.
+    pub(super) fn unsteer(&self) {
+        for socket in self.0.iter().filter_map(|port| port.socket.upgrade()) {
+            let _ = socket.with_socket(|socket| reuseport::unsteer(&socket));
+        }
+    }
 }
 
 /// Accepts until the worker drains or the socket is given up; then takes what was connected before, and closes it.
-async fn run(context: Rc<Context>, port: Rc<Port>, listener: TcpListener) {
-    let listener = match Listener::new(&context.runtime, listener) {
-        Ok(listener) => listener,
-        Err(error) => panic!("a listener cannot be watched: {error}"),
-    };
+async fn run(context: Rc<Context>, port: Rc<Port>, listener: Rc<Listener>) {
     let mut in_a_row = 0;
     while !port.stops(&context) {
         match unless_stopping(&context, &port, listener.accept()).await {

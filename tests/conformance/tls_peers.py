@@ -170,12 +170,15 @@ class Client:
 
 
 def one_byte_records(data):
-    """The plaintext handshake records of a flight, each byte in a record of its own."""
+    """A flight whose hello comes each byte in a record of its own.
+
+    A hello opens its flight. A later record of that kind is sealed: it may begin with any byte and may not be cut."""
     out, at = bytearray(), 0
     while at < len(data):
         kind, version, size = struct.unpack(">BHH", data[at : at + 5])
         body = data[at + 5 : at + 5 + size]
-        pieces = [body[i : i + 1] for i in range(size)] if kind == HANDSHAKE and body[0] == 1 else [body]
+        is_hello = at == 0 and kind == HANDSHAKE and body[0] == 1
+        pieces = [body[i : i + 1] for i in range(size)] if is_hello else [body]
         out += b"".join(record(kind, piece, version) for piece in pieces)
         at += 5 + size
     return bytes(out)

@@ -275,7 +275,7 @@ fn a_connection_limit_refuses_early(engine: Engine) {
         }
     }
     assert!(gateway.admin("/healthz").is_ok_and(|response| response.status == 200));
-    gateway.wait_for_metric("ringfort_sessions_shed_total", "connections", |value| value >= 1.0);
+    gateway.wait_for_metric("ringfort_shed_total", "connections", |value| value >= 1.0);
     drop(kept);
     assert!(holds_within(SOON, || {
         let Some(mut client) = Client::try_connect(gateway.web()) else { return false };

@@ -176,7 +176,8 @@ fn what_a_deadline_cuts_off_is_counted(engine: Engine) {
         gateway.wait_for_metric("ringfort_upstream_sent_bytes_total", "", |sent| sent >= BYTES);
         let class =
             |class: &str| gateway.metric("ringfort_upstream_requests_total", &format!("class=\"{class}\""));
-        assert_eq!(class("2xx") + class("none"), 1.0);
+        let counted = class("2xx") + class("none");
+        assert_eq!(counted, 1.0, "{}", gateway.admin("/metrics").unwrap().text());
         assert_eq!(gateway.metric("ringfort_upstream_grpc_responses_total", "deadline_exceeded"), 1.0);
     }
 }

@@ -1,8 +1,10 @@
 //! HTTP/2 downstream by prior knowledge: what a client gets from here and from endpoints in either version.
 
+use std::io::Write;
 use std::time::Duration;
 
 use crate::harness::bytes::{Digest, random};
+use crate::harness::client::Client;
 use crate::harness::h2::raw::{self, RawClient};
 use crate::harness::h2::{self as h2t, H2Origin, connect, fetch, get, post, request, run};
 use crate::harness::origin::Origin;
@@ -20,6 +22,7 @@ on_both_engines!(
     many_streams_share_one_connection_to_an_endpoint,
     an_early_response_does_not_wait_for_the_body,
     a_client_that_reads_nothing_holds_back_the_endpoint,
+    an_endpoint_that_reads_nothing_holds_back_the_client,
     a_preface_in_pieces_is_a_preface,
     an_idle_connection_is_closed_with_goaway,
     http1_clients_reach_http2_endpoints,
@@ -152,6 +155,13 @@ fn interim_responses_reach_the_client(engine: Engine) {
             assert_eq!(response.await.unwrap().status(), 200);
         });
     }
+    // From HTTP/2 to a client in HTTP/1.1.
+    let gateway = to_two.start();
+    let mut client = gateway.client();
+    client.send("GET /info HTTP/1.1\r\nHost: a.test\r\n\r\n");
+    let early = client.reader.read_head().unwrap();
+    assert!(early.start_line.starts_with("HTTP/1.1 103") && early.fields.get("link") == Some("</a>"));
+    assert_eq!(client.read_response().status, 200);
 }
 
 fn a_response_without_body_ends_with_its_head(engine: Engine) {
@@ -252,7 +262,49 @@ fn a_client_that_reads_nothing_holds_back_the_endpoint(engine: Engine) {
             let (body, _) = h2t::read_body(response.body_mut()).await.unwrap();
             assert!(body == random(BYTES as u64, BYTES));
         });
+        // One in HTTP/1.1.
+        let received = || gateway.metric("ringfort_upstream_received_bytes_total", "");
+        let before = received();
+        let mut client = Client::connect_narrow(gateway.web());
+        client.send(format!("GET /bytes/{BYTES} HTTP/1.1\r\nHost: a.test\r\n\r\n"));
+        assert!(client.reader.read_head().unwrap().start_line.contains("200"));
+        std::thread::sleep(Duration::from_millis(300));
+        let held = gateway.metric("ringfort_worker_memory_bytes", "");
+        assert!(received() - before < 8_000_000.0 && held < 4_000_000.0, "{} {held}", received());
     }
+}
+
+/// The reverse, for all four pairs: what the endpoint does not take stays with the client, but for a bounded part.
+fn an_endpoint_that_reads_nothing_holds_back_the_client(engine: Engine) {
+    const BYTES: usize = 60_000_000;
+    let (done, wait) = std::sync::mpsc::channel::<()>();
+    let wait = std::sync::Mutex::new(wait);
+    let one = Origin::start(move |peer| {
+        let _ = peer.read_request_head();
+        let _ = wait.lock().unwrap().recv();
+    });
+    let two = H2Origin::start();
+    let to_two = Setup::to_all(engine, &[two.address()]).cluster_keys("protocol = \"h2\"");
+    for setup in [&Setup::to(engine, &one), &to_two] {
+        let gateway = setup.start();
+        let held = || gateway.metric("ringfort_worker_memory_bytes", "");
+        run(async {
+            let mut send = connect(gateway.web()).await;
+            let (_response, mut stream) = send.send_request(request("POST", "/wait"), false).unwrap();
+            let body = vec![7; BYTES];
+            let sending = h2t::send_all(&mut stream, &body, true);
+            let sent = tokio::time::timeout(Duration::from_millis(400), sending).await;
+            assert!(sent.is_err(), "the client is not held back: {sent:?}");
+            assert!(held() < 4_000_000.0, "{}", held());
+        });
+        let mut client = gateway.client();
+        client.send(format!("POST /wait HTTP/1.1\r\nHost: a.test\r\nContent-Length: {BYTES}\r\n\r\n"));
+        client.stream().set_write_timeout(Some(Duration::from_millis(400))).unwrap();
+        let sent = client.stream().write_all(&vec![7; BYTES]).map_err(|error| error.kind());
+        assert_eq!(sent, Err(std::io::ErrorKind::WouldBlock), "the client is held back");
+        assert!(held() < 4_000_000.0, "{}", held());
+    }
+    drop(done);
 }
 
 fn a_preface_in_pieces_is_a_preface(engine: Engine) {
@@ -265,7 +317,7 @@ fn a_preface_in_pieces_is_a_preface(engine: Engine) {
     client.send(&raw::frame(raw::SETTINGS, 0, 0, &[]));
     client.send(&raw::frame(raw::HEADERS, raw::END_HEADERS | raw::END_STREAM, 1, &raw::get(&[])));
     assert_eq!(client.verdict(1), None);
-    let post = crate::harness::client::Client::connect(gateway.web()).get("/");
+    let post = Client::connect(gateway.web()).get("/");
     assert_eq!(post.status, 200);
 }
 

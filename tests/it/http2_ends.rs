@@ -34,6 +34,7 @@ on_both_engines!(
     no_endpoint_is_a_503_or_502,
     a_busy_cluster_is_a_503,
     drain_is_two_goaways_and_streams_finish,
+    requests_that_cross_a_drain_are_answered_or_told_to_be_unseen,
     an_idle_connection_is_drained_at_once,
     the_last_request_of_a_connection_is_told,
     a_stalled_reader_is_given_up,
@@ -445,6 +446,55 @@ fn drain_is_two_goaways_and_streams_finish(engine: Engine) {
     assert_eq!((ends, last), (vec![1, 3], Some(vec![0, 0, 0, 3, 0, 0, 0, 0])));
     let status = gateway.wait_exit(Duration::from_secs(10));
     assert_eq!(status.and_then(|s| s.code()), Some(0), "{}", gateway.log_text());
+}
+
+/// Many at once, from before the drain until nothing more can be sent: each is answered, or refused as one above the last
+/// that was seen.
+fn requests_that_cross_a_drain_are_answered_or_told_to_be_unseen(engine: Engine) {
+    const AT_ONCE: usize = 24;
+    let (one, two) = (Origin::serving(), H2Origin::start());
+    for setup in [Setup::to(engine, &one), h2_setup(engine, &two)] {
+        let mut gateway = setup.drain(1_000, 10_000).start();
+        run(async {
+            let send = connect(gateway.web()).await;
+            let asking = (0..AT_ONCE).map(|_| {
+                let mut send = send.clone();
+                tokio::spawn(async move {
+                    let mut answered = 0;
+                    while let Ok(mut ready) = send.ready().await {
+                        let Ok((response, _)) = ready.send_request(get("/late/5"), true) else { break };
+                        match response.await {
+                            Ok(response) => {
+                                let whole = h2t::whole(response).await.unwrap();
+                                assert_eq!(whole.status, 200);
+                                answered += 1;
+                            }
+                            Err(error) => {
+                                let unseen = error.is_go_away() && error.reason() == Some(Reason::NO_ERROR);
+                                assert!(unseen, "{error:?}");
+                                break;
+                            }
+                        }
+                        send = ready;
+                    }
+                    answered
+                })
+            });
+            let asking: Vec<_> = asking.collect();
+            let served = || gateway.metric("ringfort_http2_streams_total", "web");
+            while served() < 100.0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            gateway.terminate();
+            let mut answered = 0;
+            for one in asking {
+                answered += one.await.unwrap();
+            }
+            assert!(answered >= 100 - AT_ONCE, "{answered}");
+        });
+        let status = gateway.wait_exit(Duration::from_secs(10));
+        assert_eq!(status.and_then(|s| s.code()), Some(0), "{}", gateway.log_text());
+    }
 }
 
 fn an_idle_connection_is_drained_at_once(engine: Engine) {

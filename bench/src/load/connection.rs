@@ -19,6 +19,8 @@ pub(super) struct Connection {
     secure: Option<Box<Secure>>,
     phase: Phase,
     due: Instant,
+    /// It is a WebSocket.
+    upgraded: bool,
     /// Octets of a response head that came in pieces.
     head: Vec<u8>,
     /// Responses completed on this connection.
@@ -61,6 +63,7 @@ impl Default for Connection {
             secure: None,
             phase: Phase::Idle,
             due: Instant::now(),
+            upgraded: false,
             head: Vec::new(),
             responses: 0,
             opened: 0,
@@ -119,6 +122,10 @@ impl Connection {
                 Ok(false) => {}
                 Err(why) => return Progress::Failed(why),
             }
+            // A connection that has become a WebSocket begins with its first message.
+            if let (Phase::Sending(_), Err(error)) = (self.phase, self.send(shape)) {
+                return Progress::Failed(format!("send: {error}"));
+            }
             // epoll(7): a short read of a stream socket means that it is drained.
             if count < buffer.len() && !read_closed && self.phase != Phase::Ending {
                 return Progress::Waiting;
@@ -172,8 +179,10 @@ impl Connection {
             return secure.flush(stream);
         }
         let Phase::Sending(mut sent) = self.phase else { return Ok(()) };
-        while sent < shape.request.len() {
-            match stream.write(&shape.request[sent..]) {
+        let message = shape.message.as_ref().filter(|_| self.upgraded);
+        let bytes = message.unwrap_or(&shape.request);
+        while sent < bytes.len() {
+            match stream.write(&bytes[sent..]) {
                 Ok(count) => sent += count,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if would_wait(&error) => {
@@ -183,7 +192,7 @@ impl Connection {
                 Err(error) => return Err(error),
             }
         }
-        self.phase = Phase::Head;
+        self.phase = if self.upgraded { Phase::Body(shape.body.len()) } else { Phase::Head };
         Ok(())
     }
 
@@ -233,6 +242,13 @@ impl Connection {
     }
 
     fn read_head(&mut self, bytes: &[u8], shape: &Shape) -> Result<Option<usize>, String> {
+        if shape.message.is_some() {
+            let head = wire::websocket_head(bytes)?;
+            if head.is_some() {
+                (self.upgraded, self.phase) = (true, Phase::Sending(0));
+            }
+            return Ok(head);
+        }
         let Some(head) = wire::response_head(bytes)? else { return Ok(None) };
         if head.status != 200 {
             return Err(format!("status {}", head.status));
@@ -245,7 +261,13 @@ impl Connection {
     }
 
     fn read_body(&mut self, bytes: &[u8], shape: &Shape) -> Result<bool, String> {
-        let Phase::Body(left) = self.phase else { return Ok(false) };
+        let Phase::Body(left) = self.phase else {
+            return if bytes.is_empty() {
+                Ok(false)
+            } else {
+                Err("octets before the first message".to_owned())
+            };
+        };
         if bytes.len() > left {
             return Err(format!("{} octets behind the end of the body", bytes.len() - left));
         }

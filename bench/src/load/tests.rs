@@ -17,6 +17,7 @@ fn plan(address: SocketAddr) -> Plan {
         pace: Pace::Closed,
         verify_all: true,
         tls: None,
+        websocket: false,
     }
 }
 
@@ -60,6 +61,29 @@ fn closed_loop_counts_what_the_origin_answered() {
         let measured = load.measured();
         assert_eq!((measured.errors, measured.first_error.as_deref()), (0, None));
         assert!(measured.responses > 0 && measured.latency_us.p50 > 0.0);
+    }
+}
+
+#[test]
+fn a_websocket_gets_its_messages_back() {
+    let plan = Plan { target: "/echo", websocket: true, ..plan(origin()) };
+    let mut load = Load::open(plan).expect("four connections");
+    load.reset().expect("no error");
+    load.run(Duration::from_millis(100)).expect("a run");
+    let measured = load.measured();
+    assert_eq!((measured.errors, measured.first_error.as_deref()), (0, None));
+    assert!(measured.responses > 4, "{}", measured.responses);
+}
+
+#[test]
+fn an_echo_that_differs_fails_the_run() {
+    for (target, answers) in [
+        ("status 101", vec![wire::response("200 OK", b"", false)]),
+        ("differs", vec![wire::websocket_response(), wire::websocket_message(&[b'x'; 100]).1]),
+    ] {
+        let plan = Plan { connections: 1, websocket: true, ..plan(scripted(answers)) };
+        let error = Load::open(plan).err().expect("a wrong echo").to_string();
+        assert!(error.contains(target), "{error}");
     }
 }
 

@@ -47,6 +47,7 @@ pub(super) fn build<'t>(
             },
             http2_connections_max: number_u32(node, "http2_connections_max"),
             http2_streams_max: number_u32(node, "http2_streams_max"),
+            socket: super::socket_options(node, findings),
         });
     }
     (clusters, names)

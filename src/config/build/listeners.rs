@@ -84,6 +84,7 @@ pub(super) fn build<'t>(
             forwarded,
             trusted_proxies,
             timeouts: timeouts(&node.table("timeouts"), &root.table("timeouts")),
+            socket: super::socket_options(node, findings),
         });
     }
     listeners

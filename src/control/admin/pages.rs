@@ -168,7 +168,7 @@ struct Live {
     loop_gap_max_ms: f64,
     /// The share of new connections that the worker gets against an even one.
     accept_weight: f64,
-    /// Level of lost CPU time: 0 normal, 1 elevated, 2 stolen.
+    /// Level of lost CPU time: 0 normal, 1 elevated, 2 stolen; 3: its queue stands, whatever it loses.
     level: u8,
 }
 

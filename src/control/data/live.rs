@@ -87,6 +87,7 @@ impl UnderWay {
 impl Live {
     /// Serves until every worker has ended.
     pub(super) async fn serve(mut self, facts: &Facts, state: &State, mut signals: Signals) -> Outcome {
+        self.reloader.supervisor.ready();
         let mut look = tokio::time::interval(LOOK_SERVING);
         let mut sample = tokio::time::interval(SAMPLE_INTERVAL);
         // A sample that is late is one sample: it speaks for the time since the last.
@@ -115,7 +116,9 @@ impl Live {
                 step = under_way.next() => self.advance(step, &mut under_way, state),
                 _ = sample.tick(), if self.sampling.is_on() => self.sampling.sample(state, &self.handles),
                 _ = look.tick() => {
-                    self.tls.look(state, &self.handles, false);
+                    if !self.sampling.postpones() {
+                        self.tls.look(state, &self.handles, false);
+                    }
                     forget_unused(state.shards());
                     if let Some(index) = self.handles.iter().position(Handle::finished) {
                         tracing::error!(worker = index, "a worker ended without being told to");
@@ -181,10 +184,12 @@ impl Live {
                 // Files of certificates that changed come into use all the same, where they can be.
                 self.tls.look(state, &self.handles, true);
                 state.note_reload(Err(problems.clone()));
+                self.reloader.supervisor.ready();
                 under_way.end(&Err(problems));
             }
             Step::Swapped(told) => {
                 state.note_reload(Ok(()));
+                self.reloader.supervisor.ready();
                 under_way.end(&Ok(told));
             }
         }

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::Machine;
 use super::tls::{materials, unix_s};
+use super::{Machine, prove_socket_options};
 use crate::config::Config;
 use crate::control::certificates::Certificates;
 use crate::control::requests::{self, Supervisor};
@@ -58,7 +58,7 @@ pub(super) struct Prepared {
 
 /// What every reload of this process needs.
 pub(super) struct Reloader {
-    pub supervisor: Supervisor,
+    pub supervisor: Arc<Supervisor>,
     pub machine: Machine,
 }
 
@@ -102,6 +102,7 @@ impl Reloader {
     ) -> Result<Box<Prepared>, Vec<String>> {
         let mut config = source.parse().map_err(|text| vec![text])?;
         self.machine.hold(&mut config);
+        prove_socket_options(&mut config.snapshot);
         let Config { snapshot, steal, effective, .. } = config;
         let snapshot = Arc::new(snapshot);
         let change = Change::between(present, &snapshot);

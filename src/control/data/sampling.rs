@@ -54,6 +54,11 @@ impl Sampling {
         }
     }
 
+    /// Whether optional work of the control thread is to wait for another time.
+    pub(super) fn postpones(&mut self) -> bool {
+        self.sampler.as_mut().is_some_and(Sampler::postpones)
+    }
+
     /// Goes on with another configuration. `opened`: by listener, the first worker's socket where it is new. What is
     /// turned off ends at once: connections go evenly again.
     pub(super) fn change(

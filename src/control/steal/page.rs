@@ -8,29 +8,38 @@ use crate::base::time::Instant;
 use crate::steal::counters::{STEAL, TICK_NS};
 use crate::steal::source::Source;
 
-const WIDTH: f64 = 900.0;
-const HEIGHT: f64 = 120.0;
+/// The plot's own units, stretched to the width of the page: what is text stands beside it.
+const HEIGHT: f64 = 100.0;
 /// A chart that shows next to nothing still reaches this high.
 const TOP_MIN: f64 = 0.2;
+/// While there is no more than these many seconds to show, only they are shown.
+const SHORT_SECONDS: usize = 180;
 
 /// One share for each second, the latest last; gaps where nothing was sampled.
 type Seconds = Vec<Option<f64>>;
 
 pub fn html(view: &View, now: Instant) -> String {
     let mut charts = String::new();
+    let seconds = seconds_shown(view, now);
     for cpu in &view.cpus {
         let steal = if view.is_reported() { stolen_seconds(view, cpu.cpu, now) } else { Seconds::new() };
         let lost: Seconds = cpu.worker.map_or_else(Seconds::new, |worker| view.lost_seconds(worker));
-        chart(&mut charts, cpu, &steal, &lost);
+        card(&mut charts, view, cpu, latest(&steal, seconds), latest(&lost, seconds), seconds);
     }
+    let key = "<p class=\"key\"><i class=\"steal\"></i>steal: taken by the hypervisor <i class=\"lost\"></i>lost in all: \
+               with what other threads, quotas and gaps took from the worker. Levels 1 and 2 begin at \
+               the dashed lines.</p>\n";
     format!(
         "<!doctype html>\n<html lang=\"en\"><meta charset=\"utf-8\"><title>Ringfort: lost CPU time</title>\n\
-         <meta name=\"viewport\" content=\"width=device-width\"><meta http-equiv=\"refresh\" content=\"5\">\n\
-         <style>{STYLE}</style>\n<h1>Lost CPU time</h1>\n<p>{}</p>\n{charts}\
-         <p>Levels begin at the dashed lines. Mode: <b>{}</b>. As <a href=\"/steal?format=json\">JSON</a>; the last 15 minutes, \
-         ten samples a second, as <a href=\"/steal?format=csv\">CSV</a>. <a href=\"/\">Back</a></p>\n",
+         <meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\
+         <meta http-equiv=\"refresh\" content=\"5\">\n<style>{STYLE}</style>\n\
+         <header><h1>Lost CPU time</h1><span class=\"pill\">mode {}</span></header>\n<p>{}</p>\n{}{}<main>\n{charts}</main>\n\
+         <footer>As <a href=\"/steal?format=json\">JSON</a>; the last 15 minutes, ten samples a second, as \
+         <a href=\"/steal?format=csv\">CSV</a>. <a href=\"/workers\">Workers</a>, <a href=\"/\">all pages</a>.</footer>\n",
+        view.mode.word(),
         verdict(view),
-        view.mode.word()
+        in_time(view),
+        if view.cpus.is_empty() { "" } else { key },
     )
 }
 
@@ -53,6 +62,29 @@ fn verdict(view: &View) -> String {
             format!("Steal is what the hypervisor took, as it reports it itself (source: {}).", source.word())
         }
     }
+}
+
+/// What clients felt of it.
+fn in_time(view: &View) -> String {
+    view.in_time_ratio.map_or_else(String::new, |ratio| {
+        format!(
+            "<p>Of the last minute's requests <b>{:.1} %</b> were answered within {} ms.</p>\n",
+            ratio * 100.0,
+            view.latency_objective.as_millis()
+        )
+    })
+}
+
+fn seconds_shown(view: &View, now: Instant) -> usize {
+    let mut first = None;
+    view.trace.each(|at, _| first = first.or(Some(at)));
+    let age = first.map_or(0, |first| now.since(first).as_secs() as usize);
+    let lost = view.cpus.iter().filter_map(|cpu| cpu.worker).map(|worker| view.lost_seconds(worker).len());
+    if age.max(lost.max().unwrap_or(0)) <= SHORT_SECONDS { SHORT_SECONDS } else { LOST_SECONDS_MAX }
+}
+
+fn latest(seconds: &Seconds, count: usize) -> &[Option<f64>] {
+    &seconds[seconds.len().saturating_sub(count)..]
 }
 
 /// Steal of each second of the trace.
@@ -80,76 +112,121 @@ fn stolen_seconds(view: &View, cpu: usize, now: Instant) -> Seconds {
     seconds
 }
 
-fn chart(out: &mut String, cpu: &Cpu, steal: &Seconds, lost: &Seconds) {
-    let highest = steal.iter().chain(lost).flatten().copied().fold(0.0, f64::max);
-    let top = if highest <= TOP_MIN {
-        TOP_MIN
-    } else if highest <= 0.5 {
-        0.5
-    } else {
-        1.0
-    };
-    let y = |ratio: f64| HEIGHT - ratio / top * HEIGHT;
-    let share = |ratio: Option<f64>| {
-        ratio.map_or_else(|| "unknown".to_owned(), |ratio| format!("{:.1} %", ratio * 100.0))
-    };
-    let worker = match (cpu.worker, cpu.level) {
-        (Some(worker), Some(level)) => {
-            let weight = cpu.accept_weight.unwrap_or(1.0);
-            format!(", worker {worker} at level {level}, accept weight {weight:.2}")
-        }
-        _ => ", no worker".to_owned(),
-    };
+/// One CPU: what it loses now, and the chart.
+fn card(
+    out: &mut String,
+    view: &View,
+    cpu: &Cpu,
+    steal: &[Option<f64>],
+    lost: &[Option<f64>],
+    seconds: usize,
+) {
+    const LEVELS: [&str; 4] = ["normal", "elevated", "stolen", "overloaded"];
+    let level = cpu.level.map(usize::from);
     // Writing to a String cannot fail.
-    let _ = write!(
-        out,
-        "<section><h2>CPU {}</h2>\n<p>now: steal <b>{}</b>, wait <b>{}</b>, lost <b>{}</b>{worker}</p>\n\
-         <svg viewBox=\"0 0 {WIDTH} {}\" role=\"img\" aria-label=\"Lost share of CPU {} in the last 15 minutes\">\n",
-        cpu.cpu,
-        share(cpu.steal_ratio),
-        share(cpu.wait_ratio),
-        share(Some(cpu.lost_ratio)),
-        HEIGHT + 18.0,
-        cpu.cpu
-    );
-    for threshold in [0.05, 0.1] {
-        let at = y(threshold);
-        let _ =
-            writeln!(out, "<line class=\"level\" x1=\"0\" x2=\"{WIDTH}\" y1=\"{at:.1}\" y2=\"{at:.1}\"/>");
+    let _ = match (cpu.worker, level) {
+        (Some(worker), Some(level)) => {
+            let word = LEVELS.get(level).unwrap_or(&"");
+            writeln!(
+                out,
+                "<section><h2>CPU {} <small>worker {worker}</small><span class=\"pill l{level}\">level {level}: \
+                 {word}</span></h2>",
+                cpu.cpu
+            )
+        }
+        _ => writeln!(out, "<section><h2>CPU {} <small>no worker</small></h2>", cpu.cpu),
+    };
+    let percent = |ratio: f64| format!("{:.1} %", ratio * 100.0);
+    let unknown = if view.is_reported() { "unknown" } else { "not reported" };
+    let steal_now = cpu.steal_ratio.map_or_else(|| unknown.to_owned(), percent);
+    let mut facts = vec![("steal", steal_now)];
+    if cpu.worker.is_some() {
+        facts.push(("wait", cpu.wait_ratio.map_or_else(|| "unknown".to_owned(), percent)));
+        facts.push(("lost in all", percent(cpu.lost_ratio)));
+        facts.push(("accept weight", format!("{:.2}", cpu.accept_weight.unwrap_or(1.0))));
     }
-    bars(out, "lost", lost, &y);
-    bars(out, "steal", steal, &y);
+    out.push_str("<dl>");
+    for (name, value) in facts {
+        let _ = write!(out, "<div><dt>{name}</dt><dd>{value}</dd></div>");
+    }
+    out.push_str("</dl>\n");
+    chart(out, view, cpu.cpu, steal, lost, seconds);
+    out.push_str("</section>\n");
+}
+
+fn chart(
+    out: &mut String,
+    view: &View,
+    cpu: usize,
+    steal: &[Option<f64>],
+    lost: &[Option<f64>],
+    seconds: usize,
+) {
+    let highest = steal.iter().chain(lost).flatten().copied().fold(0.0, f64::max);
+    let top = [TOP_MIN, 0.5].into_iter().find(|top| highest <= *top).unwrap_or(1.0);
+    let minutes = seconds / 60;
+    let _ = writeln!(
+        out,
+        "<div class=\"plot\"><svg viewBox=\"0 0 {seconds} {HEIGHT}\" preserveAspectRatio=\"none\" role=\"img\" \
+         aria-label=\"Lost share of CPU {cpu} in the last {minutes} minutes\">"
+    );
+    bars(out, "lost", lost, top, seconds);
+    bars(out, "steal", steal, top, seconds);
+    out.push_str("</svg>");
+    let _ = write!(out, "<span class=\"top\">{:.0} %</span>", top * 100.0);
+    for (level, from) in (1..).zip(view.levels_from).filter(|(_, from)| *from < top) {
+        let at = from / top * 100.0;
+        let _ = write!(
+            out,
+            "<hr style=\"bottom:{at:.1}%\" title=\"level {level} begins at {:.0} %\">",
+            from * 100.0
+        );
+    }
     let _ = write!(
         out,
-        "<line class=\"axis\" x1=\"0\" x2=\"{WIDTH}\" y1=\"{HEIGHT}\" y2=\"{HEIGHT}\"/>\n\
-         <text x=\"0\" y=\"{below}\">15 minutes ago</text><text x=\"{WIDTH}\" y=\"{below}\" class=\"end\">now</text>\
-         <text x=\"0\" y=\"11\">{:.0} %</text>\n</svg>\n\
-         <p class=\"key\"><span class=\"steal\">■</span> steal <span class=\"lost\">■</span> lost in all, by what a worker sees</p></section>\n",
-        top * 100.0,
-        below = HEIGHT + 14.0
+        "</div>\n<div class=\"axis\"><span>{minutes} min ago</span><span>{} min</span><span>{} min</span>\
+         <span>now</span></div>\n",
+        minutes * 2 / 3,
+        minutes / 3
     );
 }
 
 /// One path of a bar a second.
-fn bars(out: &mut String, class: &str, seconds: &Seconds, y: &dyn Fn(f64) -> f64) {
-    let step = WIDTH / LOST_SECONDS_MAX as f64;
-    let skipped = LOST_SECONDS_MAX.saturating_sub(seconds.len());
+fn bars(out: &mut String, class: &str, seconds: &[Option<f64>], top: f64, shown: usize) {
+    let skipped = shown.saturating_sub(seconds.len());
     let mut path = String::new();
     for (index, ratio) in seconds.iter().enumerate() {
         // A bar of less than a tenth of a percent cannot be seen.
         if let Some(ratio) = ratio.filter(|ratio| *ratio >= 0.001) {
-            let x = (skipped + index) as f64 * step;
-            let _ = write!(path, "M{x:.1} {HEIGHT}V{:.1}h{step:.1}V{HEIGHT}z", y(ratio));
+            let y = HEIGHT - ratio / top * HEIGHT;
+            let _ = write!(path, "M{} {HEIGHT}V{y:.1}h1V{HEIGHT}z", skipped + index);
         }
     }
     let _ = writeln!(out, "<path class=\"{class}\" d=\"{path}\"/>");
 }
 
-const STYLE: &str = "body{font:16px/1.5 system-ui,sans-serif;max-width:58rem;margin:2rem auto;padding:0 1rem;\
-     color:CanvasText;background:Canvas;color-scheme:light dark}h2{font-size:1.1rem;margin:2rem 0 0}p{margin:.3rem 0}\
-     svg{width:100%;height:auto;display:block}text{font-size:11px;fill:CanvasText;opacity:.75}.end{text-anchor:end}\
-     path.steal{fill:#d1432b}path.lost{fill:#e0a93d}span.steal{color:#d1432b}span.lost{color:#e0a93d}\
-     .axis{stroke:#8888}.level{stroke:#888a;stroke-dasharray:4 4}.key{font-size:.85rem}";
+const STYLE: &str = ":root{color-scheme:light dark;--page:#f6f6f4;--card:#fff;--line:#d9d9d4;--ink:#1d1d1b;--dim:#66665f;\
+     --steal:#c8371f;--lost:#eab04a;--calm:#2c7a4b;--raised:#9a6b00}\
+     @media(prefers-color-scheme:dark){:root{--page:#161617;--card:#202022;--line:#3a3a3d;--ink:#ececea;--dim:#a3a39d;\
+     --steal:#f0664b;--lost:#b98324;--calm:#63c08a;--raised:#e0b04a}}\
+     *{box-sizing:border-box}body{font:16px/1.5 system-ui,sans-serif;max-width:64rem;margin:0 auto;padding:1.5rem 1rem 3rem;\
+     color:var(--ink);background:var(--page)}header{display:flex;align-items:center;gap:.8rem;flex-wrap:wrap}\
+     h1{font-size:1.7rem;margin:0}p{margin:.5rem 0}a{color:inherit}\
+     main{display:grid;gap:1rem;margin:1rem 0;grid-template-columns:repeat(auto-fit,minmax(min(100%,26rem),1fr))}\
+     section{background:var(--card);border:1px solid var(--line);border-radius:10px;padding:1rem}\
+     h2{font-size:1.1rem;margin:0;display:flex;align-items:baseline;gap:.6rem}small{color:var(--dim);font-weight:normal}\
+     .pill{font-size:.8rem;font-weight:600;border:1px solid;border-radius:1rem;padding:.05rem .6rem;color:var(--dim)}\
+     h2 .pill{margin-left:auto}.l0{color:var(--calm)}.l1{color:var(--raised)}.l2,.l3{color:var(--steal)}\
+     dl{display:grid;grid-template-columns:repeat(4,auto);justify-content:space-between;gap:.3rem .8rem;margin:.7rem 0 .9rem}\
+     dt{font-size:.75rem;color:var(--dim)}dd{margin:0;font-size:1.15rem;font-weight:600;font-variant-numeric:tabular-nums}\
+     @media(max-width:26rem){dl{grid-template-columns:1fr 1fr}}\
+     .plot{position:relative;height:8rem;border-bottom:1px solid var(--dim)}svg{width:100%;height:100%;display:block}\
+     .top{position:absolute;top:0;left:0;font-size:.75rem;color:var(--dim);line-height:1}\
+     hr{position:absolute;left:0;right:0;margin:0;border:0;border-top:1px dashed var(--dim);opacity:.6}\
+     .axis{display:flex;justify-content:space-between;font-size:.75rem;color:var(--dim);padding-top:.2rem}\
+     path.steal{fill:var(--steal)}path.lost{fill:var(--lost)}i{display:inline-block;width:.8em;height:.8em;border-radius:2px;\
+     margin:0 .4em 0 0}i+i,i.lost{margin-left:.9em}i.steal{background:var(--steal)}i.lost{background:var(--lost)}\
+     .key,footer{font-size:.85rem;color:var(--dim)}";
 
 #[cfg(test)]
 mod tests {
@@ -187,9 +264,22 @@ mod tests {
         assert!(seconds[LOST_SECONDS_MAX - 1].is_some());
         view.push_lost(0, 0.6);
         let page = html(&view, now);
-        assert!(page.contains("steal <b>30.0 %</b>, wait <b>unknown</b>, lost <b>31.0 %</b>"), "{page}");
-        assert!(page.contains("worker 0 at level 2, accept weight 0.80") && page.contains("source: kvm"));
-        assert_eq!(page.matches("V120z").count(), 11);
+        for (name, value) in
+            [("steal", "30.0 %"), ("wait", "unknown"), ("lost in all", "31.0 %"), ("accept weight", "0.80")]
+        {
+            assert!(page.contains(&format!("<dt>{name}</dt><dd>{value}</dd>")), "{page}");
+        }
+        assert!(page.contains("level 2: stolen") && page.contains("source: kvm"));
+        assert_eq!(page.matches("V100z").count(), 11);
+        assert!(page.contains("3 min ago") && page.contains("bottom:10.0%"), "{page}");
+        assert!(!page.contains("within"), "no request, no share of them");
+        view.in_time_ratio = Some(0.9951);
+        (0..200).for_each(|_| view.push_lost(0, 0.0));
+        let page = html(&view, now);
+        assert!(
+            page.contains("<b>99.5 %</b> were answered within 25 ms") && page.contains("15 min ago"),
+            "{page}"
+        );
     }
 
     #[test]
@@ -203,8 +293,10 @@ mod tests {
             ((Source::BareMetal, true), "No hypervisor"),
         ] {
             view.source = Some(source);
+            view.cpus[0].steal_ratio = None;
             let page = html(&view, Instant::ZERO);
             assert!(page.contains(text) && page.contains("no worker"), "{page}");
+            assert_eq!(page.contains("not reported"), source.0 == Source::Gap);
         }
     }
 }

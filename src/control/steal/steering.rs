@@ -70,3 +70,26 @@ impl Drop for Steering {
         self.even();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::listeners;
+    use crate::sys::reuseport::tests::spread;
+
+    #[test]
+    fn without_steering_nobody_is_preferred_any_more() {
+        let sockets = listeners::open("127.0.0.1:0".parse().unwrap(), 2, 1_024).unwrap();
+        let mut steering = Steering::new(&sockets[..1]);
+        steering.set(&Weights::Shares(vec![0.0, 1.0]));
+        assert_eq!(spread(&sockets, 40), [0, 40]);
+        steering.set(&Weights::Unchanged);
+        assert_eq!(spread(&sockets, 40), [0, 40]);
+        steering.set(&Weights::Even);
+        assert!(spread(&sockets, 100).iter().all(|count| *count > 20));
+        steering.set(&Weights::Shares(vec![0.0, 1.0]));
+        // As at the begin of a drain.
+        drop(steering);
+        assert!(spread(&sockets, 100).iter().all(|count| *count > 20), "I10");
+    }
+}

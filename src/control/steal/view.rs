@@ -7,10 +7,10 @@ use serde::Serialize;
 
 use crate::base::time::Instant;
 use crate::metrics::{CpuFacts, StealFacts, WorkerFacts, WorkerLoss};
-use crate::steal::Mode;
 use crate::steal::controller::Level;
 use crate::steal::source::{Hypervisor, Machine, Source};
 use crate::steal::trace::Trace;
+use crate::steal::{Mode, Spec};
 
 /// Seconds of what each worker lost that are kept for the page: a quarter of an hour.
 pub const LOST_SECONDS_MAX: usize = 900;
@@ -30,6 +30,11 @@ pub struct View {
     pub cpus: Vec<Cpu>,
     pub throttled_ns: Option<u64>,
     pub throttled_ratio: f64,
+    pub latency_objective: Duration,
+    /// Shares of lost time from which a worker is at level 1 and 2.
+    pub levels_from: [f64; 2],
+    /// Share of the last minute's requests that were answered within it; `None` where there were none.
+    pub in_time_ratio: Option<f64>,
     pub transitions: [[u64; LEVELS]; LEVELS],
     pub trace: Trace,
     /// By worker: what it lost in each of the last seconds, in thousandths.
@@ -66,6 +71,8 @@ struct Answer<'v> {
     dedicated: bool,
     mode: &'static str,
     throttled_ratio: Option<f64>,
+    latency_objective_ms: u64,
+    in_time_ratio: Option<f64>,
     sample_age_ms: Option<u64>,
     cpus: &'v [Cpu],
 }
@@ -82,6 +89,9 @@ impl Default for View {
             cpus: Vec::new(),
             throttled_ns: None,
             throttled_ratio: 0.0,
+            latency_objective: Spec::default().latency_objective,
+            levels_from: [Spec::default().elevated_ratio, Spec::default().stolen_ratio],
+            in_time_ratio: None,
             transitions: [[0; LEVELS]; LEVELS],
             trace: Trace::default(),
             lost: Vec::new(),
@@ -133,6 +143,8 @@ impl View {
             dedicated: self.machine.is_dedicated(),
             mode: self.mode.word(),
             throttled_ratio: self.throttled_ns.map(|_| self.throttled_ratio),
+            latency_objective_ms: self.latency_objective.as_millis() as u64,
+            in_time_ratio: self.in_time_ratio,
             sample_age_ms: self.sampled.map(|sampled| now.since(sampled).as_millis() as u64),
             cpus: &self.cpus,
         };
@@ -165,6 +177,7 @@ impl View {
             source: self.source.map(|(source, trusted)| (source.word(), trusted)),
             throttled_ns: self.throttled_ns,
             transitions: if self.sampled.is_some() { transitions.collect() } else { Vec::new() },
+            in_time_ratio: self.in_time_ratio,
             sample_age_ns: self.sampled.map(|sampled| nanos(now.since(sampled))),
             sampler_cpu_ns: nanos(self.sampler_cpu),
         }

@@ -1,5 +1,5 @@
 //! What the supervisor holds for its data processes: the configuration and the sockets. Answers what a data process
-//! asks for, on a thread that lives as long as that process.
+//! asks for.
 
 use std::io;
 use std::net::TcpListener;
@@ -7,9 +7,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::mpsc::UnboundedSender;
+
 use crate::config::{self, Config};
 use crate::control::handover::{self, Facts, Sockets};
-use crate::control::requests::{self, Answer, Ask, Content, Question};
+use crate::control::requests::{self, Answer, Ask, Content, Question, Said};
 use crate::control::source::Source;
 use crate::proxy::snapshot::change::Change;
 use crate::sys::fd_passing::Channel;
@@ -28,6 +30,19 @@ struct Present {
     config: Arc<Config>,
     /// `None` once the gateway is told to stop: connections shall be refused from then on.
     sockets: Option<Arc<Sockets>>,
+}
+
+/// A data process, as it is spoken to.
+pub(super) struct Attended {
+    channel: Channel,
+    /// Held while an answer is made and sent.
+    prepared: Mutex<Option<Prepared>>,
+}
+
+impl Attended {
+    pub(super) fn new(channel: Channel) -> Self {
+        Self { channel, prepared: Mutex::default() }
+    }
 }
 
 /// What was asked for, opened, and is not in use yet.
@@ -70,28 +85,35 @@ impl Held {
         self.present().sockets = None;
     }
 
-    /// Gives a new data process what it needs, and then answers it until it has ended. Blocks.
-    pub(super) fn attend(&self, channel: &Channel) {
+    /// Gives a new data process what it needs, and then tells `heard` what it says until it has ended. Blocks.
+    pub(super) fn attend(&self, attended: &Attended, heard: &UnboundedSender<Said>) {
         let (facts, sockets) = {
             let present = self.present();
             (present.facts.clone(), present.sockets.clone())
         };
         let Some(sockets) = sockets else { return };
-        if let Err(error) = handover::send(channel, &facts, &sockets) {
+        if let Err(error) = handover::send(&attended.channel, &facts, &sockets) {
             tracing::error!(%error, "the data process did not take its sockets");
             return;
         }
         // They would stay open while this thread waits.
         drop(sockets);
-        let mut prepared = None;
-        while let Ok(question) = requests::next_question(channel) {
-            if let Err(error) = self.answer(channel, question, &mut prepared) {
-                tracing::warn!(%error, "the data process did not take an answer");
+        while let Ok(said) = requests::next_said(&attended.channel) {
+            if heard.send(said).is_err() {
+                return;
             }
         }
     }
 
-    fn answer(
+    /// Answers a question. Blocks: reading a file and opening sockets may take their time.
+    pub(super) fn answer(&self, attended: &Attended, question: Question) {
+        let mut prepared = attended.prepared.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = self.try_answer(&attended.channel, question, &mut prepared) {
+            tracing::warn!(%error, "the data process did not take an answer");
+        }
+    }
+
+    fn try_answer(
         &self,
         channel: &Channel,
         question: Question,

@@ -12,6 +12,7 @@
 //! Nothing of a head that was refused goes up. Once the head went up, a fault in the request's body aborts the
 //! upstream connection; once the response's head went down, a fault in its body aborts the downstream one.
 
+mod closing;
 mod over_stream;
 mod tunnel;
 
@@ -84,6 +85,7 @@ pub(super) async fn run(session: &mut Http1, first: RecvBuf) -> Next {
     };
     let requests_max = serving.snapshot.http.requests_per_connection_max;
     let may_stay = session.requests < requests_max && !session.guard.is_draining();
+    let has_more = !request.framing.has_body() && input.bytes().len() > request.head_len;
     let rest = input.rest(request.head_len);
     let exchange = Exchange {
         context: &context,
@@ -97,6 +99,8 @@ pub(super) async fn run(session: &mut Http1, first: RecvBuf) -> Next {
         status: Cell::new(None),
         unframed: Cell::new(false),
         uploading: Cell::new(false),
+        has_more,
+        moved: Cell::new(false),
         early: Cell::new(false),
         at_once: Cell::new(true),
     };
@@ -146,6 +150,10 @@ struct Exchange<'a> {
     unframed: Cell<bool>,
     /// The request's body has not gone up whole.
     uploading: Cell<bool>,
+    /// Another request came with this one.
+    has_more: bool,
+    /// The client was asked to go elsewhere.
+    moved: Cell<bool>,
     /// Bytes came behind the request for a tunnel.
     early: Cell<bool>,
     /// The response went out in one small piece.
@@ -171,8 +179,8 @@ impl Exchange<'_> {
             }
             BodyFraming::Chunked | BodyFraming::UntilClose => false,
         };
-        let refused = matches!(answer, Answer::Own { tunnel: true, .. });
-        self.keep_alive.set(self.keep_alive.get() && drainable && !refused);
+        let refused = matches!(answer, Answer::Own { tunnel: true, .. } | Answer::Shed { tunnel: true, .. });
+        self.keep_alive.set(self.keep_alive.get() && drainable && !refused && !self.moves());
         let connection = connection_option(self.keep_alive.get(), self.request.version);
         let mut out = self.context.runtime.take_block();
         self.context.with_date(|date| {
@@ -190,6 +198,10 @@ impl Exchange<'_> {
                     let edits = route.into_iter().flat_map(|route| route.response_edits.appended());
                     let fields: Vec<_> = [("Location", location.as_str())].into_iter().chain(edits).collect();
                     write_answer(&mut out, *status, "", connection, is_head, &fields, date);
+                }
+                Answer::Shed { random, .. } => {
+                    self.status.set(Some(503));
+                    self.context.door.refusal(*random).write(&mut out, connection, is_head, date);
                 }
                 Answer::Own { status, text, fields, .. } => {
                     self.status.set(Some(*status));
@@ -245,37 +257,6 @@ impl Exchange<'_> {
             Err(BodyError::SinkStalled) => Next::End(Ending::Abort(Termination::WriteStalled)),
             Err(_) => Next::End(Ending::Abort(Termination::ClientAborted)),
         }
-    }
-
-    /// Ends the connection behind its last response. `nothing_behind`: no byte came behind the request.
-    fn close_after_response(&self, nothing_behind: bool) -> Next {
-        let request = self.request;
-        Next::End(if request.framing.has_body() {
-            Ending::Graceful(Termination::EarlyResponse)
-        } else {
-            self.ending(nothing_behind)
-        })
-    }
-
-    /// How a connection ends that was told so with a complete response to a complete request.
-    fn ending(&self, nothing_behind: bool) -> Ending {
-        let request = self.request;
-        if self.unframed.get() && request.keep_alive {
-            return Ending::Graceful(Termination::ResponseUnframed);
-        }
-        if request.keep_alive {
-            return Ending::Graceful(match self.opening() {
-                _ if self.guard.is_draining() => Termination::Drained,
-                Some(_) => Termination::TunnelRefused,
-                None => Termination::RequestsMax,
-            });
-        }
-        // RFC 9112 §9.6: after a request with "close" the client sends nothing. One that does anyway makes the kernel
-        // answer with RST, which overtakes and destroys what of a long response is still unsent.
-        if nothing_behind && self.at_once.get() && !request.framing.has_body() && !self.stream.has_input() {
-            return Ending::Close(Termination::ClientClosing);
-        }
-        Ending::Graceful(Termination::ClientClosing)
     }
 
     /// Has an endpoint answer.
@@ -558,7 +539,7 @@ impl Client for Exchange<'_> {
         }
         let framing = framing_to_client(head, self.request.version);
         // A client still sending when its response begins is told that the connection ends with it: it may not finish.
-        if !head.interim && (self.uploading.get() || self.guard.is_draining()) {
+        if !head.interim && (self.uploading.get() || self.guard.is_draining() || (!opens && self.moves())) {
             self.keep_alive.set(false);
         }
         let mut bytes = self.context.runtime.take_block();
@@ -635,14 +616,7 @@ impl Exchange<'_> {
             // Bytes behind the response: nobody asked for them (response-queue poisoning).
             return Responded::Complete { reusable: reusable && rest.len() == length };
         }
-        let Some(spec) = self.serving.upstreams.spec(attempt.cluster) else {
-            return Responded::Broken(Termination::UpstreamFailed);
-        };
-        let pace = Pace {
-            source_idle: spec.request_timeout,
-            source_bytes_per_s_min: 0,
-            sink_stall: self.timeouts.write_stall,
-        };
+        let pace = attempt.response_pace(self.timeouts.write_stall);
         self.at_once.set(false);
         let mut body = Body::new(framing, framing_out);
         let runtime = &self.context.runtime;

@@ -6,12 +6,11 @@ use std::rc::Rc;
 
 use crate::h1::{FieldSlots, Parsed, RequestHead, Target, parse_request, write_request};
 use crate::http::{BodyFraming, Forwarded, Reject, Version, normalize_path};
-use crate::metrics::ListenerCounter;
 use crate::metrics::shard::ListenerShard;
+use crate::metrics::{ListenerCounter, Shed};
 use crate::route::{self, Action, Route};
 
 use super::super::context::{Context, Serving};
-use super::super::door::RETRY_AFTER;
 use super::super::facts::Facts;
 use super::super::stream::Stream;
 use super::super::tunnel::{Kind, Opening};
@@ -52,6 +51,8 @@ pub(in crate::proxy) enum Answer {
     Prepared { route: u16 },
     /// Elsewhere.
     Redirect { status: u16, location: String, route: u16 },
+    /// Refused, as it waited too long: one of the door's answers. `tunnel` as in `Own`.
+    Shed { random: u32, tunnel: bool },
     /// An answer of our own. After one to `tunnel` the client may go on in another protocol: what follows is not HTTP.
     Own { status: u16, text: &'static str, fields: &'static [(&'static str, &'static str)], tunnel: bool },
 }
@@ -68,10 +69,8 @@ pub(in crate::proxy) fn judge(
         Parsed::Partial => return Ok(Parsed::Partial),
     };
     // A stream of HTTP/2 has passed the door already.
-    let answer = if asker.stream.is_some() && !context.door.admits(&context.runtime) {
-        let fields = RETRY_AFTER[context.random_u32() as usize % RETRY_AFTER.len()];
-        let tunnel = matches!(head.target, Target::Authority(_));
-        Answer::Own { status: 503, text: "Too busy.", fields, tunnel }
+    let answer = if asker.stream.is_some() && !context.door.admits(&context.runtime, Shed::Http1) {
+        Answer::Shed { random: context.random_u32(), tunnel: matches!(head.target, Target::Authority(_)) }
     } else {
         answer(context, serving, asker, &mut head)?
     };

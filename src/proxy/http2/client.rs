@@ -18,7 +18,7 @@ use crate::runtime::Runtime;
 
 use super::super::snapshot::{Cluster, HttpSpec};
 use super::super::stream::Stream;
-use super::io::{Io, Link, Stall};
+use super::io::{BYTES_WITH_RESPONSES_A_TURN, Io, Link, Stall};
 use super::piece::Piece;
 use super::server::PREFACE;
 use super::stream::{Receiver, Sender, StreamFault};
@@ -89,7 +89,7 @@ impl Multiplexed {
         on_end: impl FnOnce(bool) + 'static,
     ) -> Result<Self, StreamFault> {
         let tap = Tap::new(0, PREFACE.len(), http.http2_glitches_max, runtime.now());
-        let link = Link::new(runtime, stream, tap);
+        let link = Link::new(runtime, stream, tap, BYTES_WITH_RESPONSES_A_TURN);
         let mut builder = Builder::new();
         builder
             .enable_push(false)

@@ -47,7 +47,8 @@ pub(super) async fn run(session: Rc<Session>, request: H2Request<RecvStream>, re
     if let Some(opened) = answer(&session, request, respond).await {
         let Opened { receiver, sender, tunnel } = *opened;
         // In a block of its own: other streams must not pay for its size.
-        Box::pin(super::super::tunnel::over_stream(&session.guard, receiver, sender, tunnel)).await;
+        Box::pin(super::super::tunnel::over_stream(&session.guard, &session.pace, receiver, sender, tunnel))
+            .await;
     }
 }
 
@@ -198,6 +199,8 @@ impl Exchange<'_> {
             }
             Answer::Gone => self.reset(Reason::CANCEL),
             Answer::Own { status, text, fields, .. } => self.answer_own(*status, text, fields).await,
+            // A stream passed the door before it began.
+            Answer::Shed { .. } => self.reset(Reason::REFUSED_STREAM),
             Answer::Prepared { route } => self.answer_prepared(*route).await,
             Answer::Redirect { status, location, route } => self.redirect(*status, location, *route).await,
         }
@@ -532,13 +535,11 @@ impl Client for Exchange<'_> {
             }
             return Responded::Complete { reusable: plan.reusable && source.into_rest().is_none() };
         }
-        let patience =
-            self.serving.upstreams.spec(attempt.cluster).map_or(Duration::ZERO, |spec| spec.request_timeout);
-        let pace = Pace {
-            source_idle: if self.is_grpc { self.timeouts.tcp_idle } else { patience },
-            source_bytes_per_s_min: 0,
-            sink_stall: self.timeouts.write_stall,
-        };
+        let mut pace = attempt.response_pace(self.timeouts.write_stall);
+        if self.is_grpc {
+            // A stream of messages may rest between two of them, as a relay may.
+            pace.source_idle = self.timeouts.tcp_idle;
+        }
         let counting = attempt.counting(ClusterCounter::ReceivedBytes);
         let mut sink = Sink::H2(&mut sender);
         let result = transfer(&self.context.runtime, &mut source, &mut sink, pace, &counting.moved).await;
@@ -568,7 +569,7 @@ impl Client for Exchange<'_> {
 /// Whether this is an answer that a client does not take for an open tunnel unless it is one.
 fn may_answer_extended(serving: &Serving, answer: &Answer) -> bool {
     match answer {
-        Answer::Tunnel(_) | Answer::Redirect { .. } | Answer::Gone => true,
+        Answer::Tunnel(_) | Answer::Redirect { .. } | Answer::Shed { .. } | Answer::Gone => true,
         Answer::Prepared { route } => {
             serving.prepared(*route).is_some_and(|prepared| prepared.status() >= 300)
         }

@@ -25,9 +25,13 @@ const UNSENT_BYTES_MAX: usize = 64 * KIB;
 
 /// Receives of one turn.
 const RECEIVES_A_TURN: u32 = 8;
-/// Bytes of a turn that brings field blocks: an octet of HPACK can stand for a field of a hundred in memory, a dozen for a
-/// whole request, and whoever judges them, and everybody else on this worker, comes between turns.
-const BYTES_WITH_FIELDS_A_TURN: usize = KIB;
+/// Bytes, payloads of DATA apart, of a turn in which a client brings field blocks: an octet of HPACK can stand for a field
+/// of a hundred in memory, a dozen for a whole request, and whoever judges them, and everybody else on this worker, comes
+/// between turns.
+pub(super) const BYTES_WITH_FIELDS_A_TURN: usize = KIB;
+/// The same of an endpoint, which answers no more than it was asked: the more responses of a turn, the fewer sends to
+/// clients who wait for several of them.
+pub(super) const BYTES_WITH_RESPONSES_A_TURN: usize = 8 * KIB;
 
 /// What the session and the crate's connection share: the transport, and what was seen pass.
 pub(super) struct Link {
@@ -41,13 +45,16 @@ pub(super) struct Link {
     pub(super) sent_bytes: Cell<u64>,
     /// Buffers that may still be received in this turn.
     receives_left: Cell<u32>,
-    /// Bytes that the crate took in this turn, and field blocks begun before it.
+    /// Bytes but those of DATA that the crate takes in a turn which brings field blocks.
+    bytes_a_turn: usize,
+    /// Those that it took in this turn, and field blocks begun before it.
     taken: Cell<usize>,
     blocks: Cell<u64>,
 }
 
 impl Link {
-    pub(super) fn new(runtime: &Runtime, stream: Stream, tap: Tap) -> Rc<Self> {
+    /// `bytes_a_turn`: how much of a turn may be something else than DATA.
+    pub(super) fn new(runtime: &Runtime, stream: Stream, tap: Tap, bytes_a_turn: usize) -> Rc<Self> {
         Rc::new(Self {
             runtime: runtime.clone(),
             stream,
@@ -57,6 +64,7 @@ impl Link {
             received_bytes: Cell::new(0),
             sent_bytes: Cell::new(0),
             receives_left: Cell::new(RECEIVES_A_TURN),
+            bytes_a_turn,
             taken: Cell::new(0),
             blocks: Cell::new(0),
         })
@@ -85,7 +93,7 @@ impl Link {
 
     /// Whether the crate has had enough for one turn.
     fn turn_is_over(&self) -> bool {
-        self.taken.get() >= BYTES_WITH_FIELDS_A_TURN && self.tap.borrow().blocks() > self.blocks.get()
+        self.taken.get() >= self.bytes_a_turn && self.tap.borrow().blocks() > self.blocks.get()
     }
 
     /// Sends what was gathered. To be called after every poll of the connection.
@@ -146,15 +154,17 @@ impl Link {
         };
         let mut tap = self.tap.borrow_mut();
         // What is not the payload of DATA comes in small pieces.
-        let most = tap.data_left().max(BYTES_WITH_FIELDS_A_TURN);
+        let most = tap.data_left().max(self.bytes_a_turn);
         let taken = buf.len().min(into.remaining()).min(most);
+        let data_before = tap.data_received();
         tap.received(&buf[..taken]);
+        let of_data = (tap.data_received() - data_before) as usize;
         if tap.violation().is_some() || tap.is_spent() {
             // The crate does not get to see it: the driver ends the connection.
             return Poll::Pending;
         }
         self.received_bytes.set(self.received_bytes.get() + taken as u64);
-        self.taken.set(self.taken.get() + taken);
+        self.taken.set(self.taken.get() + taken - of_data);
         into.put_slice(&buf[..taken]);
         buf.advance(taken);
         if !buf.is_empty() {

@@ -14,7 +14,7 @@ use h2::server::{Builder, Connection};
 use crate::base::time::Instant;
 use crate::base::units::KIB;
 use crate::limits;
-use crate::metrics::{ListenerCounter, ListenerGauge};
+use crate::metrics::{Drained, ListenerCounter, ListenerGauge, Shed};
 use crate::runtime::{Deadline, TimedOut};
 
 use super::super::body::drained;
@@ -24,7 +24,7 @@ use super::super::outcome::Termination;
 use super::super::stream::Stream;
 use super::super::turnstile::Turnstile;
 use super::exchange;
-use super::io::{Io, Link, Stall};
+use super::io::{BYTES_WITH_FIELDS_A_TURN, Io, Link, Stall};
 use super::piece::Piece;
 use super::tap::Tap;
 
@@ -61,6 +61,8 @@ pub(super) struct Session {
     /// Streams since the driver looked last that cost more than their frames: responses that were not taken in time,
     /// heads of too many fields.
     offences: Cell<u32>,
+    /// Streams that ended since the driver looked last.
+    ended: Cell<u32>,
 }
 
 impl Session {
@@ -113,6 +115,7 @@ impl Drop for Live {
             session.count_body(|count| count - 1);
         }
         session.live.set(session.live.get() - 1);
+        session.ended.set(session.ended.get() + 1);
         session.context().runtime.discharge(STREAM_BYTES);
         let shard = session.guard.counts();
         shard.gauge_add(ListenerGauge::Http2StreamsActive, -1);
@@ -133,11 +136,12 @@ impl Http2 {
         let context = guard.context();
         let glitches_max = context.serving().snapshot.http.http2_glitches_max;
         let tap = Tap::new(PREFACE.len(), 0, glitches_max, context.runtime.now());
-        let link = Link::new(&context.runtime, stream, tap);
+        let link = Link::new(&context.runtime, stream, tap, BYTES_WITH_FIELDS_A_TURN);
         let deadline = context.runtime.deadline();
-        let (live, with_body, offences) = (Cell::new(0), Cell::new(0), Cell::new(0));
         let pace = Turnstile::new(&context.runtime, limits::HTTP2_CONNECTS_PER_TURN_MAX);
-        let session = Session { guard, facts: RefCell::new(facts), pace, live, with_body, offences };
+        let facts = RefCell::new(facts);
+        let (live, with_body, offences, ended) = Default::default();
+        let session = Session { guard, facts, pace, live, with_body, offences, ended };
         Self { session: Rc::new(session), link, deadline }
     }
 
@@ -235,7 +239,10 @@ impl Http2 {
         }
         let delivered = match termination {
             // Whole responses may be on their way to a client that is slow: as long as it takes some of them.
-            Termination::Drained | Termination::RequestsMax | Termination::IdleTimeout => {
+            Termination::Drained
+            | Termination::Moved
+            | Termination::RequestsMax
+            | Termination::IdleTimeout => {
                 drained(&context.runtime, &stream, &deadline, write_stall).await.is_ok()
             }
             _ => {
@@ -297,7 +304,12 @@ impl Driver<'_> {
         let context = self.session.context().clone();
         let now = context.runtime.now();
         if self.going.is_none() && self.session.guard.is_draining() {
+            context.shard.drained(Drained::Shutdown);
             self.go(Termination::Drained, now);
+        }
+        let ended = self.session.ended.take();
+        if ended > 0 && self.going.is_none() && context.door.drains(&context.runtime, ended) {
+            self.go(Termination::Moved, now);
         }
         self.link.begin_turn();
         let mut ended = self.advance(cx, now);
@@ -392,7 +404,7 @@ impl Driver<'_> {
         let late = self.going.is_some_and(|(_, since)| now.since(since) > grace);
         let is_crowded = self.session.live.get() >= self.streams_max;
         let is_full = late || memory_bytes >= memory_bytes_max;
-        if is_crowded || is_full || !context.door.admits(&context.runtime) {
+        if is_crowded || is_full || !context.door.admits(&context.runtime, Shed::Http2) {
             if !is_crowded {
                 self.link.tap.borrow_mut().pardon();
             }
@@ -401,7 +413,7 @@ impl Driver<'_> {
         self.session.guard.counts().add(ListenerCounter::Http2Streams, 1);
         self.requests = self.requests.saturating_add(1);
         let live = Live::new(self.session, !request.body().is_end_stream());
-        context.runtime.spawn(async move {
+        context.runtime.spawn_often(async move {
             exchange::run(live.session.clone(), request, respond).await;
             drop(live);
         });

@@ -67,13 +67,15 @@ struct Scanner {
     payload_have: usize,
     payload_want: usize,
     frame: Frame,
+    /// Bytes seen of payloads of DATA, and of what comes before the first frame.
+    data_bytes: u64,
 }
 
 impl Scanner {
     const fn new(skip: usize) -> Self {
         let frame = Frame { len: 0, kind: 0, flags: 0, stream: 0 };
         let (header, payload) = ([0; HEADER_BYTES], [0; SETTING_BYTES]);
-        Self { skip, header, have: 0, payload, payload_have: 0, payload_want: 0, frame }
+        Self { skip, header, have: 0, payload, payload_have: 0, payload_want: 0, frame, data_bytes: 0 }
     }
 
     /// Calls `on_frame` for each header, and `on_payload` with the bytes that tell of a reset or a GOAWAY (the first
@@ -98,6 +100,9 @@ impl Scanner {
             }
             let skipped = self.skip.min(bytes.len());
             self.skip -= skipped;
+            if self.frame.kind == kind::DATA {
+                self.data_bytes += skipped as u64;
+            }
             bytes = &bytes[skipped..];
             let taken = (HEADER_BYTES - self.have).min(bytes.len());
             self.header[self.have..self.have + taken].copy_from_slice(&bytes[..taken]);
@@ -352,6 +357,11 @@ impl Tap {
         self.input.data_left()
     }
 
+    /// Bytes of payloads of DATA that came, which nobody has to make sense of.
+    pub(super) const fn data_received(&self) -> u64 {
+        self.input.data_bytes
+    }
+
     /// Field blocks begun so far.
     pub(super) const fn blocks(&self) -> u64 {
         self.blocks
@@ -387,6 +397,14 @@ mod tests {
             tap.received(one);
         }
         tap.is_excessive(Instant::ZERO)
+    }
+
+    #[test]
+    fn payloads_of_data_are_counted_apart() {
+        let bytes = [frame(7, kind::HEADERS, END_HEADERS), frame(200, kind::DATA, 0)].concat();
+        let mut tap = tap();
+        bytes.chunks(13).for_each(|piece| tap.received(piece));
+        assert_eq!(tap.data_received(), 200);
     }
 
     #[test]

@@ -60,10 +60,10 @@ pub(super) fn write_request(
                 length = Some(value.as_bytes());
                 write_field(out, name, value)?;
             }
-            _ if protocol.is_some() && is_of_a_handshake(name) => {}
             FieldKind::Te if !value.as_bytes().eq_ignore_ascii_case(b"trailers") => return Err(Malformed),
-            _ if is_of_a_connection(name) => return Err(Malformed),
-            _ if name == header::COOKIE => {}
+            kind if is_of_a_connection(kind) => return Err(Malformed),
+            FieldKind::Other if name == header::COOKIE => {}
+            FieldKind::Other if protocol.is_some() && is_of_a_handshake(name) => {}
             _ => write_field(out, name, value)?,
         }
     }
@@ -115,7 +115,7 @@ pub(super) fn write_response(
                 length = Some(value.as_bytes());
                 write_field(out, name, value)?;
             }
-            _ if is_of_a_connection(name) => return Err(Malformed),
+            kind if is_of_a_connection(kind) => return Err(Malformed),
             _ => write_field(out, name, value)?,
         }
     }
@@ -141,9 +141,9 @@ fn authority(head: &http::request::Parts) -> Result<Option<&[u8]>, Malformed> {
 }
 
 /// Fields that mean something to one HTTP/1.1 connection (RFC 9113 §8.2.2).
-fn is_of_a_connection(name: &HeaderName) -> bool {
+const fn is_of_a_connection(kind: FieldKind) -> bool {
     matches!(
-        classify(name.as_str().as_bytes()),
+        kind,
         FieldKind::Connection | FieldKind::HopByHop | FieldKind::TransferEncoding | FieldKind::Upgrade
     )
 }
@@ -185,18 +185,20 @@ fn write_cookies(out: &mut Vec<u8>, fields: &HeaderMap) -> Result<(), Malformed>
 }
 
 fn write_field(out: &mut Vec<u8>, name: &HeaderName, value: &HeaderValue) -> Result<(), Malformed> {
-    out.extend_from_slice(name.as_str().as_bytes());
+    let name = name.as_str().as_bytes();
+    out.reserve(name.len() + value.len() + 4);
+    out.extend_from_slice(name);
     out.extend_from_slice(b": ");
     write_value(out, value.as_bytes())?;
     out.extend_from_slice(b"\r\n");
     Ok(())
 }
 
-/// RFC 9113 §8.2.1: no control characters that end a line, no white space at either end.
+/// RFC 9113 §8.2.1: no white space at either end. That no control character ends a line is what [`HeaderValue`] promises,
+/// and the parser of what is written here sees to it again.
 fn write_value(out: &mut Vec<u8>, value: &[u8]) -> Result<(), Malformed> {
     let at_the_ends = [value.first(), value.last()];
-    let padded = at_the_ends.into_iter().flatten().any(|byte| matches!(byte, b' ' | b'\t'));
-    if padded || value.iter().any(|byte| matches!(byte, 0..=8 | 10..=31 | 0x7f)) {
+    if at_the_ends.into_iter().flatten().any(|byte| matches!(byte, b' ' | b'\t')) {
         return Err(Malformed);
     }
     out.extend_from_slice(value);
@@ -244,7 +246,9 @@ pub(super) fn request(head: &RequestHead<'_, '_>, scheme: &str, te_trailers: boo
         request.extensions_mut().insert(Protocol::from(protocol));
     }
     let fields = request.headers_mut();
-    fields.reserve(head.fields().len());
+    // Host and what frames a body are none here: a map for one field too many can be of twice the size.
+    let none_here = 1 + usize::from(head.framing == BodyFraming::Chunked);
+    fields.reserve(head.fields().len().saturating_sub(none_here) + usize::from(te_trailers));
     for field in head.fields() {
         let name = field.name.as_bytes();
         match classify(name) {
@@ -297,12 +301,12 @@ pub(super) fn response(
     *response.status_mut() = StatusCode::from_u16(head.status).ok()?;
     *response.version_mut() = Version::HTTP_2;
     let fields = response.headers_mut();
-    fields.reserve(head.fields().len() + 2);
     let length = match head.framing {
         BodyFraming::Length(length) => Some(length),
         BodyFraming::None => head.content_length,
         BodyFraming::Chunked | BodyFraming::UntilClose => None,
     };
+    fields.reserve(head.fields().len() + edits.appended().count() + usize::from(date.is_some()));
     if let Some(length) = length {
         fields.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
     }
@@ -316,10 +320,52 @@ pub(super) fn response(
 }
 
 fn append(fields: &mut HeaderMap, name: &[u8], value: &[u8]) -> Option<()> {
-    let name = HeaderName::from_bytes(name).ok()?;
-    let value = HeaderValue::from_bytes(value).ok()?;
-    fields.try_append(name, value).ok()?;
+    fields.try_append(field_name(name)?, field_value(value)?).ok()?;
     Some(())
+}
+
+/// A copy, unless it is one that most calls have. Parts of one copy of the head would cost less, and tables of HPACK would
+/// hold a whole head for each value in them.
+fn field_value(value: &[u8]) -> Option<HeaderValue> {
+    let known = match value {
+        b"0" => "0",
+        b"http" => "http",
+        b"https" => "https",
+        b"gzip" => "gzip",
+        b"identity" => "identity",
+        b"application/grpc" => "application/grpc",
+        _ => return HeaderValue::from_bytes(value).ok(),
+    };
+    Some(HeaderValue::from_static(known))
+}
+
+/// Names that most messages have and the `http` crate does not know; in this form they cost no memory.
+static NAMES: [HeaderName; 8] = [
+    HeaderName::from_static("grpc-status"),
+    HeaderName::from_static("grpc-message"),
+    HeaderName::from_static("grpc-timeout"),
+    HeaderName::from_static("grpc-encoding"),
+    HeaderName::from_static("x-forwarded-for"),
+    HeaderName::from_static("x-forwarded-host"),
+    HeaderName::from_static("x-forwarded-proto"),
+    HeaderName::from_static("grpc-accept-encoding"),
+];
+
+fn field_name(name: &[u8]) -> Option<HeaderName> {
+    let known = match name.len() {
+        11 => &NAMES[..1],
+        12 => &NAMES[1..3],
+        13 => &NAMES[3..4],
+        15 => &NAMES[4..5],
+        16 => &NAMES[5..6],
+        17 => &NAMES[6..7],
+        20 => &NAMES[7..],
+        _ => &[],
+    };
+    match known.iter().find(|known| name.eq_ignore_ascii_case(known.as_str().as_bytes())) {
+        Some(known) => Some(known.clone()),
+        None => HeaderName::from_bytes(name).ok(),
+    }
 }
 
 /// Appends trailer fields in the form of a chunked body's trailer section, those left out that must not be there
@@ -474,6 +520,16 @@ mod tests {
         }
         let (head, ()) = Response::builder().header("content-length", "4").body(()).unwrap().into_parts();
         assert_eq!(write_response(&mut Vec::new(), &head, true, false, None), Err(Malformed));
+    }
+
+    #[test]
+    fn names_are_read_in_any_case_known_or_not() {
+        for name in NAMES.iter().map(HeaderName::as_str).chain(["grpc-statuz", "x-a", "date"]) {
+            for spelled in [name.to_owned(), name.to_ascii_uppercase()] {
+                assert_eq!(field_name(spelled.as_bytes()).unwrap(), name);
+            }
+        }
+        assert_eq!(field_name(b"grpc status"), None);
     }
 
     #[test]

@@ -271,9 +271,11 @@ impl Upstreams {
         }
         let maker = Maker { endpoint, connecting };
         let made = self.make_multiplexed(cluster, endpoint).await;
-        if made.as_ref().is_err_and(|error| *error != AcquireError::Local) {
+        if let Err(error) = made.as_ref()
+            && *error != AcquireError::Local
+        {
             cluster.counts.add(ClusterCounter::ConnectFailures, 1);
-            self.failed(cluster, endpoint);
+            self.not_connected(cluster, endpoint, *error);
         }
         maker.connecting.finish(Some(made.as_ref().map(|_| ()).map_err(|error| *error)));
         made

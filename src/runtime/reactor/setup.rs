@@ -255,8 +255,8 @@ fn explain(error: &io::Error) -> String {
     let disabled = sysctl.ok().and_then(|text| text.trim().parse::<u8>().ok()).unwrap_or(0);
     match error.raw_os_error() {
         Some(libc::EPERM) if disabled > 0 => format!(
-            "io_uring_setup: EPERM; kernel.io_uring_disabled is {disabled}: set it to 0 \
-             (sysctl -w kernel.io_uring_disabled=0), or set workers.engine = \"epoll\""
+            "io_uring_setup: EPERM; kernel.io_uring_disabled is {disabled}: run \"ringfort tune apply --only io_uring\", \
+             or set workers.engine = \"epoll\""
         ),
         Some(code @ (libc::EPERM | libc::EACCES | libc::ENOSYS)) => format!(
             "io_uring_setup: {}; a seccomp profile (container) or a kernel without io_uring refuses it: \

@@ -1,6 +1,7 @@
 //! Listeners: everything accepted is served, nothing is accepted without bound, and a closed one is closed.
 
 use super::*;
+use crate::sys::socket_options::SocketOptions;
 
 /// Connects `count` clients. The listener's queue holds 128.
 fn crowd(address: SocketAddr, count: usize) -> Vec<TcpStream> {
@@ -133,14 +134,16 @@ fn connecting_to_nobody_is_refused_and_to_somebody_works() {
     on_engines(|runtime| {
         let (socket, address) = listener();
         runtime.play(async {
-            let connected = Socket::connect(runtime, address).await.expect("connect");
+            let connected =
+                Socket::connect(runtime, address, &SocketOptions::default()).await.expect("connect");
             let (mut peer, _) = socket.accept().expect("accept");
             connected.send(b"hello", false);
             let mut hello = [0; 5];
             peer.read_exact(&mut hello).expect("read");
             assert_eq!(&hello, b"hello");
             drop(socket);
-            let error = Socket::connect(runtime, address).await.err().expect("refused");
+            let error =
+                Socket::connect(runtime, address, &SocketOptions::default()).await.err().expect("refused");
             assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
         });
     });

@@ -10,6 +10,7 @@ use crate::base::random::Random;
 use crate::base::time::Instant;
 use crate::steal::controller::{Controller, Level, Reading, Weights};
 use crate::steal::counters::{COLUMNS, CpuTicks};
+use crate::steal::drain::Drain;
 use crate::steal::meter::CpuMeter;
 use crate::steal::shed::Shedder;
 use crate::steal::trace::parse_row;
@@ -30,7 +31,9 @@ enum Law {
     /// Connections never go to a worker at level 2 while there is another: what suggests itself, and does harm.
     Gate,
     Weights,
-    WeightsAndShedding,
+    WeightsAndDrain,
+    /// And shedding.
+    All,
 }
 
 /// Stolen slices: the first `slice` of every period.
@@ -87,12 +90,15 @@ struct Case {
     load: f64,
     requests: u32,
     seconds: u64,
+    /// What comes before it is not counted.
+    counts_from_s: u64,
 }
 
 #[derive(Debug, Default)]
 struct Outcome {
     latencies_us: Vec<u64>,
     shed: usize,
+    moved: usize,
 }
 
 impl Outcome {
@@ -118,8 +124,17 @@ impl Outcome {
 enum Event {
     Sample,
     Connect,
-    Request { worker: usize, left: u32 },
-    Close { worker: usize },
+    /// A client that was asked to go elsewhere comes back.
+    Reconnect {
+        left: u32,
+    },
+    Request {
+        worker: usize,
+        left: u32,
+    },
+    Close {
+        worker: usize,
+    },
 }
 
 struct Worker {
@@ -127,6 +142,7 @@ struct Worker {
     connections: u64,
     meter: CpuMeter,
     shedder: Shedder,
+    drain: Drain,
 }
 
 struct Model<'c> {
@@ -152,6 +168,7 @@ fn simulate(case: &Case, law: Law, seed: u64) -> Outcome {
         connections: 0,
         meter: CpuMeter::default(),
         shedder: Shedder::new(spec.latency_objective, at(0)),
+        drain: Drain::default(),
     };
     let mut model = Model {
         case,
@@ -173,6 +190,7 @@ fn simulate(case: &Case, law: Law, seed: u64) -> Outcome {
         match event {
             Event::Sample => model.sample(now),
             Event::Connect => model.connect(now),
+            Event::Reconnect { left } => model.open(now, left),
             Event::Request { worker, left } => model.request(now, worker, left),
             Event::Close { worker } => model.workers[worker].connections -= 1,
         }
@@ -197,10 +215,17 @@ impl Model<'_> {
             ticks[COLUMNS - 1] = self.case.theft[index].stolen_before(now) / 10_000;
             let line = CpuTicks { cpu: index as u16, ticks, has_steal: true };
             let lost = worker.meter.read(at(now), Some(&line)).ratio;
-            readings[index] = Reading { lost_ratio: Some(lost), connections: worker.connections };
+            readings[index] =
+                Reading { lost_ratio: Some(lost), connections: worker.connections, stands: false };
         }
         let even = [1.0 / WORKERS as f64; WORKERS];
-        let weights = self.controller.step(at(now), &readings).weights;
+        let actions = self.controller.step(at(now), &readings);
+        if matches!(self.law, Law::WeightsAndDrain | Law::All) {
+            for (index, worker) in self.workers.iter_mut().enumerate() {
+                worker.drain.allow(at(now), actions.drains_per_s.get(index).copied().unwrap_or(0.0));
+            }
+        }
+        let weights = actions.weights;
         match (self.law, weights) {
             (Law::Nothing, _) => {}
             (Law::Gate, _) => {
@@ -219,13 +244,16 @@ impl Model<'_> {
         let between_us = cost_us as f64 / (self.case.load * WORKERS as f64);
         let pause = -(1.0 - self.unit()).ln() * between_us;
         self.push(now + pause as u64, Event::Connect);
+        self.open(now, self.case.requests);
+    }
+
+    fn open(&mut self, now: u64, left: u32) {
         let worker = usize::from(self.unit() >= self.shares[0]);
         self.workers[worker].connections += 1;
-        let left = self.case.requests;
         match self.serve(now, worker, HANDSHAKE_US) {
             Ok(done) => self.push(done, Event::Request { worker, left }),
             Err(done) => {
-                self.outcome.shed += 1;
+                self.outcome.shed += usize::from(self.counts(now));
                 self.push(done, Event::Close { worker });
             }
         }
@@ -233,20 +261,29 @@ impl Model<'_> {
 
     fn request(&mut self, now: u64, worker: usize, left: u32) {
         let done = match self.serve(now, worker, REQUEST_US) {
-            Ok(done) => {
+            Ok(done) if self.counts(now) => {
                 self.outcome.latencies_us.push(done - now);
                 done
             }
+            Ok(done) => done,
             Err(done) => {
-                self.outcome.shed += 1;
+                self.outcome.shed += usize::from(self.counts(now));
                 done
             }
         };
-        if left > 1 {
+        if left > 1 && self.workers[worker].drain.takes(at(done), 1) {
+            self.outcome.moved += 1;
+            self.push(done, Event::Close { worker });
+            self.push(done + THINK_US, Event::Reconnect { left: left - 1 });
+        } else if left > 1 {
             self.push(done + THINK_US, Event::Request { worker, left: left - 1 });
         } else {
             self.push(done, Event::Close { worker });
         }
+    }
+
+    fn counts(&self, now: u64) -> bool {
+        now >= self.case.counts_from_s * 1_000_000
     }
 
     /// Work that arrives now, behind what the worker has already: when it is done, or when it is refused.
@@ -257,7 +294,7 @@ impl Model<'_> {
         }
         let begin = theft.run(worker.free_us.max(now), 0);
         let age = at(begin).since(at(now));
-        let admits = self.law != Law::WeightsAndShedding || worker.shedder.admits(at(begin), age);
+        let admits = self.law != Law::All || worker.shedder.admits(at(begin), age);
         worker.free_us = theft.run(begin, if admits { work_us } else { REJECT_US });
         if admits { Ok(worker.free_us) } else { Err(worker.free_us) }
     }
@@ -276,15 +313,23 @@ fn measure_with(case: &Case, law: Law, seeds: &[u64]) -> (f64, f64, f64) {
         let outcome = simulate(case, law, seed);
         all.latencies_us.extend(outcome.latencies_us);
         all.shed += outcome.shed;
+        all.moved += outcome.moved;
     }
     let measured = (all.p99_ms(), all.within_objective(), all.shed_share());
-    println!("{law:?}: p99 {:.1} ms, within {:.4}, shed {:.4}", measured.0, measured.1, measured.2);
+    let (p99, within, shed) = measured;
+    println!("{law:?}: p99 {p99:.1} ms, within {within:.4}, shed {shed:.4}, moved {}", all.moved);
     measured
 }
 
 /// Core 0 loses slices, core 1 nothing.
 fn one_core(period_us: u64, slice_us: u64, load: f64, requests: u32) -> Case {
-    Case { theft: [Theft::periodic(period_us, slice_us), Theft::none()], load, requests, seconds: 20 }
+    Case {
+        theft: [Theft::periodic(period_us, slice_us), Theft::none()],
+        load,
+        requests,
+        seconds: 20,
+        counts_from_s: 0,
+    }
 }
 
 #[test]
@@ -293,7 +338,7 @@ fn at_60_percent_load_a_gate_does_the_harm_that_weights_avoid() {
     let nothing = measure(&case, Law::Nothing);
     let gate = measure(&case, Law::Gate);
     let weights = measure(&case, Law::Weights);
-    let both = measure(&case, Law::WeightsAndShedding);
+    let both = measure(&case, Law::All);
     assert!(
         gate.0 > 5.0 * nothing.0 && gate.1 < 0.6,
         "the gate throws 0.7 of a core away to save 0.3: {gate:?}"
@@ -306,7 +351,7 @@ fn at_60_percent_load_a_gate_does_the_harm_that_weights_avoid() {
 fn at_80_percent_load_the_stolen_core_is_over_its_capacity_and_helped() {
     let case = one_core(10_000, 3_000, 0.8, 20);
     let nothing = measure(&case, Law::Nothing);
-    let both = measure(&case, Law::WeightsAndShedding);
+    let both = measure(&case, Law::All);
     assert!(nothing.1 < 0.8, "{nothing:?}");
     assert!(both.0 <= nothing.0 / 5.0 && both.1 >= 0.99 && both.2 <= 0.01, "{both:?}");
 }
@@ -315,7 +360,7 @@ fn at_80_percent_load_the_stolen_core_is_over_its_capacity_and_helped() {
 fn a_core_that_loses_60_percent_at_60_percent_load_is_helped() {
     let case = one_core(10_000, 6_000, 0.6, 20);
     let nothing = measure(&case, Law::Nothing);
-    let both = measure(&case, Law::WeightsAndShedding);
+    let both = measure(&case, Law::All);
     assert!(both.0 <= nothing.0 / 10.0 && both.1 >= 0.98, "{both:?}");
 }
 
@@ -323,7 +368,7 @@ fn a_core_that_loses_60_percent_at_60_percent_load_is_helped() {
 fn beyond_all_capacity_weights_alone_make_everyone_late_and_shedding_keeps_most_in_time() {
     let case = one_core(10_000, 6_000, 0.8, 20);
     let weights = measure(&case, Law::Weights);
-    let both = measure(&case, Law::WeightsAndShedding);
+    let both = measure(&case, Law::All);
     assert!(weights.1 < 0.5, "{weights:?}");
     assert!(both.1 > 0.7 && both.0 < 50.0, "{both:?}");
 }
@@ -332,19 +377,41 @@ fn beyond_all_capacity_weights_alone_make_everyone_late_and_shedding_keeps_most_
 fn with_capacity_to_spare_nothing_is_gained_and_nothing_lost() {
     let case = one_core(10_000, 3_000, 0.4, 20);
     let nothing = measure(&case, Law::Nothing);
-    let both = measure(&case, Law::WeightsAndShedding);
+    let both = measure(&case, Law::All);
     assert!(both.0 <= nothing.0 * 1.05 && both.2 == 0.0, "{both:?}");
-    let calm = Case { theft: [Theft::none(), Theft::none()], load: 0.7, requests: 20, seconds: 20 };
-    assert_eq!(measure(&calm, Law::Nothing), measure(&calm, Law::WeightsAndShedding));
+    let calm = Case {
+        theft: [Theft::none(), Theft::none()],
+        load: 0.7,
+        requests: 20,
+        seconds: 20,
+        counts_from_s: 0,
+    };
+    assert_eq!(measure(&calm, Law::Nothing), measure(&calm, Law::All));
 }
 
 #[test]
 fn slices_of_30_ms_are_in_the_answers_whatever_is_done_and_few_are_shed_for_them() {
     let case = one_core(100_000, 30_000, 0.6, 20);
     let nothing = measure(&case, Law::Nothing);
-    let both = measure(&case, Law::WeightsAndShedding);
+    let both = measure(&case, Law::All);
     assert!(both.0 <= nothing.0 && both.0 > 10.0, "{both:?}");
     assert!(both.1 >= nothing.1 && both.2 < 0.005, "{both:?}");
+}
+
+#[test]
+fn long_lived_connections_are_moved_where_weights_alone_come_too_late() {
+    // Theft begins when 400 connections, of half a minute each, are spread evenly.
+    let mut slices_us = vec![0; 3_000];
+    slices_us.push(6_000);
+    let theft = [Theft { period_us: 10_000, slices_us }, Theft::none()];
+    let case = Case { theft, load: 0.6, requests: 500, seconds: 60, counts_from_s: 32 };
+    let nothing = measure_with(&case, Law::Nothing, &SEEDS[..1]);
+    let weights = measure_with(&case, Law::Weights, &SEEDS[..1]);
+    let drain = measure_with(&case, Law::WeightsAndDrain, &SEEDS[..1]);
+    let all = measure_with(&case, Law::All, &SEEDS[..1]);
+    assert!(weights.0 < nothing.0 && weights.1 > nothing.1, "{weights:?}");
+    assert!(drain.0 < 0.9 * weights.0 && drain.1 > weights.1, "{drain:?}");
+    assert!(all.0 <= nothing.0 / 5.0 && all.1 >= 0.99 && all.2 <= 0.01, "{all:?}");
 }
 
 /// Theft as recorded, times `factor`.
@@ -373,10 +440,10 @@ fn on_a_recorded_trace_the_law_is_never_worse_than_none() {
             if one_core {
                 theft[1] = Theft::none();
             }
-            let case = Case { theft, load: 0.7, requests: 20, seconds: 119 };
+            let case = Case { theft, load: 0.7, requests: 20, seconds: 119, counts_from_s: 0 };
             println!("x{factor}, {}", if one_core { "core 0" } else { "both cores" });
             let nothing = measure_with(&case, Law::Nothing, &SEEDS[..1]);
-            let both = measure_with(&case, Law::WeightsAndShedding, &SEEDS[..1]);
+            let both = measure_with(&case, Law::All, &SEEDS[..1]);
             assert!(both.0 <= nothing.0 && both.1 >= nothing.1, "{both:?}");
         }
     }

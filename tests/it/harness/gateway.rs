@@ -137,9 +137,10 @@ impl Gateway {
             if gateway.wait_ready() {
                 return gateway;
             }
-            let log = gateway.log_text();
             gateway.expect_log("");
-            assert!(log.contains("in use"), "the gateway did not become ready:\n{text}\n{log}");
+            // It may have ended before its last line was read.
+            let taken = holds_within(SOON, || gateway.log_text().contains("in use"));
+            assert!(taken, "the gateway did not become ready:\n{text}\n{}", gateway.log_text());
         }
         panic!("three times another process took a port chosen for the gateway");
     }

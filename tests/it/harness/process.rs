@@ -99,3 +99,45 @@ pub fn resident_bytes(pid: u32) -> u64 {
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
     line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1_024
 }
+
+/// The thread of a process with this name.
+#[track_caller]
+pub fn thread(pid: u32, name: &str) -> u32 {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let named = |entry: io::Result<fs::DirEntry>| {
+        let entry = entry.ok()?;
+        let comm = fs::read_to_string(entry.path().join("comm")).ok()?;
+        (comm.trim_end() == name).then(|| entry.file_name().to_str()?.parse().ok()).flatten()
+    };
+    threads.filter_map(named).next().unwrap_or_else(|| panic!("process {pid} has no thread {name:?}"))
+}
+
+/// One thread that stands where it was until this is dropped, as on a CPU that is taken away. By its holder's thread.
+pub struct Held(libc::pid_t);
+
+/// Has one thread stand, while the others of its process run on.
+#[track_caller]
+pub fn hold_thread(thread: u32) -> Held {
+    let thread = thread as libc::pid_t;
+    trace(libc::PTRACE_SEIZE, thread);
+    trace(libc::PTRACE_INTERRUPT, thread);
+    // SAFETY: a null status is not written to; the thread is one that this one traces.
+    let stopped = unsafe { libc::waitpid(thread, std::ptr::null_mut(), libc::__WALL) };
+    assert_eq!(stopped, thread, "waitpid: {}", io::Error::last_os_error());
+    Held(thread)
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        trace(libc::PTRACE_DETACH, self.0);
+    }
+}
+
+#[track_caller]
+fn trace(request: libc::c_uint, thread: libc::pid_t) {
+    let nothing = std::ptr::null_mut::<u8>();
+    // SAFETY: these three requests take null for the address, and integers else; the thread belongs to a process that
+    // the test started.
+    let rc = unsafe { libc::ptrace(request, thread, nothing, nothing) };
+    assert_eq!(rc, 0, "ptrace({request}, {thread}): {}", io::Error::last_os_error());
+}

@@ -168,14 +168,7 @@ impl Exchange<'_> {
             self.send_block(out);
             return Responded::Complete { reusable: true };
         }
-        let Some(spec) = self.serving.upstreams.spec(attempt.cluster) else {
-            return Responded::Broken(Termination::UpstreamFailed);
-        };
-        let pace = Pace {
-            source_idle: spec.request_timeout,
-            source_bytes_per_s_min: 0,
-            sink_stall: self.timeouts.write_stall,
-        };
+        let pace = attempt.response_pace(self.timeouts.write_stall);
         self.at_once.set(false);
         self.stream.send(&out, false);
         let moved = Cell::new(0);
