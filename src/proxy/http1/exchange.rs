@@ -72,9 +72,7 @@ pub(super) async fn run(session: &mut Http1, first: RecvBuf) -> Next {
                 let bytes_max = serving.head_limits.head_bytes_max;
                 match input.more(&session.stream, &session.deadline, bytes_max).await {
                     Ok(()) => {}
-                    Err(HeadError::TimedOut) => {
-                        return refuse(session, 408, "", Termination::HeaderTimeout);
-                    }
+                    Err(HeadError::TimedOut) => return refuse(session, 408, "", Termination::HeaderTimeout),
                     Err(HeadError::Ended | HeadError::Broken) => {
                         return Next::End(Ending::Graceful(Termination::ClientAborted));
                     }
@@ -83,8 +81,6 @@ pub(super) async fn run(session: &mut Http1, first: RecvBuf) -> Next {
             Err(reject) => return refuse(session, reject.status, reject.text, Termination::BadRequest),
         }
     };
-    let requests_max = serving.snapshot.http.requests_per_connection_max;
-    let may_stay = session.requests < requests_max && !session.guard.is_draining();
     let has_more = !request.framing.has_body() && input.bytes().len() > request.head_len;
     let rest = input.rest(request.head_len);
     let exchange = Exchange {
@@ -95,7 +91,7 @@ pub(super) async fn run(session: &mut Http1, first: RecvBuf) -> Next {
         timeouts,
         guard: &session.guard,
         request: &request,
-        keep_alive: Cell::new(request.keep_alive && may_stay),
+        keep_alive: Cell::new(request.keep_alive && may_stay(session, &serving)),
         status: Cell::new(None),
         unframed: Cell::new(false),
         uploading: Cell::new(false),
@@ -119,6 +115,11 @@ pub(super) async fn run(session: &mut Http1, first: RecvBuf) -> Next {
         context.runtime.put_block(head);
     }
     next
+}
+
+/// Whether another request may follow the present one.
+fn may_stay(session: &Http1, serving: &Serving) -> bool {
+    session.requests < serving.snapshot.http.requests_per_connection_max && !session.guard.is_draining()
 }
 
 /// Answers a head that is not taken, and closes.
