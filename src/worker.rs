@@ -42,8 +42,8 @@ pub struct Plan {
     /// The CPU to be pinned to; `None` leaves the thread to the scheduler.
     pub cpu: Option<usize>,
     pub engine: EngineChoice,
-    /// This worker's socket of each listener of the snapshot.
-    pub listeners: Vec<TcpListener>,
+    /// This worker's sockets of each listener of the snapshot: one, or more where there were more workers once.
+    pub listeners: Vec<Vec<TcpListener>>,
     pub compiled: Arc<Compiled>,
     pub tls: Arc<TlsMaterials>,
     pub shard: Arc<Shard>,
@@ -177,7 +177,7 @@ fn run(plan: Plan, inbox: Receiver<Message>, report: &Sender<Result<(EngineRepor
 
 async fn serve(
     context: Rc<Context>,
-    listeners: Vec<TcpListener>,
+    listeners: Vec<Vec<TcpListener>>,
     mailbox: Mailbox,
     inbox: Receiver<Message>,
 ) {

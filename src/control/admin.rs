@@ -14,6 +14,10 @@ use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, on};
+use tokio::sync::oneshot;
+use tokio::task::AbortHandle;
+
+use crate::control::data::reload::{Asked, Outcome};
 
 pub mod bounded;
 pub mod host;
@@ -36,8 +40,8 @@ pub struct Endpoint {
 enum Page {
     /// Made from what is at hand.
     Now(fn(&State, &Parts) -> Response),
-    /// Answered when the reload has ended.
-    Reload,
+    /// Answered when what was asked for has ended.
+    Change(fn(oneshot::Sender<Outcome>) -> Asked),
 }
 
 impl Endpoint {
@@ -48,12 +52,12 @@ impl Endpoint {
 }
 
 /// Every endpoint there is.
-pub static ENDPOINTS: [Endpoint; 9] = [
+pub static ENDPOINTS: [Endpoint; 10] = [
     get("/", "This page.", pages::index),
     get("/healthz", "200 while the process answers at all.", pages::healthz),
     get(
         "/readyz",
-        "200 while new work is taken, with what is wrong with certificates or the last reload; 503 with the reason while starting or draining.",
+        "200 while new work is taken, with what is wrong with certificates, the last reload or the last upgrade; 503 with the reason while starting or draining.",
         pages::readyz,
     ),
     get("/metrics", "Metrics in the Prometheus text format.", pages::metrics),
@@ -74,7 +78,13 @@ pub static ENDPOINTS: [Endpoint; 9] = [
         method: Method::POST,
         path: "/reload",
         help: "Read the configuration and its certificates anew; 422 with every problem if the old one stays.",
-        page: Page::Reload,
+        page: Page::Change(Asked::Reload),
+    },
+    Endpoint {
+        method: Method::POST,
+        path: "/upgrade",
+        help: "Have the binary that is installed now take over, without a pause; 422 with the reason if the present one goes on.",
+        page: Page::Change(Asked::Upgrade),
     },
 ];
 
@@ -85,18 +95,33 @@ pub enum Door {
     Unix,
 }
 
-/// Starts serving on the current runtime, for as long as it runs.
-pub fn serve(tcp: TcpListener, unix: Option<UnixListener>, state: &Arc<State>) -> std::io::Result<()> {
-    let permits = bounded::permits();
-    tcp.set_nonblocking(true)?;
-    let tcp = Bounded::new(tokio::net::TcpListener::from_std(tcp)?, permits.clone(), bounded::READ_TIMEOUT);
-    tokio::spawn(run(tcp, router(Door::Tcp, state)));
-    if let Some(unix) = unix {
-        unix.set_nonblocking(true)?;
-        let unix = Bounded::new(tokio::net::UnixListener::from_std(unix)?, permits, bounded::CHANGE_TIMEOUT);
-        tokio::spawn(run(unix, router(Door::Unix, state)));
+/// The endpoints, served until they are stopped or the runtime ends.
+pub struct Admin(Vec<AbortHandle>);
+
+impl Admin {
+    /// Starts serving on the current runtime.
+    ///
+    /// # Errors
+    /// Where the runtime cannot watch a socket.
+    pub fn serve(tcp: TcpListener, unix: Option<UnixListener>, state: &Arc<State>) -> std::io::Result<Self> {
+        let permits = bounded::permits();
+        tcp.set_nonblocking(true)?;
+        let tcp = tokio::net::TcpListener::from_std(tcp)?;
+        let tcp = Bounded::new(tcp, permits.clone(), bounded::READ_TIMEOUT);
+        let mut tasks = vec![tokio::spawn(run(tcp, router(Door::Tcp, state))).abort_handle()];
+        if let Some(unix) = unix {
+            unix.set_nonblocking(true)?;
+            let unix = tokio::net::UnixListener::from_std(unix)?;
+            let unix = Bounded::new(unix, permits, bounded::CHANGE_TIMEOUT);
+            tasks.push(tokio::spawn(run(unix, router(Door::Unix, state))).abort_handle());
+        }
+        Ok(Self(tasks))
     }
-    Ok(())
+
+    /// Takes no more connections. Those there are get their answers.
+    pub fn stop(self) {
+        self.0.iter().for_each(AbortHandle::abort);
+    }
 }
 
 async fn run<L>(listener: Bounded<L>, router: Router)
@@ -120,7 +145,7 @@ fn router(door: Door, state: &Arc<State>) -> Router {
             }
             match endpoint.page {
                 Page::Now(page) => page(&state, &request.into_parts().0),
-                Page::Reload => pages::reload(&state).await,
+                Page::Change(what) => pages::change(&state, endpoint.path, what).await,
             }
         };
         router = router.route(endpoint.path, on(filter, handler));

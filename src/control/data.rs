@@ -4,10 +4,11 @@
 use std::io;
 use std::net::TcpListener;
 use std::os::fd::AsFd;
+use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::admin::{self, Phase, State};
+use super::admin::{Admin, Phase, State};
 use super::handover::{self, Facts, Sockets};
 use super::log::Log;
 use super::requests::Supervisor;
@@ -65,7 +66,7 @@ pub fn run() -> Outcome {
 
 fn take_over() -> io::Result<(Facts, Sockets, Channel)> {
     let channel = Channel::from(io::stdin().as_fd().try_clone_to_owned()?);
-    let (facts, sockets) = handover::receive(&channel)?;
+    let (facts, sockets) = handover::receive::<Facts>(&channel)?;
     process::die_with_parent(facts.supervisor)?;
     process::forbid_new_privileges()?;
     Ok((facts, sockets, channel))
@@ -166,16 +167,17 @@ async fn control(
     let banner = banner::Addresses::of(&config.snapshot, &sockets, facts.admin_socket.as_deref());
     let snapshot = Arc::new(config.snapshot);
     let (steal, host) = (config.steal, config.host);
-    let (shards, shares) = shards(&snapshot, sockets.workers.len());
+    let (shards, shares) = shards(&snapshot, facts.cpus.len());
     let (requests, asked) = Requests::new();
-    let descriptors_max = reloader.machine.nofile;
-    let state = State::new(shards, config.effective, Some(log.clone()), facts.restarts, descriptors_max);
-    let state = Arc::new(state.with_reloads(requests));
-    admin::serve(sockets.admin_tcp, sockets.admin_unix, &state)
-        .map_err(|error| format!("cannot serve the admin endpoints: {error}"))?;
+    let state = State::new(shards, config.effective, Some(log.clone()), &facts, reloader.machine.nofile);
+    let state = Arc::new(state.with_requests(requests));
+    let Sockets { listeners, admin_tcp, admin_unix } = sockets;
+    let mut unserved = Some((admin_tcp, admin_unix));
+    // Who takes over from another one leaves them to it until it serves itself.
+    let admin = if facts.succeeds { None } else { serve_admin(&mut unserved, &state)? };
 
     // Before names are looked up, which may take seconds: what is wrong with a file is told at once.
-    let (live_tls, tls) = LiveTls::open(&snapshot, &state)?;
+    let (live_tls, tls) = LiveTls::open(&snapshot, &state, &reloader.supervisor, facts.ticket_keys.as_ref())?;
     let ring = RingSizes::new(config.workers.ring.entries, config.workers.ring.recv_buffers);
     let engine = config.workers.engine;
     probe(engine, ring)?;
@@ -184,9 +186,10 @@ async fn control(
     let (fresh, first) = names.begin(&snapshot);
     first_answers(first).await;
     let known = names.go_on(fresh, &snapshot);
-    let of_first_worker = copies(sockets.workers.first().map_or(&[], Vec::as_slice))?;
+    let groups = groups(&listeners, facts.cpus.len())?;
     let (compiled, tls) = (Compiled::new(snapshot.clone()), Arc::new(tls));
-    let plans = sockets.workers.into_iter().zip(&facts.cpus).zip(shares).enumerate().map(
+    let by_worker = Sockets::by_worker(listeners, facts.cpus.len());
+    let plans = by_worker.into_iter().zip(&facts.cpus).zip(shares).enumerate().map(
         |(index, ((listeners, cpu), share))| Plan {
             index: index as u32,
             cpu: Some(*cpu),
@@ -208,18 +211,31 @@ async fn control(
         addresses.into_iter().for_each(|addresses| live::tell_endpoints(&handles, cluster, &addresses));
     }
     announce(&facts, &state, &reports, &banner);
+    let admin = serve_admin(&mut unserved, &state)?.or(admin);
     give_way(facts.cpus.len());
     let workers = reports.iter().zip(&facts.cpus).zip(state.shards());
     let workers = workers.map(|((report, cpu), shard)| (*cpu, report.thread, shard.clone())).collect();
-    let sampling = Sampling::new(host, workers, of_first_worker, steal, &snapshot);
-    let live = Live { handles, snapshot, names, tls: live_tls, sampling, reloader, asked };
+    let sampling = Sampling::new(host, workers, groups, steal, &snapshot);
+    let live = Live { handles, snapshot, names, tls: live_tls, sampling, reloader, asked, admin };
     Ok(live.serve(&facts, &state, signals).await)
 }
 
-/// Copies of sockets, for what is done to a listener's whole group.
-fn copies(sockets: &[TcpListener]) -> Result<Vec<TcpListener>, String> {
-    let copies: io::Result<Vec<_>> = sockets.iter().map(TcpListener::try_clone).collect();
-    copies.map_err(|error| format!("cannot copy the listeners: {error}; raise LimitNOFILE="))
+/// Serves the admin endpoints, if they are not served yet.
+fn serve_admin(
+    unserved: &mut Option<(TcpListener, Option<UnixListener>)>,
+    state: &Arc<State>,
+) -> Result<Option<Admin>, String> {
+    let admin = unserved.take().map(|(tcp, unix)| Admin::serve(tcp, unix, state)).transpose();
+    admin.map_err(|error| format!("cannot serve the admin endpoints: {error}"))
+}
+
+/// A copy of one socket of each listener, for what is done to its whole group; and whether some group is larger than the
+/// number of workers.
+fn groups(listeners: &[Vec<TcpListener>], workers: usize) -> Result<(Vec<TcpListener>, bool), String> {
+    let firsts = listeners.iter().filter_map(|sockets| sockets.first());
+    let copies: io::Result<Vec<_>> = firsts.map(TcpListener::try_clone).collect();
+    let copies = copies.map_err(|error| format!("cannot copy the listeners: {error}; raise LimitNOFILE="))?;
+    Ok((copies, listeners.iter().any(|sockets| sockets.len() > workers)))
 }
 
 /// Tells at once where the engine that the configuration insists on cannot be had: names may take seconds.
@@ -266,8 +282,15 @@ fn announce(facts: &Facts, state: &State, reports: &[EngineReport], addresses: &
     state.set_phase(Phase::Serving);
     if let Some(report) = reports.first() {
         let cpus = super::cpus::ranges(&facts.cpus);
-        tracing::info!(engine = report.engine, why = report.why, cpus, restarts = facts.restarts, "serving");
-        if facts.restarts == 0 {
+        tracing::info!(
+            engine = report.engine,
+            why = report.why,
+            cpus,
+            restarts = facts.restarts,
+            upgrades = facts.upgrades,
+            "serving"
+        );
+        if facts.restarts == 0 && facts.upgrades == 0 {
             banner::print(addresses, report, &facts.cpus);
         }
     }

@@ -15,18 +15,52 @@ use serde::{Deserialize, Serialize};
 use tokio::time::MissedTickBehavior;
 
 use super::source::Source;
+use super::supervisor::upgrade::{PLAN_TIMEOUT, READY_TIMEOUT};
+use crate::base::time::Instant;
 use crate::sys::fd_passing::Channel;
+use crate::tls::TicketKeys;
 
 /// Longest wait for an answer. Opening an address that is in use is tried again for a second each.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// The same for an upgrade, which has deadlines of its own.
+const UPGRADE_TIMEOUT: Duration = Duration::from_secs(50);
+const _: () = assert!(UPGRADE_TIMEOUT.as_secs() > PLAN_TIMEOUT.as_secs() + READY_TIMEOUT.as_secs());
+
+/// Secrets of tickets, as the supervisor keeps them for the next data process.
+#[derive(Clone, Deserialize, Eq, PartialEq, Serialize)]
+pub struct KeptTicketKeys {
+    secrets: Vec<u8>,
+    /// When they were made, on the clock that all processes of a machine share (`CLOCK_MONOTONIC`).
+    made_ns: u64,
+}
+
+impl KeptTicketKeys {
+    pub fn new(keys: &TicketKeys, made: Instant) -> Self {
+        Self { secrets: keys.to_bytes(), made_ns: made.nanos() }
+    }
+
+    /// The keys, and when they were made; `None` where they are not whole.
+    pub fn keys(&self) -> Option<(TicketKeys, Instant)> {
+        Some((TicketKeys::from_bytes(&self.secrets)?, Instant::ZERO + Duration::from_nanos(self.made_ns)))
+    }
+}
+
+impl fmt::Debug for KeptTicketKeys {
+    /// Without the secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KeptTicketKeys").finish_non_exhaustive()
+    }
+}
 
 /// One message to the supervisor.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub enum Said {
     /// It serves, with the files that it has read last.
     Ready,
     /// Its control thread runs.
     Alive,
+    /// What a data process that follows is to open tickets with.
+    TicketKeys(KeptTicketKeys),
     Asked(Question),
 }
 
@@ -39,6 +73,18 @@ pub enum Ask {
     Commit,
     /// Forget what was prepared.
     Abandon,
+    /// Have another binary take over. Once that is done, whoever asked is to leave.
+    Upgrade,
+}
+
+impl Ask {
+    /// Longest wait for the answer.
+    const fn timeout(self) -> Duration {
+        match self {
+            Self::Upgrade => UPGRADE_TIMEOUT,
+            Self::Prepare | Self::Commit | Self::Abandon => ANSWER_TIMEOUT,
+        }
+    }
 }
 
 /// One question. Numbers tell an answer that came too late from the next one.
@@ -62,6 +108,10 @@ pub enum Content {
         is_new: Vec<bool>,
     },
     Done,
+    /// The version that has taken over.
+    Upgraded {
+        version: String,
+    },
     /// Why not, a line each.
     Refused(Vec<String>),
 }
@@ -98,7 +148,7 @@ impl Supervisor {
     /// # Errors
     /// Where the channel takes no deadline.
     pub fn new(channel: Channel, workers: usize) -> io::Result<Self> {
-        channel.set_recv_timeout(ANSWER_TIMEOUT)?;
+        channel.set_timeout(ANSWER_TIMEOUT)?;
         Ok(Self { channel, number: Mutex::new(0), workers })
     }
 
@@ -118,6 +168,11 @@ impl Supervisor {
                 supervisor.say(Said::Alive);
             }
         });
+    }
+
+    /// Has the next data process go on with these secrets of tickets.
+    pub fn keep_ticket_keys(&self, keys: &TicketKeys, made: Instant) {
+        self.say(Said::TicketKeys(KeptTicketKeys::new(keys, made)));
     }
 
     /// A supervisor that has not heard many before misses this one.
@@ -151,11 +206,22 @@ impl Supervisor {
         let _ = self.ask(Ask::Abandon);
     }
 
+    /// The version that has taken over: this process is to leave.
+    ///
+    /// # Errors
+    /// Why this one goes on.
+    pub fn upgrade(&self) -> Result<String, Vec<String>> {
+        match self.ask(Ask::Upgrade)?.0 {
+            Content::Upgraded { version } => Ok(version),
+            _ => Err(vec![unexpected()]),
+        }
+    }
+
     fn ask(&self, ask: Ask) -> Result<(Content, Vec<TcpListener>), Vec<String>> {
         let mut number = self.number.lock().unwrap_or_else(PoisonError::into_inner);
         *number += 1;
         let (content, sockets) = exchange(&self.channel, Question { number: *number, ask })
-            .map_err(|error| vec![Unanswered(error).to_string()])?;
+            .map_err(|error| vec![Unanswered(error, ask.timeout()).to_string()])?;
         match content {
             Content::Refused(problems) => Err(problems),
             content => Ok((content, sockets)),
@@ -164,6 +230,7 @@ impl Supervisor {
 }
 
 fn exchange(channel: &Channel, question: Question) -> io::Result<(Content, Vec<TcpListener>)> {
+    channel.set_timeout(question.ask.timeout())?;
     channel.send(&serde_json::to_vec(&Said::Asked(question))?, &[])?;
     loop {
         let (payload, fds) = channel.recv()?;
@@ -175,7 +242,7 @@ fn exchange(channel: &Channel, question: Question) -> io::Result<(Content, Vec<T
     }
 }
 
-struct Unanswered(io::Error);
+struct Unanswered(io::Error, Duration);
 
 impl fmt::Display for Unanswered {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -183,7 +250,7 @@ impl fmt::Display for Unanswered {
             io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => write!(
                 f,
                 "the supervisor did not answer within {} s; look whether its configuration file can be read, and try again",
-                ANSWER_TIMEOUT.as_secs()
+                self.1.as_secs()
             ),
             _ => write!(f, "the supervisor cannot be asked: {}; restart the gateway", self.0),
         }

@@ -171,6 +171,7 @@ impl Sampler {
         self.samples += 1;
         let mut view = state.steal();
         if self.samples.is_multiple_of(SELDOM) {
+            self.steering.assert();
             for (index, worker) in self.workers.iter_mut().enumerate() {
                 view.push_lost(index, std::mem::take(&mut worker.lost_sum) / SELDOM as f64);
             }

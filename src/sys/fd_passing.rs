@@ -3,7 +3,7 @@
 
 use std::io;
 use std::mem::{MaybeUninit, size_of, zeroed};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 use std::time::Duration;
 
@@ -29,9 +29,11 @@ impl Channel {
         Ok((Self(left.into()), Self(right.into())))
     }
 
-    /// Longest wait of `recv` for a packet, after which it fails with `WouldBlock`.
-    pub fn set_recv_timeout(&self, timeout: Duration) -> io::Result<()> {
-        SockRef::from(&self.0).set_read_timeout(Some(timeout))
+    /// Longest wait of `recv` and `send` for a packet, after which they fail with `WouldBlock`.
+    pub fn set_timeout(&self, timeout: Duration) -> io::Result<()> {
+        let socket = SockRef::from(&self.0);
+        socket.set_read_timeout(Some(timeout))?;
+        socket.set_write_timeout(Some(timeout))
     }
 
     /// Sends one message; blocks until the kernel has taken it.
@@ -143,6 +145,12 @@ impl From<OwnedFd> for Channel {
     }
 }
 
+impl AsFd for Channel {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
 impl From<Channel> for OwnedFd {
     fn from(channel: Channel) -> Self {
         channel.0
@@ -227,7 +235,6 @@ mod tests {
     use super::*;
     use std::io::{Read, Write};
     use std::net::TcpListener;
-    use std::os::fd::AsFd;
     use std::os::unix::net::UnixStream;
 
     #[test]

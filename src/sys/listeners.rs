@@ -45,6 +45,15 @@ pub fn open(address: SocketAddr, count: usize, backlog: u32) -> Result<Vec<TcpLi
     })
 }
 
+/// Opens `count` more sockets beside one that [`open`] opened: they are of its group, behind those that are there.
+///
+/// # Errors
+/// What the kernel reports, as where the group is another user's.
+pub fn join(first: &TcpListener, count: usize, backlog: u32) -> io::Result<Vec<TcpListener>> {
+    let address = first.local_addr()?;
+    (0..count).map(|_| listen_beside(address, backlog)).collect()
+}
+
 /// Changes the accept queue of a socket that listens: Linux takes the new bound with another listen(2) and keeps what
 /// waits. A refusal leaves the old one.
 pub fn set_backlog(listener: &TcpListener, backlog: u32) {
@@ -155,11 +164,7 @@ fn try_open(address: SocketAddr, count: usize, backlog: u32) -> io::Result<Vec<T
     let mut address = address;
     let mut sockets = Vec::with_capacity(count);
     for _ in 0..count {
-        let socket = new_socket(address)?;
-        socket.set_reuse_port(true)?;
-        socket.bind(&address.into())?;
-        socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
-        let listener = TcpListener::from(OwnedFd::from(socket));
+        let listener = listen_beside(address, backlog)?;
         address = listener.local_addr()?;
         sockets.push(listener);
     }
@@ -169,6 +174,14 @@ fn try_open(address: SocketAddr, count: usize, backlog: u32) -> io::Result<Vec<T
     } else {
         Err(io::ErrorKind::AddrInUse.into())
     }
+}
+
+fn listen_beside(address: SocketAddr, backlog: u32) -> io::Result<TcpListener> {
+    let socket = new_socket(address)?;
+    socket.set_reuse_port(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
+    Ok(TcpListener::from(OwnedFd::from(socket)))
 }
 
 fn new_socket(address: SocketAddr) -> io::Result<Socket> {

@@ -30,37 +30,45 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// Connections taken in a row before the sessions get a turn.
 const ACCEPTS_A_TURN: u32 = 64;
 
-/// The sockets that a worker accepts from, by listener of the present configuration.
+/// What a worker accepts from, by listener of the present configuration.
 pub(super) struct Ports(Vec<Rc<Port>>);
 
-/// One socket, and the listener that has it at present.
+/// The sockets of one address, and the listener that has them at present.
 struct Port {
     served: RefCell<User>,
-    /// Gone with the task that accepts from it.
-    socket: Weak<Listener>,
+    /// Each is gone with the task that accepts from it.
+    sockets: Vec<Weak<Listener>>,
     is_closing: Cell<bool>,
 }
 
 impl Port {
-    fn open(context: &Rc<Context>, served: &Rc<Served>, listener: TcpListener) -> Rc<Self> {
-        let listener = match Listener::new(&context.runtime, listener) {
+    fn open(context: &Rc<Context>, served: &Rc<Served>, sockets: Vec<TcpListener>) -> Rc<Self> {
+        let watched = |socket| match Listener::new(&context.runtime, socket) {
             Ok(listener) => Rc::new(listener),
             Err(error) => panic!("a listener cannot be watched: {error}"),
         };
+        let listeners: Vec<Rc<Listener>> = sockets.into_iter().map(watched).collect();
         let port = Rc::new(Self {
             served: RefCell::new(User::new(served)),
-            socket: Rc::downgrade(&listener),
+            sockets: listeners.iter().map(Rc::downgrade).collect(),
             is_closing: Cell::new(false),
         });
         port.set_options(context);
-        context.runtime.spawn(run(context.clone(), port.clone(), listener));
+        for listener in listeners {
+            context.runtime.spawn(run(context.clone(), port.clone(), listener));
+        }
         port
+    }
+
+    fn sockets(&self) -> impl Iterator<Item = Rc<Listener>> {
+        self.sockets.iter().filter_map(Weak::upgrade)
     }
 
     /// Has new connections get what the listener that has the socket asks for.
     fn set_options(&self, context: &Context) {
         let (serving, served) = (context.serving(), self.served());
-        if let (Some(spec), Some(socket)) = (serving.listener(served.position()), self.socket.upgrade()) {
+        let Some(spec) = serving.listener(served.position()) else { return };
+        for socket in self.sockets() {
             // Proven before; a connection without an option is better than none.
             let _ = socket.with_socket(|socket| spec.socket.apply(&socket));
         }
@@ -77,10 +85,10 @@ impl Port {
 
 impl Ports {
     /// Begins to accept; `listeners` in the order of the configuration.
-    pub(super) fn open(context: &Rc<Context>, listeners: Vec<TcpListener>) -> Self {
+    pub(super) fn open(context: &Rc<Context>, listeners: Vec<Vec<TcpListener>>) -> Self {
         let serving = context.serving();
         let ports = serving.served().iter().zip(listeners);
-        Self(ports.map(|(served, listener)| Port::open(context, served, listener)).collect())
+        Self(ports.map(|(served, sockets)| Port::open(context, served, sockets)).collect())
     }
 
     /// Goes on with the configuration that `context` has just come to. `sockets`: by listener, those that are new.
@@ -93,7 +101,7 @@ impl Ports {
         let serving = context.serving();
         let listeners = serving.served().iter().zip(sockets).zip(&change.sockets);
         let ports = listeners.filter_map(|((served, socket), stands)| match (socket, stands) {
-            (Some(socket), _) => Some(Port::open(context, served, socket)),
+            (Some(socket), _) => Some(Port::open(context, served, vec![socket])),
             (None, Some(at)) => {
                 let port = self.0.get(usize::from(*at))?;
                 port.served.replace(User::new(served));
@@ -112,7 +120,7 @@ impl Ports {
 
     /// Has the kernel choose evenly who gets new connections, for the whole group of each socket.
     pub(super) fn unsteer(&self) {
-        for socket in self.0.iter().filter_map(|port| port.socket.upgrade()) {
+        for socket in self.0.iter().flat_map(|port| port.sockets()) {
             let _ = socket.with_socket(|socket| reuseport::unsteer(&socket));
         }
     }

@@ -101,7 +101,7 @@ mod tests {
         let share = shard.share(["web"].into_iter(), [].into_iter());
         let context = Context::new(runtime.clone(), shard, Compiled::new(snapshot), &share, &tls, 1);
         let sockets = listeners::open("127.0.0.1:0".parse().unwrap(), 2, 1_024).unwrap();
-        let ports = Ports::open(&context, vec![sockets[1].try_clone().unwrap()]);
+        let ports = Ports::open(&context, vec![vec![sockets[1].try_clone().unwrap()]]);
         let mut easing = Easing::new(16);
         reuseport::steer(&sockets[0], &program(&[0.0, 1.0]).unwrap()).unwrap();
         let ease = Ease { handshakes_per_turn_max: 2, drains_per_s: 1e9, postpones: true, is_steered: true };

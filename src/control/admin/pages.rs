@@ -8,9 +8,11 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
 use serde::Serialize;
 use serde_json::json;
+use tokio::sync::oneshot;
 
 use super::state::{Phase, State};
 use super::{ENDPOINTS, Endpoint};
+use crate::control::data::reload::{Asked, Outcome};
 use crate::control::steal::page;
 use crate::metrics::{Gauge, Shard, render};
 use crate::sys::clock;
@@ -25,7 +27,11 @@ pub fn readyz(state: &State, _: &Parts) -> Response {
         // Likewise where the configuration that was read last is not the one in use.
         Phase::Serving => {
             let mut body = json!({ "ready": true });
-            let notes = [("certificates", state.certificate_problems()), ("reload", state.reload_problems())];
+            let notes = [
+                ("certificates", state.certificate_problems()),
+                ("reload", state.reload_problems()),
+                ("upgrade", state.upgrade_problems()),
+            ];
             for (name, problems) in notes.into_iter().filter(|(_, problems)| !problems.is_empty()) {
                 body[name] = problems.into();
             }
@@ -85,24 +91,24 @@ pub fn drain(state: &State, _: &Parts) -> Response {
     json_answer(StatusCode::ACCEPTED, &json!({ "draining": true }))
 }
 
-/// Reads the configuration anew, and tells what came of it.
-pub async fn reload(state: &State) -> Response {
-    let outcome = match state.ask_to_reload() {
+/// Asks for a reload or an upgrade, and tells what came of it.
+pub async fn change(state: &State, path: &str, what: fn(oneshot::Sender<Outcome>) -> Asked) -> Response {
+    let outcome = match state.ask(what) {
         Some(outcome) if state.phase() == Phase::Serving => outcome.await.ok(),
         _ => None,
     };
-    match outcome {
-        Some(Ok(change)) => json_answer(StatusCode::OK, &json!({ "reloaded": true, "change": change })),
-        Some(Err(problems)) => {
-            let body = json!({ "reloaded": false, "problems": problems });
-            json_answer(StatusCode::UNPROCESSABLE_ENTITY, &body)
+    let done = if path == "/reload" { "reloaded" } else { "upgraded" };
+    let (status, rest) = match outcome {
+        Some(Ok(change)) => {
+            return json_answer(StatusCode::OK, &json!({ done: true, "change": change }));
         }
+        Some(Err(problems)) => (StatusCode::UNPROCESSABLE_ENTITY, problems),
         None => {
-            let problems = [format!("the gateway is {}: try again when it serves", state.phase().word())];
-            let body = json!({ "reloaded": false, "problems": problems });
-            json_answer(StatusCode::SERVICE_UNAVAILABLE, &body)
+            let problem = format!("the gateway is {}: try again when it serves", state.phase().word());
+            (StatusCode::SERVICE_UNAVAILABLE, vec![problem])
         }
-    }
+    };
+    json_answer(status, &json!({ done: false, "problems": rest }))
 }
 
 /// Plain list of what there is, for a path that is not there.

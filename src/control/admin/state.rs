@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use tokio::sync::{Notify, oneshot};
 
-use crate::control::data::reload::{Outcome, Requests};
+use crate::control::data::reload::{Asked, Outcome, Requests};
+use crate::control::handover::Facts;
 use crate::control::log::Log;
 use crate::control::steal::View;
 use crate::metrics::{CertificateFacts, Process, ProcessFacts, Shard, WorkerFacts};
@@ -52,18 +53,21 @@ pub struct State {
     /// `None`: nobody takes them.
     requests: Option<Requests>,
     reloads: Mutex<Reloads>,
+    /// Upgrades that led to this process, and what was wrong with the one that was tried last.
+    upgrades: u32,
+    upgrade: Mutex<Result<(), Vec<String>>>,
     /// What to count of certificates, and what is wrong with their files.
     certificates: Mutex<(CertificateFacts, Vec<String>)>,
     steal: Mutex<View>,
 }
 
 impl State {
-    /// `config` is the configuration in effect; `restarts` counts crashes of data processes before this one.
+    /// `config` is the configuration in effect.
     pub fn new(
         shards: Vec<Arc<Shard>>,
         config: serde_json::Value,
         log: Option<Log>,
-        restarts: u32,
+        facts: &Facts,
         descriptors_max: u64,
     ) -> Self {
         Self {
@@ -73,8 +77,10 @@ impl State {
             config: Mutex::new(Arc::new(config)),
             log,
             start_unix_s: clock::unix_seconds(),
-            restarts,
+            restarts: facts.restarts,
             descriptors_max,
+            upgrades: facts.upgrades,
+            upgrade: Mutex::new(Ok(())),
             drain: Notify::new(),
             requests: None,
             reloads: Mutex::new(Reloads {
@@ -115,9 +121,9 @@ impl State {
         &self.shards
     }
 
-    /// Has reloads asked for go there.
+    /// Has reloads and upgrades asked for go there.
     #[must_use]
-    pub fn with_reloads(mut self, requests: Requests) -> Self {
+    pub fn with_requests(mut self, requests: Requests) -> Self {
         self.requests = Some(requests);
         self
     }
@@ -130,9 +136,19 @@ impl State {
         *self.config.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
     }
 
-    /// Asks the control thread to read the configuration anew. `None`: nobody would.
-    pub fn ask_to_reload(&self) -> Option<oneshot::Receiver<Outcome>> {
-        self.requests.as_ref().map(Requests::ask)
+    /// Asks the control thread for a reload or an upgrade. `None`: nobody would.
+    pub fn ask(&self, what: fn(oneshot::Sender<Outcome>) -> Asked) -> Option<oneshot::Receiver<Outcome>> {
+        self.requests.as_ref().map(|requests| requests.ask(what))
+    }
+
+    /// Takes what an upgrade came to.
+    pub fn note_upgrade(&self, outcome: Result<(), Vec<String>>) {
+        *self.upgrade.lock().unwrap_or_else(PoisonError::into_inner) = outcome;
+    }
+
+    /// Why the upgrade that was tried last did not come about.
+    pub fn upgrade_problems(&self) -> Vec<String> {
+        self.upgrade.lock().unwrap_or_else(PoisonError::into_inner).clone().err().unwrap_or_default()
     }
 
     /// Counts a reload; one that was refused with its problems.
@@ -190,6 +206,8 @@ impl State {
             facts.set(Process::ReloadSucceeded, u64::from(reloads.last.is_ok()));
             facts.set(Process::ReloadTime, reloads.ok_unix_s);
         }
+        facts.set(Process::Upgrades, u64::from(self.upgrades));
+        facts.set(Process::UpgradeSucceeded, u64::from(self.upgrade_problems().is_empty()));
         facts.set(Process::StartTime, self.start_unix_s);
         facts.set(Process::Restarts, u64::from(self.restarts));
         facts.set(Process::ResidentBytes, process::resident_bytes().unwrap_or(0));

@@ -13,12 +13,12 @@ use tokio::sync::oneshot;
 use tokio::time::MissedTickBehavior;
 
 use super::names::{Fresh, Resolving, first_answers};
-use super::reload::{self, Prepared, Reloader};
+use super::reload::{self, Asked, Prepared, Reloader};
 use super::sampling::Sampling;
 use super::share;
 use super::tls::LiveTls;
 use crate::control::Outcome;
-use crate::control::admin::{Phase, State};
+use crate::control::admin::{Admin, Phase, State};
 use crate::control::handover::Facts;
 use crate::metrics::shard::forget_unused;
 use crate::proxy::context::Next;
@@ -45,16 +45,28 @@ pub(super) struct Live {
     pub tls: LiveTls,
     pub sampling: Sampling,
     pub reloader: Arc<Reloader>,
-    pub asked: UnboundedReceiver<oneshot::Sender<reload::Outcome>>,
+    pub asked: UnboundedReceiver<Asked>,
+    pub admin: Option<Admin>,
 }
 
-/// A reload under way: what it has come to.
+/// A reload or an upgrade under way: what it has come to.
 enum Step {
     Prepared(Result<Box<Prepared>, Vec<String>>),
     /// Its names are looked up, and the supervisor was asked.
     Committed(Box<Prepared>, Fresh, Result<(), Vec<String>>),
     /// Workers serve it, with what is to be told of it.
     Swapped(String),
+    /// Another binary was to take over.
+    Upgraded(reload::Outcome),
+}
+
+/// Why a data process stops serving.
+#[derive(Clone, Copy, Eq, PartialEq)]
+enum Leave {
+    /// The gateway ends.
+    Stop,
+    /// Another data process serves.
+    Succeeded,
 }
 
 /// What is waited for next, and who waits for the end of it.
@@ -93,27 +105,24 @@ impl Live {
         // A sample that is late is one sample: it speaks for the time since the last.
         sample.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let mut under_way = UnderWay::default();
-        loop {
+        let leave = loop {
             tokio::select! {
-                () = Signals::stop(&mut signals.terminate, &mut signals.interrupt) => break,
+                () = Signals::stop(&mut signals.terminate, &mut signals.interrupt) => break Leave::Stop,
                 () = state.asked_to_drain() => {
                     // The supervisor must close its copies of the listeners, or connections would queue up in vain.
                     if let Err(error) = process::send_signal(facts.supervisor, process::Signal::Terminate) {
                         tracing::warn!(%error, "the supervisor cannot be told of the drain");
                     }
-                    break;
+                    break Leave::Stop;
                 }
                 (cluster, addresses) = self.names.changed() => self.tell_endpoints_of(&cluster, &addresses),
-                _ = signals.hang_up.recv() => drop(state.ask_to_reload()),
-                Some(asked) = self.asked.recv(), if under_way.step.is_none() => {
-                    under_way.waiting.push(asked);
-                    // Whoever asked meanwhile gets the same file.
-                    under_way.waiting.extend(std::iter::from_fn(|| self.asked.try_recv().ok()));
-                    let (reloader, keys) = (self.reloader.clone(), self.tls.ticket_keys().clone());
-                    let prepare = reloader.prepare(self.snapshot.clone(), keys);
-                    under_way.step = Some(Box::pin(async { Step::Prepared(prepare.await) }));
-                }
-                step = under_way.next() => self.advance(step, &mut under_way, state),
+                _ = signals.hang_up.recv() => drop(state.ask(Asked::Reload)),
+                _ = signals.user_2.recv() => drop(state.ask(Asked::Upgrade)),
+                Some(asked) = self.asked.recv(), if under_way.step.is_none() => self.begin(asked, &mut under_way),
+                step = under_way.next() => match self.advance(step, &mut under_way, state) {
+                    None => {}
+                    Some(leave) => break leave,
+                },
                 _ = sample.tick(), if self.sampling.is_on() => self.sampling.sample(state, &self.handles),
                 _ = look.tick() => {
                     if !self.sampling.postpones() {
@@ -126,13 +135,34 @@ impl Live {
                     }
                 }
             }
-        }
+        };
         drop(under_way);
+        if leave == Leave::Succeeded {
+            // Whoever asks from now on is to reach the one that serves.
+            self.admin.take().into_iter().for_each(Admin::stop);
+        }
         self.drain(state).await
     }
 
+    /// Begins what was asked for.
+    fn begin(&mut self, asked: Asked, under_way: &mut UnderWay) {
+        let reloader = self.reloader.clone();
+        let (step, waiting): (Pin<Box<dyn Future<Output = Step>>>, _) = match asked {
+            Asked::Reload(waiting) => {
+                let prepare = reloader.prepare(self.snapshot.clone(), self.tls.ticket_keys().clone());
+                (Box::pin(async { Step::Prepared(prepare.await) }), waiting)
+            }
+            Asked::Upgrade(waiting) => {
+                (Box::pin(async { Step::Upgraded(reloader.upgrade().await) }), waiting)
+            }
+        };
+        under_way.step = Some(step);
+        under_way.waiting.push(waiting);
+    }
+
     async fn drain(self, state: &State) -> Outcome {
-        let Self { handles, sampling, snapshot, .. } = self;
+        // Kept: who asks is answered to the end.
+        let Self { handles, sampling, snapshot, admin: _admin, .. } = self;
         let drain_deadline = snapshot.drain.deadline;
         // With it go copies of listeners, which would keep them open.
         drop(sampling);
@@ -142,12 +172,16 @@ impl Live {
         for handle in &handles {
             handle.send(Message::Drain { deadline });
         }
-        while !handles.iter().all(Handle::finished) {
+        loop {
+            // At least once: whoever asked for this is to get the answer.
+            tokio::time::sleep(LOOK_DRAINING).await;
+            if handles.iter().all(Handle::finished) {
+                break;
+            }
             if clock::now() > deadline + DRAIN_SLACK {
                 tracing::error!("workers did not end by the drain deadline");
                 return Outcome::Problems;
             }
-            tokio::time::sleep(LOOK_DRAINING).await;
         }
         for handle in handles {
             handle.join();
@@ -163,7 +197,7 @@ impl Live {
         }
     }
 
-    fn advance(&mut self, step: Step, under_way: &mut UnderWay, state: &State) {
+    fn advance(&mut self, step: Step, under_way: &mut UnderWay, state: &State) -> Option<Leave> {
         match step {
             Step::Prepared(Ok(prepared)) => {
                 let (fresh, first) = self.names.begin(&prepared.snapshot);
@@ -192,7 +226,17 @@ impl Live {
                 self.reloader.supervisor.ready();
                 under_way.end(&Ok(told));
             }
+            Step::Upgraded(outcome) => {
+                let succeeded = outcome.is_ok();
+                for problem in outcome.as_ref().err().into_iter().flatten() {
+                    tracing::error!(problem, "the upgrade did not come about; the present version goes on");
+                }
+                state.note_upgrade(outcome.as_ref().map(drop).map_err(Clone::clone));
+                under_way.end(&outcome);
+                return succeeded.then_some(Leave::Succeeded);
+            }
         }
+        None
     }
 
     /// Sends every worker its part. With a line on what has changed, and where workers tell that they serve it.
@@ -267,18 +311,19 @@ pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hang_up: Signal,
-    /// Held so that none of them ends the process; the supervisor answers them.
-    _others: [Signal; 2],
+    user_2: Signal,
+    /// Held so that it does not end the process; the supervisor answers it.
+    _user_1: Signal,
 }
 
 impl Signals {
     pub(super) fn new() -> io::Result<Self> {
-        let [user_1, user_2] = [SignalKind::user_defined1(), SignalKind::user_defined2()].map(signal);
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             hang_up: signal(SignalKind::hangup())?,
-            _others: [user_1?, user_2?],
+            user_2: signal(SignalKind::user_defined2())?,
+            _user_1: signal(SignalKind::user_defined1())?,
         })
     }
 

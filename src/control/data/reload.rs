@@ -21,24 +21,32 @@ use crate::steal;
 use crate::sys::process;
 use crate::tls::TicketKeys;
 
-/// What a reload came to: a line for the caller, or every problem.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// What a reload or an upgrade came to: a line for the caller, or every problem.
 pub type Outcome = Result<String, Vec<String>>;
 
-/// Reloads that were asked for and are waited for.
+/// What was asked for from outside and is waited for.
+pub enum Asked {
+    Reload(oneshot::Sender<Outcome>),
+    Upgrade(oneshot::Sender<Outcome>),
+}
+
+/// Where it is asked for.
 pub struct Requests {
-    ask: mpsc::UnboundedSender<oneshot::Sender<Outcome>>,
+    ask: mpsc::UnboundedSender<Asked>,
 }
 
 impl Requests {
-    pub fn new() -> (Self, mpsc::UnboundedReceiver<oneshot::Sender<Outcome>>) {
+    pub fn new() -> (Self, mpsc::UnboundedReceiver<Asked>) {
         let (ask, asked) = mpsc::unbounded_channel();
         (Self { ask }, asked)
     }
 
     /// Asks, and gives where the outcome will come. Closed without one: the gateway ends.
-    pub fn ask(&self) -> oneshot::Receiver<Outcome> {
+    pub fn ask(&self, what: fn(oneshot::Sender<Outcome>) -> Asked) -> oneshot::Receiver<Outcome> {
         let (tell, outcome) = oneshot::channel();
-        let _ = self.ask.send(tell);
+        let _ = self.ask.send(what(tell));
         outcome
     }
 }
@@ -78,6 +86,15 @@ impl Reloader {
     /// Has the supervisor take it into use: from then on a data process that follows begins with it.
     pub(super) async fn commit(self: Arc<Self>) -> Result<(), Vec<String>> {
         on_thread(move || self.supervisor.commit()).await
+    }
+
+    /// Has another binary take over. With a line on it.
+    ///
+    /// # Errors
+    /// Why this process goes on.
+    pub(super) async fn upgrade(self: Arc<Self>) -> Outcome {
+        let version = on_thread(move || self.supervisor.upgrade()).await?;
+        Ok(format!("version {version} serves; this process, of version {VERSION}, finishes what it accepted"))
     }
 
     fn prepare_here(

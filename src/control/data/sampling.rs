@@ -17,8 +17,10 @@ pub(super) struct Sampling {
     host: HostSpec,
     /// CPU, thread and shard of each worker.
     workers: Vec<(usize, u32, Arc<Shard>)>,
-    /// The first worker's, by listener.
+    /// One of each listener's.
     listeners: Vec<TcpListener>,
+    /// Whether some listener has more sockets than there are workers.
+    spares: bool,
     /// `None` where lost CPU time is not measured.
     sampler: Option<Sampler>,
 }
@@ -27,18 +29,18 @@ impl Sampling {
     pub(super) fn new(
         host: HostSpec,
         workers: Vec<(usize, u32, Arc<Shard>)>,
-        listeners: Vec<TcpListener>,
+        (listeners, spares): (Vec<TcpListener>, bool),
         spec: Spec,
         snapshot: &Snapshot,
     ) -> Self {
-        let mut sampling = Self { host, workers, listeners, sampler: None };
-        // Also where nothing is measured: a data process before this one may have left a program.
-        let steering = Steering::new(&sampling.listeners);
-        sampling.begin(spec, steering, snapshot);
+        let mut sampling = Self { host, workers, listeners, spares, sampler: None };
+        sampling.begin(spec, snapshot);
         sampling
     }
 
-    fn begin(&mut self, spec: Spec, steering: Steering, snapshot: &Snapshot) {
+    fn begin(&mut self, spec: Spec, snapshot: &Snapshot) {
+        // Also where nothing is measured: a data process before this one may have left a program.
+        let steering = Steering::new(&self.listeners, self.workers.len(), self.spares);
         let handshakes_max = snapshot.limits.handshakes_per_turn_max;
         let sampler = || Sampler::new(spec, &self.host, self.workers.clone(), steering, handshakes_max);
         self.sampler = (spec.mode != Mode::Off).then(sampler);
@@ -82,7 +84,7 @@ impl Sampling {
             _ => {
                 // The one that is dropped has its own copies: it takes its program off them.
                 self.sampler = None;
-                self.begin(spec, Steering::new(&self.listeners), snapshot);
+                self.begin(spec, snapshot);
                 state.steal().turn(spec.mode);
             }
         }

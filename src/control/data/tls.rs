@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::base::time::Instant;
 use crate::control::admin::State;
 use crate::control::certificates::{Certificates, TlsChange};
+use crate::control::requests::{KeptTicketKeys, Supervisor};
 use crate::proxy::snapshot::Snapshot;
 use crate::sys::{clock, cpu};
 use crate::tls::{ROTATION_S, TicketKeys};
@@ -18,6 +19,8 @@ pub(super) struct LiveTls {
     ticket_keys: Arc<TicketKeys>,
     /// When the secrets were last replaced.
     rotated: Instant,
+    /// Keeps them for a data process that follows.
+    supervisor: Arc<Supervisor>,
 }
 
 impl LiveTls {
@@ -25,12 +28,25 @@ impl LiveTls {
     ///
     /// # Errors
     /// Every file that cannot be used, a line each, with the cure.
-    pub(super) fn open(snapshot: &Snapshot, state: &State) -> Result<(Self, TlsMaterials), String> {
-        let ticket_keys = TicketKeys::new().map_err(|_| "the system gives no randomness".to_owned())?;
+    pub(super) fn open(
+        snapshot: &Snapshot,
+        state: &State,
+        supervisor: &Arc<Supervisor>,
+        kept: Option<&KeptTicketKeys>,
+    ) -> Result<(Self, TlsMaterials), String> {
+        let (ticket_keys, rotated) = match kept.and_then(KeptTicketKeys::keys) {
+            Some(kept) => kept,
+            None => {
+                let new = TicketKeys::new().map_err(|_| "the system gives no randomness".to_owned())?;
+                supervisor.keep_ticket_keys(&new, clock::now());
+                (new, clock::now())
+            }
+        };
         let (certificates, _) = Certificates::open(snapshot, unix_s())
             .map_err(|failures| failures.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))?;
         state.set_certificates(certificates.facts(), certificates.problems());
-        let live = Self { certificates, ticket_keys: Arc::new(ticket_keys), rotated: clock::now() };
+        let (ticket_keys, supervisor) = (Arc::new(ticket_keys), supervisor.clone());
+        let live = Self { certificates, ticket_keys, rotated, supervisor };
         let materials = live.materials(snapshot);
         Ok((live, materials))
     }
@@ -74,6 +90,7 @@ impl LiveTls {
         self.rotated = now;
         // Without randomness the present ones stay good, and the next period brings another try.
         if let Ok(keys) = self.ticket_keys.rotated() {
+            self.supervisor.keep_ticket_keys(&keys, now);
             self.ticket_keys = Arc::new(keys);
             for handle in handles {
                 handle.send(Message::TicketKeys(self.ticket_keys.clone()));

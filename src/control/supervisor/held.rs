@@ -9,10 +9,12 @@ use std::time::Duration;
 
 use tokio::sync::mpsc::UnboundedSender;
 
+use super::upgrade::{Estate, Group};
 use crate::config::{self, Config};
 use crate::control::handover::{self, Facts, Sockets};
-use crate::control::requests::{self, Answer, Ask, Content, Question, Said};
+use crate::control::requests::{self, Answer, Ask, Content, KeptTicketKeys, Question, Said};
 use crate::control::source::Source;
+use crate::proxy::snapshot::Listener;
 use crate::proxy::snapshot::change::Change;
 use crate::sys::fd_passing::Channel;
 use crate::sys::listeners;
@@ -43,6 +45,28 @@ impl Attended {
     pub(super) fn new(channel: Channel) -> Self {
         Self { channel, prepared: Mutex::default() }
     }
+
+    pub(super) const fn channel(&self) -> &Channel {
+        &self.channel
+    }
+
+    /// Answers the question of that number.
+    pub(super) fn tell(&self, number: u64, content: Content) {
+        // Answers keep their order, and do not come between the parts of another.
+        let _prepared = self.prepared.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = (Answer { number, content }).send(&self.channel, &[]) {
+            tracing::warn!(%error, "the data process did not take an answer");
+        }
+    }
+
+    /// Tells `heard` what the data process says, until it has ended. Blocks.
+    pub(super) fn listen(&self, heard: &UnboundedSender<Said>) {
+        while let Ok(said) = requests::next_said(&self.channel) {
+            if heard.send(said).is_err() {
+                return;
+            }
+        }
+    }
 }
 
 /// What was asked for, opened, and is not in use yet.
@@ -68,6 +92,16 @@ impl Held {
         self.present().facts.restarts
     }
 
+    /// How many data processes have been started before the present one.
+    pub(super) fn starts(&self) -> u32 {
+        let present = self.present();
+        present.facts.restarts + present.facts.upgrades
+    }
+
+    pub(super) fn path(&self) -> Option<PathBuf> {
+        self.path.as_deref().map(Into::into)
+    }
+
     pub(super) fn count_restart(&self) {
         self.present().facts.restarts += 1;
     }
@@ -78,6 +112,29 @@ impl Held {
 
     pub(super) fn admin_socket(&self) -> Option<PathBuf> {
         self.present().facts.admin_socket.clone()
+    }
+
+    pub(super) fn keep_ticket_keys(&self, keys: KeptTicketKeys) {
+        self.present().facts.ticket_keys = Some(keys);
+    }
+
+    /// What another program is to go on with, and the sockets; `None` once the gateway is told to stop.
+    pub(super) fn estate(&self) -> Option<(Estate, Arc<Sockets>)> {
+        let present = self.present();
+        let group = |listener: &Listener| Group { name: listener.name.to_string(), listen: listener.address };
+        let facts = &present.facts;
+        let estate = Estate {
+            config: self.path.as_deref().map(Into::into),
+            listeners: present.config.snapshot.listeners.iter().map(group).collect(),
+            admin_listen: present.config.admin.listen,
+            admin_socket: facts.admin_socket.clone(),
+            restarts: facts.restarts,
+            upgrades: facts.upgrades,
+            supervisor: facts.supervisor,
+            alive_every: facts.alive_every,
+            ticket_keys: facts.ticket_keys.clone(),
+        };
+        Some((estate, present.sockets.clone()?))
     }
 
     /// Lets go of the sockets, so that they close when the data process has served what waits in them.
@@ -98,11 +155,7 @@ impl Held {
         }
         // They would stay open while this thread waits.
         drop(sockets);
-        while let Ok(said) = requests::next_said(&attended.channel) {
-            if heard.send(said).is_err() {
-                return;
-            }
-        }
+        attended.listen(heard);
     }
 
     /// Answers a question. Blocks: reading a file and opening sockets may take their time.
@@ -142,6 +195,8 @@ impl Held {
                 *prepared = None;
                 Ok(())
             }
+            // The supervisor's loop answers it.
+            Ask::Upgrade => return Ok(()),
         };
         let content = outcome.map_or_else(Content::Refused, |()| Content::Done);
         answer(content).send(channel, &[])
@@ -185,33 +240,27 @@ impl Held {
         let mut present = self.present();
         let Some(old) = present.sockets.clone() else { return Err(DRAINING.to_owned()) };
         let copied = |error: io::Error| format!("the sockets cannot be kept: {error}; raise LimitNOFILE=");
-        let mut workers: Vec<Vec<TcpListener>> = old.workers.iter().map(|_| Vec::new()).collect();
-        for ((listener, opened), stands) in config.snapshot.listeners.iter().zip(opened).zip(&change.sockets)
-        {
-            let sockets = match (opened, stands) {
-                (Some(opened), _) => opened,
-                (None, stands) => {
-                    let stands = usize::from(stands.unwrap_or_default());
-                    let kept = old.workers.iter().filter_map(|sockets| sockets.get(stands));
-                    let kept = kept.map(TcpListener::try_clone).collect::<io::Result<Vec<_>>>();
-                    let kept = kept.map_err(copied)?;
-                    if present.config.snapshot.listeners[stands].backlog != listener.backlog {
-                        kept.iter().for_each(|socket| listeners::set_backlog(socket, listener.backlog));
-                    }
-                    kept
+        let all = config.snapshot.listeners.iter().zip(opened).zip(&change.sockets);
+        let all = all.map(|((listener, opened), stands)| match (opened, stands) {
+            (Some(opened), _) => Ok(opened),
+            (None, stands) => {
+                let stands = usize::from(stands.unwrap_or_default());
+                let kept = old.listeners.get(stands).into_iter().flatten();
+                let kept = kept.map(TcpListener::try_clone).collect::<io::Result<Vec<_>>>()?;
+                if present.config.snapshot.listeners[stands].backlog != listener.backlog {
+                    kept.iter().for_each(|socket| listeners::set_backlog(socket, listener.backlog));
                 }
-            };
-            for (worker, socket) in workers.iter_mut().zip(sockets) {
-                worker.push(socket);
+                Ok(kept)
             }
-        }
+        });
+        let all = all.collect::<io::Result<Vec<_>>>().map_err(copied)?;
         let admin_tcp = old.admin_tcp.try_clone().map_err(copied)?;
         let admin_unix = old.admin_unix.as_ref().map(|unix| unix.try_clone()).transpose().map_err(copied)?;
-        present.sockets = Some(Arc::new(Sockets { workers, admin_tcp, admin_unix }));
+        present.sockets = Some(Arc::new(Sockets { listeners: all, admin_tcp, admin_unix }));
         present.facts.source = source;
         present.config = Arc::new(config);
         Ok(())
     }
 }
 
-const DRAINING: &str = "the gateway drains: nothing is taken into use any more";
+pub(super) const DRAINING: &str = "the gateway drains: nothing is taken into use any more";
