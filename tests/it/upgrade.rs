@@ -102,8 +102,10 @@ fn a_changed_configuration_comes_with_the_new_binary(engine: Engine) {
 
 fn sockets_of_fewer_workers_are_all_served(engine: Engine) {
     let origin = Origin::serving();
-    let text = |cpus: &str| Setup::to(engine, &origin).text().replace("cpus = \"0\"", cpus);
-    let mut gateway = Setup::to(engine, &origin).start();
+    // Long: a connection that one of those before accepts last is to be idle for as long as this test takes.
+    let setup = || Setup::to(engine, &origin).drain(20_000, 30_000);
+    let text = |cpus: &str| setup().text().replace("cpus = \"0\"", cpus);
+    let mut gateway = setup().start();
     let load =
         Load::start().keep_alive(gateway.web()).new_connections(gateway.web()).new_connections(gateway.web());
     for (round, cpus) in
@@ -120,6 +122,7 @@ fn sockets_of_fewer_workers_are_all_served(engine: Engine) {
     for client in &mut clients {
         assert_eq!(client.get("/").status, 200);
     }
+    drop(clients);
     load.goes_on(20);
     load.stop();
     gateway.drain();
