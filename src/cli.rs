@@ -1,11 +1,12 @@
 //! The command line: what can be asked of `ringfort`, and what each command calls. Decides nothing itself.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Parser, Subcommand};
 
 use crate::config;
 use crate::control::supervisor::DATA_COMMAND;
+use crate::control::supervisor::upgrade::{self, PLAN_COMMAND};
 use crate::control::{Outcome, certificates, data, socket, supervisor};
 use crate::doctor;
 use crate::sys::clock;
@@ -70,6 +71,20 @@ enum Command {
         #[arg(long, value_name = "PATH")]
         socket: Option<PathBuf>,
     },
+    /// Have the running gateway read its configuration and certificates anew; exit 1 with every problem if it stays with
+    /// the old one.
+    Reload {
+        /// The admin Unix socket. Without it: where "run" puts it by default.
+        #[arg(long, value_name = "PATH")]
+        socket: Option<PathBuf>,
+    },
+    /// Have the binary that is installed now take over from the one that runs, with the same sockets and without a pause;
+    /// exit 1 with the reason if the present one goes on.
+    Upgrade {
+        /// The admin Unix socket. Without it: where "run" puts it by default.
+        #[arg(long, value_name = "PATH")]
+        socket: Option<PathBuf>,
+    },
     /// Look at the kernel's settings, and change them so that it can be taken back.
     Tune {
         #[command(subcommand)]
@@ -84,6 +99,9 @@ enum Command {
     /// The data process, which "run" starts.
     #[command(name = DATA_COMMAND, hide = true)]
     Data,
+    /// What this binary needs to take over, asked by the one that runs.
+    #[command(name = PLAN_COMMAND, hide = true)]
+    Plan,
     /// Write the manual pages and the completions for shells into a folder, as the packages install them.
     #[command(name = "__pages", hide = true)]
     Pages { folder: PathBuf },
@@ -115,16 +133,9 @@ impl Cli {
                 print(&text);
                 code
             }
-            Command::Drain { socket } => match socket::post("/drain", socket.as_deref()) {
-                Ok(answer) => {
-                    print(&answer.body);
-                    if answer.is_good() { Outcome::Good } else { Outcome::Problems }.exit_code()
-                }
-                Err(text) => {
-                    eprintln!("ringfort: {text}");
-                    Outcome::CouldNotRun.exit_code()
-                }
-            },
+            Command::Drain { socket } => ask("/drain", socket.as_deref()),
+            Command::Reload { socket } => ask("/reload", socket.as_deref()),
+            Command::Upgrade { socket } => ask("/upgrade", socket.as_deref()),
             Command::Tune { command } => match tune::run(command) {
                 Ok((text, code)) => {
                     print(&text);
@@ -142,6 +153,7 @@ impl Cli {
                 Outcome::Good.exit_code()
             }
             Command::Data => data::run().exit_code(),
+            Command::Plan => upgrade::plan().exit_code(),
             Command::Pages { folder } => match pages::write(&folder) {
                 Ok(()) => Outcome::Good.exit_code(),
                 Err(error) => {
@@ -149,6 +161,24 @@ impl Cli {
                     Outcome::CouldNotRun.exit_code()
                 }
             },
+        }
+    }
+}
+
+/// Has the running gateway change something, and tells what it says of it.
+fn ask(path: &str, socket: Option<&Path>) -> u8 {
+    match socket::post(path, socket) {
+        Ok(answer) if answer.is_good() => {
+            print(&answer.body);
+            Outcome::Good.exit_code()
+        }
+        Ok(answer) => {
+            answer.problems().iter().for_each(|problem| eprintln!("{problem}"));
+            Outcome::Problems.exit_code()
+        }
+        Err(text) => {
+            eprintln!("ringfort: {text}");
+            Outcome::CouldNotRun.exit_code()
         }
     }
 }
@@ -186,6 +216,8 @@ mod tests {
             "ringfort doctor --json --seconds 0 --config a.toml",
             "ringfort drain",
             "ringfort drain --socket a.sock",
+            "ringfort reload --socket a.sock",
+            "ringfort upgrade --socket a.sock",
             "ringfort tune check --config a.toml --json --root dir --tier safe",
             "ringfort tune plan --only io_uring --only vm.swappiness",
             "ringfort tune apply --yes --tier aggressive --confirm-within 120",

@@ -16,6 +16,7 @@ mod build;
 mod check;
 mod effective;
 mod keys;
+mod live;
 mod manual;
 mod nearest;
 mod node;
@@ -25,6 +26,7 @@ mod schema;
 mod values;
 
 pub use check::{Asking, check};
+pub use live::{at_listener, unchangeable};
 pub use manual::manual;
 pub use problem::{Problem, Severity};
 pub use reference::reference;
@@ -99,6 +101,13 @@ pub struct HostSpec {
     pub procfs: PathBuf,
     pub sysfs: PathBuf,
     pub cgroupfs: PathBuf,
+}
+
+/// The text that a configuration was made from, and what it is called.
+#[derive(Clone, Copy, Debug)]
+pub struct Source<'t> {
+    pub name: &'t str,
+    pub text: &'t str,
 }
 
 /// Why there is no configuration.

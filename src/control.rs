@@ -8,12 +8,12 @@ pub mod cpus;
 pub mod data;
 pub mod handover;
 pub mod log;
+pub mod requests;
 pub mod resolve;
 pub mod socket;
 pub mod source;
 pub mod steal;
 pub mod supervisor;
-pub mod words;
 
 /// How a command ended, for the exit code.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -78,8 +78,17 @@ impl ClusterHealth {
     /// The state for another set of endpoints: `old[i]` is where the new endpoint `i` stood before, if it did.
     #[must_use]
     pub fn rearranged(&self, old: &[Option<usize>]) -> Self {
+        self.rearranged_under(self.spec, old)
+    }
+
+    /// As `rearranged`, under another specification. One that turns ejection off lets everything serve.
+    #[must_use]
+    pub fn rearranged_under(&self, spec: EjectionSpec, old: &[Option<usize>]) -> Self {
+        if spec.consecutive_failures == 0 {
+            return Self::new(spec, old.len());
+        }
         let state = |position: &Option<usize>| position.and_then(|at| self.endpoints.get(at).copied());
-        Self { spec: self.spec, endpoints: old.iter().map(|at| state(at).unwrap_or_default()).collect() }
+        Self { spec, endpoints: old.iter().map(|at| state(at).unwrap_or_default()).collect() }
     }
 
     /// Whether requests should go elsewhere. An index that does not exist is not available.

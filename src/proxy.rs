@@ -13,6 +13,7 @@ pub mod http2;
 pub mod outcome;
 pub mod passthrough;
 pub mod relay;
+pub mod serving;
 pub mod snapshot;
 pub mod stream;
 pub mod tcp;

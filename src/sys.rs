@@ -2,6 +2,7 @@
 //! With `runtime/`, the only place of `unsafe`. Holds no policy: it answers questions and carries out orders.
 
 pub mod affinity;
+pub mod child;
 pub mod clock;
 pub mod cpu;
 pub mod fd_passing;
@@ -15,3 +16,4 @@ pub mod random;
 pub mod reuseport;
 pub mod rlimit;
 pub mod socket_options;
+pub mod succession;

@@ -5,6 +5,8 @@
 mod accept;
 mod easing;
 
+use accept::Ports;
+
 use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::sync::mpsc::{self, Receiver, Sender, TryRecvError};
@@ -13,10 +15,10 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::base::time::Instant;
+use crate::metrics::shard::Share;
 use crate::metrics::{Counter, Gauge, Histogram, Shard};
-use crate::proxy::context::Context;
+use crate::proxy::context::{Compiled, Context, Next};
 use crate::proxy::handshakes::Refused;
-use crate::proxy::snapshot::Snapshot;
 pub use crate::proxy::tls::TlsMaterials;
 pub use crate::runtime::{EngineChoice, RingSizes};
 use crate::runtime::{Mailbox, MailboxWaker, Runtime};
@@ -40,19 +42,33 @@ pub struct Plan {
     /// The CPU to be pinned to; `None` leaves the thread to the scheduler.
     pub cpu: Option<usize>,
     pub engine: EngineChoice,
-    /// Index of the listener in the snapshot, and this worker's socket of it.
-    pub listeners: Vec<(u16, TcpListener)>,
-    pub snapshot: Arc<Snapshot>,
-    pub tls: TlsMaterials,
+    /// This worker's sockets of each listener of the snapshot: one, or more where there were more workers once.
+    pub listeners: Vec<Vec<TcpListener>>,
+    pub compiled: Arc<Compiled>,
+    pub tls: Arc<TlsMaterials>,
     pub shard: Arc<Shard>,
+    /// The parts of the shard that the snapshot's listeners and clusters count in.
+    pub share: Share,
     pub seed: u64,
     pub ring: RingSizes,
     pub steal: steal::Spec,
 }
 
-/// What the control thread tells a worker.
-#[derive(Debug)]
+/// Another configuration, as one worker gets it.
+pub struct Reload {
+    pub next: Next,
+    /// By listener: the socket to accept from, where it does not go on with one that the worker has.
+    pub sockets: Vec<Option<TcpListener>>,
+    pub steal: steal::Spec,
+    /// Told when the worker serves it.
+    pub done: tokio::sync::mpsc::UnboundedSender<()>,
+}
+
+/// What the control thread tells a worker. Listeners and clusters are named by their position in the configuration that
+/// was sent last.
 pub enum Message {
+    /// Serve another configuration.
+    Reload(Box<Reload>),
     /// Stop accepting, finish, end by the deadline.
     Drain { deadline: Instant },
     /// All addresses of one cluster, sorted.
@@ -147,14 +163,10 @@ fn run(plan: Plan, inbox: Receiver<Message>, report: &Sender<Result<(EngineRepor
             return;
         }
     };
-    let context = Context::new(runtime.clone(), plan.shard, plan.snapshot, &plan.tls, plan.seed);
-    context.door.set_objective(plan.steal.latency_objective, plan.steal.mode == steal::Mode::Act, &runtime);
-    for (listener, material) in (0..).zip(plan.tls.listeners) {
-        material.into_iter().for_each(|material| set_server_tls(&context, listener, &material));
-    }
-    for (cluster, material) in (0..).zip(plan.tls.clusters) {
-        material.into_iter().for_each(|material| set_client_tls(&context, cluster, &material));
-    }
+    let context = Context::new(runtime.clone(), plan.shard, plan.compiled, &plan.share, &plan.tls, plan.seed);
+    set_objective(&context, plan.steal);
+    // What this configuration counts in and is made of goes when it goes.
+    drop((plan.share, plan.tls));
     let engine = EngineReport { engine: engine.engine.name(), why: engine.why, thread: process::thread_id() };
     let _ = report.send(Ok((engine, waker)));
     if let Err(error) = runtime.block_on(serve(context, plan.listeners, mailbox, inbox)) {
@@ -165,49 +177,22 @@ fn run(plan: Plan, inbox: Receiver<Message>, report: &Sender<Result<(EngineRepor
 
 async fn serve(
     context: Rc<Context>,
-    listeners: Vec<(u16, TcpListener)>,
+    listeners: Vec<Vec<TcpListener>>,
     mailbox: Mailbox,
     inbox: Receiver<Message>,
 ) {
-    let copies = if context.door.sheds() {
-        listeners.iter().filter_map(|(_, listener)| listener.try_clone().ok()).collect()
-    } else {
-        Vec::new()
-    };
-    let handshakes_max = context.serving().snapshot.limits.handshakes_per_turn_max;
-    let mut easing = Easing::new(handshakes_max, copies);
-    for (index, listener) in listeners {
-        context.runtime.spawn(accept::run(context.clone(), index, listener));
-    }
+    let mut easing = Easing::new(context.serving().snapshot.limits.handshakes_per_turn_max);
+    let mut ports = Ports::open(&context, listeners);
     let deadline = context.runtime.deadline();
     let mut housekeeping = Housekeeping::default();
     let mut drain_deadline = None;
     loop {
         match inbox.try_recv() {
-            Ok(Message::Drain { deadline }) => {
-                context.drain();
-                easing.drain(&context);
-                drain_deadline = Some(deadline);
-                continue;
-            }
-            Ok(Message::Endpoints { cluster, addresses }) => {
-                context.upstreams.set_endpoints(cluster, &addresses);
-                continue;
-            }
-            Ok(Message::ServerTls { listener, material }) => {
-                set_server_tls(&context, listener, &material);
-                continue;
-            }
-            Ok(Message::ClientTls { cluster, material }) => {
-                set_client_tls(&context, cluster, &material);
-                continue;
-            }
-            Ok(Message::Ease(ease)) => {
-                easing.take(ease, context.runtime.now(), &context);
-                continue;
-            }
-            Ok(Message::TicketKeys(keys)) => {
-                context.tls.set_ticket_keys(keys);
+            Ok(message) => {
+                if let Message::Drain { deadline } = message {
+                    drain_deadline = Some(deadline);
+                }
+                obey(&context, &mut ports, &mut easing, message);
                 continue;
             }
             Err(TryRecvError::Empty) => {}
@@ -215,7 +200,7 @@ async fn serve(
             Err(TryRecvError::Disconnected) => return,
         }
         let now = context.runtime.now();
-        easing.look(now, &context);
+        easing.look(now, &ports, &context);
         housekeeping.run(&context, easing.postpones());
         if let Some(deadline) = drain_deadline {
             // The accept tasks end once their queues are empty; what is left then are sessions.
@@ -232,21 +217,33 @@ async fn serve(
     }
 }
 
-fn set_server_tls(context: &Context, listener: u16, material: &Arc<ServerMaterial>) {
-    let snapshot = context.serving().snapshot.clone();
-    if let Err(error) = context.tls.set_server(&snapshot, listener, material) {
-        tracing::error!(listener, %error, "the listener's certificates cannot be served; it goes on as before");
+fn obey(context: &Rc<Context>, ports: &mut Ports, easing: &mut Easing, message: Message) {
+    match message {
+        Message::Reload(reload) => {
+            let Reload { next, sockets, steal, done } = *reload;
+            context.change(&next);
+            ports.change(context, &next.change, sockets);
+            easing.change(context.serving().snapshot.limits.handshakes_per_turn_max, context);
+            set_objective(context, steal);
+            let _ = done.send(());
+        }
+        Message::Drain { .. } => {
+            context.drain();
+            // Nothing new comes.
+            easing.end(context);
+        }
+        Message::Endpoints { cluster, addresses } => {
+            context.serving().upstreams.set_endpoints(cluster, &addresses);
+        }
+        Message::ServerTls { listener, material } => context.set_server_tls(listener, &material),
+        Message::ClientTls { cluster, material } => context.set_client_tls(cluster, &material),
+        Message::Ease(ease) => easing.take(ease, context.runtime.now(), context),
+        Message::TicketKeys(keys) => context.set_ticket_keys(keys),
     }
 }
 
-fn set_client_tls(context: &Context, cluster: u16, material: &ClientMaterial) {
-    let Some(protocol) = context.upstreams.spec(cluster).map(|spec| spec.protocol) else { return };
-    match context.tls.client(material, protocol) {
-        Ok(client) => context.upstreams.set_tls(cluster, client),
-        Err(error) => {
-            tracing::error!(cluster, %error, "the cluster's certificates cannot be used; it goes on as before");
-        }
-    }
+fn set_objective(context: &Context, steal: steal::Spec) {
+    context.door.set_objective(steal.latency_objective, steal.mode == steal::Mode::Act, &context.runtime);
 }
 
 /// What a worker does for itself now and then.
@@ -264,29 +261,25 @@ impl Housekeeping {
     fn run(&mut self, context: &Context, postpones: bool) {
         let now = context.runtime.now();
         let pause = if postpones { SWEEP_POSTPONED } else { HOUSEKEEPING };
-        if context.is_draining() {
-            context.upstreams.close_idle();
-        } else if now.since(self.swept) >= pause {
+        if context.is_draining() || now.since(self.swept) >= pause {
             self.swept = now;
-            context.upstreams.sweep();
+            context.sweep_upstreams();
         }
-        for ejected in context.upstreams.take_ejected() {
+        let serving = context.serving();
+        for ejected in serving.upstreams.take_ejected() {
             let (cluster, endpoint) = (&*ejected.cluster, ejected.endpoint);
             let ejected_ms = ejected.duration.as_millis() as u64;
             tracing::warn!(cluster, %endpoint, ejected_ms, "endpoint ejected after consecutive failures");
         }
-        let snapshot = &context.serving().snapshot;
         for Refused { listener, peer, error } in context.handshakes.take_refused() {
-            let listener =
-                snapshot.listeners.get(usize::from(listener)).map_or("", |listener| &listener.name);
-            let peer = peer.map(|peer| peer.to_string());
+            let (listener, peer) = (listener.name(), peer.map(|peer| peer.to_string()));
             tracing::info!(listener, peer, %error, "a client was refused for its certificate");
         }
-        for failed in context.upstreams.take_tls_failed() {
+        for failed in serving.upstreams.take_tls_failed() {
             let (cluster, endpoint, error) = (&*failed.cluster, failed.endpoint, failed.error);
             tracing::warn!(cluster, %endpoint, error, "the TLS handshake with an endpoint failed");
         }
-        for (cluster, endpoint) in context.upstreams.take_floods() {
+        for (cluster, endpoint) in serving.upstreams.take_floods() {
             tracing::warn!(cluster, %endpoint, "a connection was left: the endpoint flooded it with HTTP/2 frames");
         }
         let shard = &context.shard;

@@ -1,6 +1,6 @@
 //! The admin endpoints: one table, served over TCP (read-only, with the Host check) and over a Unix socket that only
-//! this user may connect to (the same, and what changes state). Never waits for a worker: every answer is made from
-//! shards and facts at hand.
+//! this user may connect to (the same, and what changes state). Never waits for a worker but to end a reload: every other answer is
+//! made from shards and facts at hand.
 
 use std::convert::Infallible;
 use std::net::TcpListener;
@@ -14,6 +14,10 @@ use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, on};
+use tokio::sync::oneshot;
+use tokio::task::AbortHandle;
+
+use crate::control::data::reload::{Asked, Outcome};
 
 pub mod bounded;
 pub mod host;
@@ -29,7 +33,15 @@ pub struct Endpoint {
     pub method: Method,
     pub path: &'static str,
     pub help: &'static str,
-    page: fn(&State, &Parts) -> Response,
+    page: Page,
+}
+
+#[derive(Clone, Copy)]
+enum Page {
+    /// Made from what is at hand.
+    Now(fn(&State, &Parts) -> Response),
+    /// Answered when what was asked for has ended.
+    Change(fn(oneshot::Sender<Outcome>) -> Asked),
 }
 
 impl Endpoint {
@@ -40,12 +52,12 @@ impl Endpoint {
 }
 
 /// Every endpoint there is.
-pub static ENDPOINTS: [Endpoint; 8] = [
+pub static ENDPOINTS: [Endpoint; 10] = [
     get("/", "This page.", pages::index),
     get("/healthz", "200 while the process answers at all.", pages::healthz),
     get(
         "/readyz",
-        "200 while new work is taken, with what is wrong with certificates; 503 with the reason while starting or draining.",
+        "200 while new work is taken, with what is wrong with certificates, the last reload or the last upgrade; 503 with the reason while starting or draining.",
         pages::readyz,
     ),
     get("/metrics", "Metrics in the Prometheus text format.", pages::metrics),
@@ -60,7 +72,19 @@ pub static ENDPOINTS: [Endpoint; 8] = [
         method: Method::POST,
         path: "/drain",
         help: "Stop accepting, finish what was accepted, then exit.",
-        page: pages::drain,
+        page: Page::Now(pages::drain),
+    },
+    Endpoint {
+        method: Method::POST,
+        path: "/reload",
+        help: "Read the configuration and its certificates anew; 422 with every problem if the old one stays.",
+        page: Page::Change(Asked::Reload),
+    },
+    Endpoint {
+        method: Method::POST,
+        path: "/upgrade",
+        help: "Have the binary that is installed now take over, without a pause; 422 with the reason if the present one goes on.",
+        page: Page::Change(Asked::Upgrade),
     },
 ];
 
@@ -71,18 +95,33 @@ pub enum Door {
     Unix,
 }
 
-/// Starts serving on the current runtime, for as long as it runs.
-pub fn serve(tcp: TcpListener, unix: Option<UnixListener>, state: &Arc<State>) -> std::io::Result<()> {
-    let permits = bounded::permits();
-    tcp.set_nonblocking(true)?;
-    let tcp = Bounded::new(tokio::net::TcpListener::from_std(tcp)?, permits.clone());
-    tokio::spawn(run(tcp, router(Door::Tcp, state)));
-    if let Some(unix) = unix {
-        unix.set_nonblocking(true)?;
-        let unix = Bounded::new(tokio::net::UnixListener::from_std(unix)?, permits);
-        tokio::spawn(run(unix, router(Door::Unix, state)));
+/// The endpoints, served until they are stopped or the runtime ends.
+pub struct Admin(Vec<AbortHandle>);
+
+impl Admin {
+    /// Starts serving on the current runtime.
+    ///
+    /// # Errors
+    /// Where the runtime cannot watch a socket.
+    pub fn serve(tcp: TcpListener, unix: Option<UnixListener>, state: &Arc<State>) -> std::io::Result<Self> {
+        let permits = bounded::permits();
+        tcp.set_nonblocking(true)?;
+        let tcp = tokio::net::TcpListener::from_std(tcp)?;
+        let tcp = Bounded::new(tcp, permits.clone(), bounded::READ_TIMEOUT);
+        let mut tasks = vec![tokio::spawn(run(tcp, router(Door::Tcp, state))).abort_handle()];
+        if let Some(unix) = unix {
+            unix.set_nonblocking(true)?;
+            let unix = tokio::net::UnixListener::from_std(unix)?;
+            let unix = Bounded::new(unix, permits, bounded::CHANGE_TIMEOUT);
+            tasks.push(tokio::spawn(run(unix, router(Door::Unix, state))).abort_handle());
+        }
+        Ok(Self(tasks))
     }
-    Ok(())
+
+    /// Takes no more connections. Those there are get their answers.
+    pub fn stop(self) {
+        self.0.iter().for_each(AbortHandle::abort);
+    }
 }
 
 async fn run<L>(listener: Bounded<L>, router: Router)
@@ -104,7 +143,10 @@ fn router(door: Door, state: &Arc<State>) -> Router {
                 let text = "what changes state is asked over the admin Unix socket (admin.socket) only\n";
                 return (StatusCode::FORBIDDEN, text).into_response();
             }
-            (endpoint.page)(&state, &request.into_parts().0)
+            match endpoint.page {
+                Page::Now(page) => page(&state, &request.into_parts().0),
+                Page::Change(what) => pages::change(&state, endpoint.path, what).await,
+            }
         };
         router = router.route(endpoint.path, on(filter, handler));
     }
@@ -132,7 +174,7 @@ async fn guard(door: Door, request: Request, next: Next) -> Response {
 }
 
 const fn get(path: &'static str, help: &'static str, page: fn(&State, &Parts) -> Response) -> Endpoint {
-    Endpoint { method: Method::GET, path, help, page }
+    Endpoint { method: Method::GET, path, help, page: Page::Now(page) }
 }
 
 #[cfg(test)]

@@ -20,8 +20,7 @@ pub struct Addresses {
 
 impl Addresses {
     pub fn of(snapshot: &Snapshot, sockets: &Sockets, admin_unix: Option<&Path>) -> Self {
-        let first = sockets.workers.first().map_or(&[][..], Vec::as_slice);
-        let listeners = snapshot.listeners.iter().zip(first).map(|(listener, socket)| {
+        let listeners = snapshot.listeners.iter().zip(&sockets.listeners).map(|(listener, sockets)| {
             let protocol = match (listener.protocol, listener.tls.is_some()) {
                 (Protocol::Http, false) => "http",
                 (Protocol::Http, true) => "https",
@@ -29,7 +28,8 @@ impl Addresses {
                 (Protocol::Tcp { .. }, true) => "tls",
                 (Protocol::TlsPassthrough, _) => "tls-passthrough",
             };
-            (listener.name.to_string(), protocol, socket.local_addr().unwrap_or(listener.address))
+            let address = sockets.first().and_then(|socket| socket.local_addr().ok());
+            (listener.name.to_string(), protocol, address.unwrap_or(listener.address))
         });
         Self {
             listeners: listeners.collect(),

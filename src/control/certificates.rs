@@ -14,6 +14,7 @@ use crate::tls::{
 mod files;
 mod inspect;
 mod source;
+mod succession;
 
 pub use files::Failure;
 pub use inspect::inspect;
@@ -55,6 +56,8 @@ struct Served {
     spec: ServerSpec,
     pairs: Vec<usize>,
     trust: Option<usize>,
+    /// Made last.
+    material: Option<Arc<ServerMaterial>>,
 }
 
 /// A cluster with TLS.
@@ -64,6 +67,8 @@ struct Used {
     spec: ClientSpec,
     authorities: usize,
     pair: Option<usize>,
+    /// Made last.
+    material: Option<Arc<ClientMaterial>>,
 }
 
 impl Certificates {
@@ -73,6 +78,18 @@ impl Certificates {
     /// What cannot be used, all of it. A certificate or authority that has expired, or a certificate that is not valid
     /// yet, is no such: it is used, and told as an error.
     pub fn open(snapshot: &Snapshot, now_unix_s: i64) -> Result<(Self, Vec<TlsChange>), Vec<Failure>> {
+        let mut certificates = Self::read(snapshot, now_unix_s)?;
+        certificates.tell_begun();
+        certificates.tell_expiry(now_unix_s, true);
+        let materials = certificates.materials();
+        Ok((certificates, materials))
+    }
+
+    /// Reads everything and tells nothing: whether it comes into use is not known yet.
+    ///
+    /// # Errors
+    /// As `open`.
+    pub fn read(snapshot: &Snapshot, now_unix_s: i64) -> Result<Self, Vec<Failure>> {
         let mut certificates = Self::of(snapshot);
         let sources = &mut certificates.sources;
         let mut failures = Vec::new();
@@ -83,12 +100,28 @@ impl Certificates {
             return Err(failures);
         }
         let everything = Changed::everything(&certificates.sources);
-        let (changes, failures) = certificates.changes(&everything);
-        if !failures.is_empty() {
-            return Err(failures);
-        }
-        certificates.tell_expiry(now_unix_s, true);
-        Ok((certificates, changes))
+        let (_, failures) = certificates.changes(&everything);
+        if failures.is_empty() { Ok(certificates) } else { Err(failures) }
+    }
+
+    /// What every listener and cluster with TLS is to be served or used with.
+    pub fn materials(&self) -> Vec<TlsChange> {
+        let listeners = self
+            .listeners
+            .iter()
+            .filter_map(|served| Some(TlsChange::Listener(served.listener, served.material.clone()?)));
+        let clusters = self
+            .clusters
+            .iter()
+            .filter_map(|used| Some(TlsChange::Cluster(used.cluster, used.material.clone()?)));
+        listeners.chain(clusters).collect()
+    }
+
+    fn tell_begun(&self) {
+        let Sources { pairs, trusts, authorities } = &self.sources;
+        pairs.iter().filter_map(Source::failure).for_each(tell_used::<Certificate>);
+        trusts.iter().filter_map(Source::failure).for_each(tell_used::<ClientTrust>);
+        authorities.iter().filter_map(Source::failure).for_each(tell_used::<Authorities>);
     }
 
     /// Nothing read yet.
@@ -102,7 +135,7 @@ impl Certificates {
             let trust = spec.client_ca.iter().filter(|_| spec.mtls != MtlsMode::Disable);
             let trust = trust.map(|ca| std::iter::once(ca).chain(&spec.client_crl).cloned().collect());
             let trust = trust.map(|paths| position(&mut sources.trusts, paths)).next();
-            Some(Served { listener, name: of.name.clone(), spec, pairs, trust })
+            Some(Served { listener, name: of.name.clone(), spec, pairs, trust, material: None })
         });
         let listeners = listeners.collect();
         let clusters = (0..).zip(&snapshot.clusters).filter_map(|(cluster, of)| {
@@ -111,7 +144,7 @@ impl Certificates {
             let pair = spec.certificate.as_ref();
             let pair =
                 pair.map(|files| position(&mut sources.pairs, vec![files.cert.clone(), files.key.clone()]));
-            Some(Used { cluster, name: of.name.clone(), spec, authorities, pair })
+            Some(Used { cluster, name: of.name.clone(), spec, authorities, pair, material: None })
         });
         let clusters = clusters.collect();
         Self { sources, listeners, clusters, reloads: 0, failures: 0, expiry_looked_unix_s: 0 }
@@ -136,23 +169,27 @@ impl Certificates {
     }
 
     /// The materials of all that uses something of what has changed, and what could not be made.
-    fn changes(&self, changed: &Changed) -> (Vec<TlsChange>, Vec<Failure>) {
+    fn changes(&mut self, changed: &Changed) -> (Vec<TlsChange>, Vec<Failure>) {
         let (mut changes, mut failures) = (Vec::new(), Vec::new());
-        for served in &self.listeners {
+        for served in &mut self.listeners {
             let uses = served.pairs.iter().any(|pair| changed.pairs.contains(pair))
                 || served.trust.is_some_and(|trust| changed.trusts.contains(&trust));
             if uses {
-                match served.material(&self.sources) {
-                    Ok(material) => changes.push(TlsChange::Listener(served.listener, Arc::new(material))),
+                match served.make(&self.sources) {
+                    Ok(material) => {
+                        let material = served.material.insert(Arc::new(material));
+                        changes.push(TlsChange::Listener(served.listener, material.clone()));
+                    }
                     Err(failure) => failures.push(failure),
                 }
             }
         }
-        for used in &self.clusters {
+        for used in &mut self.clusters {
             let uses = changed.authorities.contains(&used.authorities)
                 || used.pair.is_some_and(|pair| changed.pairs.contains(&pair));
-            if uses && let Some(material) = used.material(&self.sources) {
-                changes.push(TlsChange::Cluster(used.cluster, Arc::new(material)));
+            if uses && let Some(material) = used.make(&self.sources) {
+                let material = used.material.insert(Arc::new(material));
+                changes.push(TlsChange::Cluster(used.cluster, material.clone()));
             }
         }
         (changes, failures)
@@ -202,7 +239,7 @@ impl Certificates {
 }
 
 impl Served {
-    fn material(&self, sources: &Sources) -> Result<ServerMaterial, Failure> {
+    fn make(&self, sources: &Sources) -> Result<ServerMaterial, Failure> {
         let pairs = self.pairs.iter().filter_map(|pair| sources.pairs[*pair].good().cloned()).collect();
         let trust = self.trust.and_then(|trust| sources.trusts[trust].good());
         ServerMaterial::new(self.spec.clone(), pairs, trust.map(AsRef::as_ref)).map_err(|fault| Failure {
@@ -214,7 +251,7 @@ impl Served {
 }
 
 impl Used {
-    fn material(&self, sources: &Sources) -> Option<ClientMaterial> {
+    fn make(&self, sources: &Sources) -> Option<ClientMaterial> {
         let pair = self.pair.and_then(|pair| sources.pairs[pair].good());
         let authorities = sources.authorities[self.authorities].good()?;
         Some(ClientMaterial::new(self.spec.clone(), authorities, pair.map(AsRef::as_ref)))
@@ -250,10 +287,8 @@ fn position<T: Content>(sources: &mut Vec<Source<T>>, paths: Vec<PathBuf>) -> us
 fn open<T: Content>(sources: &mut [Source<T>], now_unix_s: i64, failures: &mut Vec<Failure>) {
     for source in sources {
         source.look(now_unix_s, true);
-        match (source.good(), source.failure()) {
-            (None, Some(failure)) => failures.push(failure.clone()),
-            (Some(_), Some(failure)) => tell_used::<T>(failure),
-            _ => {}
+        if let (None, Some(failure)) = (source.good(), source.failure()) {
+            failures.push(failure.clone());
         }
     }
 }

@@ -170,8 +170,12 @@ impl<W: Write> Writer<W> {
     fn run(mut self, entries: &Receiver<Entry>) {
         while let Ok(entry) = entries.recv() {
             match entry {
-                // A reader that is gone is no reason to end: the next line may find another.
-                Entry::Line(line) => drop(self.out.write_all(line.as_bytes())),
+                // A reader that is gone, or a full disk, is no reason to end: the next line may find room.
+                Entry::Line(line) => {
+                    if self.out.write_all(line.as_bytes()).is_err() {
+                        self.dropped.fetch_add(1, Relaxed);
+                    }
+                }
                 Entry::Flush(done) => {
                     let _ = self.out.flush();
                     let _ = done.try_send(());
@@ -186,9 +190,12 @@ impl<W: Write> Writer<W> {
         let due = self.told_at.is_none_or(|at| at.elapsed() >= DROPPED_NOTICE_INTERVAL);
         if dropped > self.told && due {
             let fields = [("lines_dropped", Value::from(dropped - self.told))];
-            let text = "log lines were dropped: the reader of stderr is too slow";
-            let _ = self.out.write_all(line(Level::WARN, "ringfort::log", text, fields).as_bytes());
-            (self.told, self.told_at) = (dropped, Some(Instant::now()));
+            let text =
+                "log lines were dropped: the reader of stderr is too slow, or there was no room for them";
+            let told = self.out.write_all(line(Level::WARN, "ringfort::log", text, fields).as_bytes());
+            if told.is_ok() {
+                (self.told, self.told_at) = (dropped, Some(Instant::now()));
+            }
         }
     }
 }
@@ -288,6 +295,38 @@ mod tests {
         assert_eq!(told["fields"]["lines_dropped"], 3);
         log.flush(Duration::from_secs(10));
         assert_eq!(lines.try_iter().count(), 2);
+    }
+
+    /// Has no room for the first lines, nor for what is told of them: four writes.
+    struct Full(Sender<String>, u32);
+
+    impl Write for Full {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.1 += 1;
+            if self.1 < 5 {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            let _ = self.0.send(String::from_utf8_lossy(bytes).into_owned());
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn lines_without_room_are_counted_and_told_of_once_there_is_some() {
+        let (written, lines) = mpsc::channel();
+        let log = Log::start(Full(written, 0), 8).unwrap();
+        for text in ["first", "second", "third"] {
+            log.queue.send(Entry::Line(text.into())).unwrap();
+        }
+        log.flush(Duration::from_secs(10));
+        assert_eq!(log.lines_dropped(), 2);
+        assert_eq!(lines.recv().unwrap(), "third");
+        let told: Value = serde_json::from_str(&lines.recv().unwrap()).unwrap();
+        assert_eq!(told["fields"]["lines_dropped"], 2);
     }
 
     #[test]

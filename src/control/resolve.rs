@@ -20,7 +20,6 @@ const LOOKUPS_AT_ONCE: usize = 8;
 
 /// The names of one cluster and what they last resolved to.
 pub struct Names {
-    cluster: u16,
     name: Box<str>,
     /// Addresses given as such.
     fixed: Vec<SocketAddr>,
@@ -37,8 +36,8 @@ struct Lookup {
 }
 
 impl Names {
-    /// The names of cluster number `cluster`, or `None` if all its endpoints are addresses.
-    pub fn of(cluster: u16, spec: &Cluster) -> Option<Self> {
+    /// The names of a cluster, or `None` if all its endpoints are addresses.
+    pub fn of(spec: &Cluster) -> Option<Self> {
         let (mut fixed, mut lookups) = (Vec::new(), Vec::new());
         for endpoint in &spec.endpoints {
             match endpoint {
@@ -52,18 +51,7 @@ impl Names {
             }
         }
         let interval = spec.resolve_interval;
-        (!lookups.is_empty()).then(|| Self {
-            cluster,
-            name: spec.name.clone(),
-            fixed,
-            lookups,
-            interval,
-            told: None,
-        })
-    }
-
-    pub const fn cluster(&self) -> u16 {
-        self.cluster
+        (!lookups.is_empty()).then(|| Self { name: spec.name.clone(), fixed, lookups, interval, told: None })
     }
 
     /// Looks every name up, several at once, and tells all addresses of the cluster, ascending, after each answer
@@ -163,7 +151,6 @@ mod tests {
 
     fn names(fixed: &[&str], hosts: &[&str]) -> Names {
         Names {
-            cluster: 4,
             name: "api".into(),
             fixed: addresses(fixed),
             lookups: hosts

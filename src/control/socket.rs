@@ -5,8 +5,8 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// The gateway answers from memory: more than this and it hangs.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// A reload may take its time; all else is answered from memory.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 const ANSWER_BYTES_MAX: u64 = 1 << 20;
 
 /// Where the socket is when the configuration does not say, in order of preference.
@@ -26,6 +26,15 @@ pub struct Answer {
 impl Answer {
     pub const fn is_good(&self) -> bool {
         self.status / 100 == 2
+    }
+
+    /// What a refusal says is wrong, a line each; the whole answer where it does not say.
+    pub fn problems(&self) -> Vec<String> {
+        let value: serde_json::Value = serde_json::from_str(&self.body).unwrap_or_default();
+        let problems = value["problems"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let texts: Vec<String> =
+            problems.iter().filter_map(|problem| problem.as_str().map(ToOwned::to_owned)).collect();
+        if texts.is_empty() { vec![format!("{}: {}", self.status, self.body.trim_end())] } else { texts }
     }
 }
 
@@ -76,6 +85,10 @@ mod tests {
         assert_eq!(answer, Answer { status: 202, body: "ok\n".into() });
         assert!(answer.is_good());
         assert!(!parse("HTTP/1.1 405 Method Not Allowed\r\n\r\n").unwrap().is_good());
+        let refused = "HTTP/1.0 422 X\r\n\r\n{\"problems\":[\"a.toml:1:1: error: x\",\"b\"]}";
+        assert_eq!(parse(refused).unwrap().problems(), ["a.toml:1:1: error: x", "b"]);
+        let other = parse("HTTP/1.0 403 X\r\n\r\nno\n").unwrap();
+        assert_eq!(other.problems(), ["403: no"]);
         for text in ["", "HTTP/1.1 200 OK\r\n", "SSH-2.0\r\n\r\n", "HTTP/1.1\r\n\r\n", "HTTP/1.1 x y\r\n\r\n"]
         {
             assert_eq!(parse(text), None, "{text:?}");

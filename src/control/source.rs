@@ -28,6 +28,28 @@ impl Source {
         Ok((Self::File { name: path.display().to_string(), text }, config))
     }
 
+    /// Reads the same file again. Warnings are told in the log; an error is a text for the operator.
+    pub fn read_again(path: Option<&Path>) -> Result<(Self, Config), String> {
+        // A pipe has no end until somebody writes to it.
+        if let Some(path) = path
+            && std::fs::metadata(path).is_ok_and(|metadata| !metadata.is_file())
+        {
+            let path = path.display();
+            return Err(format!(
+                "{path}: is no file that can be read again; restart the gateway with a file"
+            ));
+        }
+        Self::read(path)
+    }
+
+    /// For problems that are told by their place.
+    pub fn named(&self) -> config::Source<'_> {
+        match self {
+            Self::Embedded => config::Source { name: "embedded default", text: "" },
+            Self::File { name, text } => config::Source { name, text },
+        }
+    }
+
     /// The configuration again, in the other process.
     pub fn parse(&self) -> Result<Config, String> {
         match self {

@@ -7,6 +7,7 @@ pub mod page;
 mod steering;
 pub mod view;
 
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -129,6 +130,20 @@ impl Sampler {
         }
     }
 
+    /// Goes on under another specification, with these listeners. Another mode or threshold begins at level 0.
+    pub fn change(&mut self, spec: Spec, listeners: &[TcpListener], handshakes_per_turn_max: u32) {
+        self.handshakes_per_turn_max = handshakes_per_turn_max;
+        // Workers were told of the bound with the configuration.
+        let usual = Ease::usual(handshakes_per_turn_max);
+        self.workers.iter_mut().for_each(|worker| worker.ease = usual);
+        let is_same = spec == self.spec;
+        if !is_same {
+            self.spec = spec;
+            self.controller = Controller::new(spec, self.workers.len());
+        }
+        self.steering.change(listeners, is_same);
+    }
+
     /// Takes one sample and does what it asks for.
     pub fn sample(&mut self, state: &State, handles: &[Handle]) {
         let cpu_before = clock::thread_cpu();
@@ -156,6 +171,7 @@ impl Sampler {
         self.samples += 1;
         let mut view = state.steal();
         if self.samples.is_multiple_of(SELDOM) {
+            self.steering.assert();
             for (index, worker) in self.workers.iter_mut().enumerate() {
                 view.push_lost(index, std::mem::take(&mut worker.lost_sum) / SELDOM as f64);
             }

@@ -2,47 +2,57 @@
 //! a crash while the sockets, and with them the accept queues, stay open. Parses nothing from the network.
 
 use std::io;
-use std::os::fd::OwnedFd;
-use std::path::Path;
-use std::process::{ExitStatus, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::process::{Child, Command};
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc::{self, UnboundedReceiver};
 use tokio::time::Instant;
 
-use super::handover::{self, Facts, Sockets};
+use super::handover::Facts;
 use super::log::Log;
+use super::requests::{self, Content, Question, Said};
 use super::source::Source;
-use super::words::{self, Ear, Word};
 use super::{Outcome, log};
+use crate::sys::child::Child;
 use crate::sys::fd_passing::Channel;
-use crate::sys::notify::{self, Notify};
-use crate::sys::{process, rlimit};
+use crate::sys::notify::Notify;
+use crate::sys::process::Signal;
+use crate::sys::{rlimit, succession};
 
+mod held;
 pub mod open;
 pub mod restart;
+mod signals;
+mod succeed;
+pub mod upgrade;
 
+use held::{Attended, DRAINING, Held};
+use open::Inherited;
 use restart::{Backoff, Exit, Next, Stop, after_exit};
+use signals::{Ask, Signals};
+use upgrade::{Candidate, Stage, Step, Upgrade, command};
 
 /// The hidden subcommand that runs the data process.
 pub const DATA_COMMAND: &str = "__data";
 /// What the data process may take beyond the drain deadline before it is killed.
 const DRAIN_SLACK: Duration = Duration::from_secs(2);
+/// What a process may take to end that was started for an upgrade which does not come about.
+const END_TIMEOUT: Duration = Duration::from_secs(2);
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// `ringfort run`: returns when the gateway has ended. Without a path the embedded default is served.
 pub fn run(config: Option<&Path>) -> Outcome {
-    let supervisor = match Supervisor::start(config) {
-        Ok(supervisor) => supervisor,
+    let (supervisor, started) = match Supervisor::start(config) {
+        Ok(started) => started,
         Err(text) => {
             eprintln!("ringfort: {}", text.trim_end());
             return Outcome::CouldNotRun;
         }
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    match runtime.and_then(|runtime| runtime.block_on(supervisor.supervise())) {
+    match runtime.and_then(|runtime| runtime.block_on(supervisor.supervise(started))) {
         Ok(outcome) => outcome,
         Err(error) => {
             eprintln!("ringfort: the supervisor cannot run: {error}");
@@ -52,59 +62,105 @@ pub fn run(config: Option<&Path>) -> Outcome {
 }
 
 struct Supervisor {
-    facts: Facts,
-    /// `None` once the gateway is told to stop: connections shall be refused from then on.
-    sockets: Option<Arc<Sockets>>,
-    drain_deadline: Duration,
+    held: Held,
     notify: Notify,
     log: Log,
+    /// Where this binary was found, and another one is looked for.
+    program: PathBuf,
+    leaving: Vec<Leaving>,
+}
+
+/// A process that ends on its own, or is killed.
+struct Leaving {
+    child: Child,
+    kill_at: Instant,
+}
+
+/// A data process that was started.
+struct Started {
+    child: Child,
+    attended: Arc<Attended>,
+    heard: UnboundedReceiver<Said>,
+}
+
+/// The data process that serves, and what is to become of it.
+struct Watched {
+    child: Child,
+    attended: Arc<Attended>,
+    stop: Option<Stop>,
+    interrupted: bool,
+    kill_at: Instant,
+    upgrade: Option<Upgrade>,
 }
 
 impl Supervisor {
-    fn start(config: Option<&Path>) -> Result<Self, String> {
-        let log = log::init().map_err(|error| format!("cannot start the log: {error}"))?;
+    /// With the data process that serves already, where this program has come in place of another.
+    fn start(config: Option<&Path>) -> Result<(Self, Option<Started>), String> {
+        let log = succession::without_signals(log::init);
+        let log = log.map_err(|error| format!("cannot start the log: {error}"))?;
+        let note = succession::note().map_err(|error| error.to_string())?;
+        let started = match note {
+            Some(note) => Self::succeed(&note, log.clone()),
+            None => Self::open(config, log.clone()).map(|supervisor| (supervisor, None)),
+        };
         // Warnings that were logged come before the error that ends the process.
-        Self::open(config, log.clone()).inspect_err(|_| log.flush(FLUSH_TIMEOUT))
+        started.inspect_err(|_| log.flush(FLUSH_TIMEOUT))
     }
 
     fn open(config: Option<&Path>, log: Log) -> Result<Self, String> {
-        let notify =
-            Notify::from_env().map_err(|error| format!("the service manager cannot be told: {error}"))?;
-        let (source, config) = Source::read(config)?;
+        let notify = notify()?;
+        let program = program()?;
+        let path = config;
+        let (source, config) = Source::read(path)?;
         // Before anything is opened: many workers with many listeners may need more than the soft limit.
         rlimit::raise_nofile().map_err(|error| format!("cannot read the limit of open files: {error}"))?;
         let cpus = open::cpus(&config)?;
-        let (sockets, admin_socket) = open::sockets(&config, cpus.len())?;
-        let facts = Facts { source, cpus, admin_socket, restarts: 0, supervisor: std::process::id() };
-        let drain_deadline = config.snapshot.drain.deadline;
-        Ok(Self { facts, sockets: Some(Arc::new(sockets)), drain_deadline, notify, log })
+        let (sockets, admin_socket) = open::sockets(&config, cpus.len(), Inherited::default())?;
+        let facts = Facts {
+            source,
+            cpus,
+            admin_socket,
+            restarts: 0,
+            upgrades: 0,
+            succeeds: false,
+            supervisor: std::process::id(),
+            alive_every: notify.watchdog().map(|interval| interval / 2),
+            ticket_keys: None,
+        };
+        let held = Held::new(path, config, facts, sockets);
+        Ok(Self { held, notify, log, program, leaving: Vec::new() })
     }
 
-    async fn supervise(mut self) -> io::Result<Outcome> {
+    async fn supervise(mut self, started: Option<Started>) -> io::Result<Outcome> {
         let mut signals = Signals::new()?;
-        let outcome = self.restart_until_done(&mut signals).await;
-        if let Some(path) = &self.facts.admin_socket {
+        succession::take_signals();
+        let outcome = self.restart_until_done(started, &mut signals).await;
+        self.see_off(&mut signals).await;
+        if let Some(path) = self.held.admin_socket() {
             let _ = std::fs::remove_file(path);
         }
         self.log.flush(FLUSH_TIMEOUT);
         outcome
     }
 
-    async fn restart_until_done(&mut self, signals: &mut Signals) -> io::Result<Outcome> {
+    async fn restart_until_done(
+        &mut self,
+        mut started: Option<Started>,
+        signals: &mut Signals,
+    ) -> io::Result<Outcome> {
         let mut backoff = Backoff::new();
         loop {
-            let started = Instant::now();
-            let exit = match self.spawn() {
-                Ok((child, ear)) => self.watch(child, &ear, signals).await?,
-                Err(error) if self.facts.restarts == 0 => return Err(error),
+            let since = Instant::now();
+            let (exit, stop) = match started.take().map_or_else(|| self.spawn(), Ok) {
+                Ok(started) => self.watch(started, signals).await?,
+                Err(error) if self.held.starts() == 0 => return Err(error),
                 Err(error) => {
                     tracing::error!(%error, "the data process cannot be started");
                     (Exit::NotStarted, None)
                 }
             };
-            let ran = started.elapsed();
-            let (exit, stop) = exit;
-            match after_exit(exit, stop, self.facts.restarts) {
+            let ran = since.elapsed();
+            match after_exit(exit, stop, self.held.starts()) {
                 Next::Finish(outcome) => {
                     if outcome != Outcome::Good {
                         let ran_ms = millis(ran);
@@ -118,7 +174,7 @@ impl Supervisor {
                         died = %exit,
                         ran_ms = millis(ran),
                         restart_in_ms = millis(pause),
-                        restarts = self.facts.restarts + 1,
+                        restarts = self.held.restarts() + 1,
                         "the data process died; it is started again while connections wait in the accept queues"
                     );
                     // The supervisor does its work: that no data process gives a sign of life is known.
@@ -127,153 +183,241 @@ impl Supervisor {
                     tokio::select! {
                         () = tokio::time::sleep(pause) => {}
                         // Nothing is being served: there is nothing to drain.
-                        _ = signals.stop() => return Ok(Outcome::Good),
+                        () = signals.stop() => return Ok(Outcome::Good),
                     }
                     self.notify.alive();
-                    self.facts.restarts += 1;
+                    self.held.count_restart();
                 }
             }
         }
     }
 
-    /// Starts a data process. Its sockets are sent by a thread, as it may take them slowly.
-    fn spawn(&self) -> io::Result<(Child, Ear)> {
+    /// Starts a data process. A thread sends its sockets, as it may take them slowly, and hears what it says.
+    fn spawn(&self) -> io::Result<Started> {
         let (ours, theirs) = Channel::pair()?;
-        let (ear, mouth) = words::pair()?;
         // /proc/self/exe is this very binary, even if another one was installed over it meanwhile.
-        let mut command = Command::new("/proc/self/exe");
-        command
-            .arg0("ringfort")
-            .arg(DATA_COMMAND)
-            .stdin(Stdio::from(OwnedFd::from(theirs)))
-            .kill_on_drop(true);
-        // What the network reaches must not speak to the service manager in our name.
-        for variable in notify::VARIABLES {
-            command.env_remove(variable);
-        }
-        let child = command.spawn()?;
-        if let Some(sockets) = self.sockets.clone() {
-            let facts = self.facts.clone();
-            let alive_every = self.notify.watchdog().map(|interval| interval / 2);
-            tokio::task::spawn_blocking(move || {
-                let sent = handover::send(&ours, &facts, &sockets);
-                if let Err(error) = sent.and_then(|()| words::send(&ours, &mouth, alive_every)) {
-                    tracing::error!(%error, "the data process did not take its sockets");
-                }
-            });
-        }
-        Ok((child, ear))
+        let child = Child::spawn(&mut command(Path::new("/proc/self/exe"), DATA_COMMAND, theirs))?;
+        let held = self.held.clone();
+        attend(child, ours, move |attended, hear| held.attend(attended, hear))
     }
 
     /// Waits for the child's end, while passing on what signals ask for, and to the service manager what it says.
-    async fn watch(
-        &mut self,
-        mut child: Child,
-        ear: &Ear,
-        signals: &mut Signals,
-    ) -> io::Result<(Exit, Option<Stop>)> {
-        let mut stop: Option<Stop> = None;
-        let mut interrupted = false;
-        let mut kill_at = Instant::now();
+    async fn watch(&mut self, started: Started, signals: &mut Signals) -> io::Result<(Exit, Option<Stop>)> {
+        let Started { child, attended, mut heard } = started;
+        let (stop, interrupted, kill_at) = (None, false, Instant::now());
+        let mut watched = Watched { child, attended, stop, interrupted, kill_at, upgrade: None };
         loop {
+            self.reap();
+            if let Some(status) = watched.child.try_wait()? {
+                self.refuse(&mut watched, vec!["the data process died meanwhile; try again".to_owned()]);
+                return Ok((exit_of(status), watched.stop));
+            }
+            let next_kill = self.next_kill();
+            let Watched { stop, kill_at, upgrade, .. } = &mut watched;
             tokio::select! {
-                status = child.wait() => return Ok((exit_of(status?), stop)),
-                word = ear.next() => match word {
-                    Word::Alive => self.notify.alive(),
-                    Word::Ready if stop.is_none() => self.notify.ready(),
-                    Word::Ready => {}
-                },
-                ask = signals.next() => {
-                    if ask == Ask::HangUp {
+                Some(said) = heard.recv() => self.hear(said, &mut watched),
+                ask = signals.next() => match ask {
+                    // Seen above.
+                    Ask::Child => {}
+                    Ask::HangUp => {
                         self.notify.reloading();
-                        tracing::info!("SIGHUP: certificates are read anew; a changed configuration needs a restart");
-                        signal_child(&child, process::Signal::HangUp);
-                        continue;
+                        tracing::info!("SIGHUP: the configuration and its certificates are read anew");
+                        signal(&watched.child, Signal::HangUp);
                     }
-                    let again = ask == Ask::Interrupt && interrupted;
-                    interrupted |= ask == Ask::Interrupt;
-                    if stop.is_none() {
-                        tracing::info!("told to stop: draining");
-                        self.sockets = None;
-                        signal_child(&child, process::Signal::Terminate);
-                        let within = self.drain_deadline + DRAIN_SLACK;
-                        self.notify.stopping(within + FLUSH_TIMEOUT);
-                        kill_at = Instant::now() + within;
-                        stop = Some(Stop::Draining);
-                    } else if again {
-                        tracing::warn!("interrupted again: ending without waiting");
-                        signal_child(&child, process::Signal::Kill);
-                        stop = Some(Stop::Killed);
+                    Ask::User2 => {
+                        tracing::info!(program = %self.program.display(), "SIGUSR2: the binary that is there is to take over");
+                        signal(&watched.child, Signal::User2);
                     }
-                }
-                () = tokio::time::sleep_until(kill_at), if stop == Some(Stop::Draining) => {
+                    Ask::Interrupt | Ask::Terminate => self.stop(ask, &mut watched),
+                },
+                step = next_step(upgrade) => self.advance(step, &mut watched),
+                () = tokio::time::sleep_until(*kill_at), if *stop == Some(Stop::Draining) => {
                     tracing::error!("the data process is past the drain deadline: killing it");
-                    signal_child(&child, process::Signal::Kill);
-                    stop = Some(Stop::Killed);
+                    signal(&watched.child, Signal::Kill);
+                    watched.stop = Some(Stop::Killed);
+                }
+                () = tokio::time::sleep_until(next_kill), if !self.leaving.is_empty() => self.kill_late(),
+            }
+        }
+    }
+
+    /// What the data process says.
+    fn hear(&mut self, said: Said, watched: &mut Watched) {
+        match said {
+            Said::Alive => self.notify.alive(),
+            Said::Ready if watched.stop.is_none() => self.notify.ready(),
+            Said::Ready => {}
+            Said::TicketKeys(keys) => self.held.keep_ticket_keys(keys),
+            Said::Asked(Question { number, ask: requests::Ask::Upgrade }) => self.begin(number, watched),
+            Said::Asked(question) => {
+                let (held, attended) = (self.held.clone(), watched.attended.clone());
+                let answer = move || held.answer(&attended, question);
+                let started = succession::without_signals(|| {
+                    std::thread::Builder::new().name("answer".into()).spawn(answer)
+                });
+                if let Err(error) = started {
+                    let problem = format!("cannot start a thread: {error}; try again");
+                    watched.attended.tell(question.number, Content::Refused(vec![problem]));
                 }
             }
         }
     }
-}
 
-/// What is asked for. A second Ctrl-C is somebody who will not wait; a second SIGTERM may be a service manager that
-/// stops what an operator has told to drain before, and cuts nothing short.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Ask {
-    Interrupt,
-    Terminate,
-    /// Not to stop: to read files anew.
-    HangUp,
-}
-
-/// The signals a supervisor takes.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    hang_up: Signal,
-    user_1: Signal,
-    user_2: Signal,
-}
-
-impl Signals {
-    fn new() -> io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            hang_up: signal(SignalKind::hangup())?,
-            user_1: signal(SignalKind::user_defined1())?,
-            user_2: signal(SignalKind::user_defined2())?,
-        })
-    }
-
-    /// Waits for SIGTERM or SIGINT while there is nobody to pass a SIGHUP on to: what starts next reads its files.
-    async fn stop(&mut self) -> Ask {
-        loop {
-            match self.next().await {
-                Ask::HangUp => {}
-                ask => return ask,
+    fn stop(&mut self, ask: Ask, watched: &mut Watched) {
+        let again = ask == Ask::Interrupt && watched.interrupted;
+        watched.interrupted |= ask == Ask::Interrupt;
+        if watched.stop.is_none() {
+            tracing::info!("told to stop: draining");
+            self.refuse(watched, vec![DRAINING.to_owned()]);
+            self.held.close();
+            signal(&watched.child, Signal::Terminate);
+            let within = self.held.drain_deadline() + DRAIN_SLACK;
+            self.notify.stopping(within + FLUSH_TIMEOUT);
+            watched.kill_at = Instant::now() + within;
+            watched.stop = Some(Stop::Draining);
+        } else if again {
+            tracing::warn!("interrupted again: ending without waiting");
+            for child in self.leaving.iter().map(|leaving| &leaving.child).chain([&watched.child]) {
+                signal(child, Signal::Kill);
             }
+            watched.stop = Some(Stop::Killed);
         }
     }
 
-    /// The others are answered with a line in the log, and never end the process.
-    async fn next(&mut self) -> Ask {
+    /// Begins an upgrade, as the data process asks for.
+    fn begin(&mut self, question: u64, watched: &mut Watched) {
+        let begun = match self.held.estate() {
+            _ if watched.upgrade.is_some() => Err("an upgrade is under way already; wait for it".to_owned()),
+            Some((estate, sockets)) if watched.stop.is_none() => {
+                Upgrade::begin(question, &self.program, estate, sockets).map_err(|error| {
+                    format!("{}: cannot be run: {error}; install it anew", self.program.display())
+                })
+            }
+            _ => Err(DRAINING.to_owned()),
+        };
+        match begun {
+            Ok(upgrade) => watched.upgrade = Some(upgrade),
+            Err(problem) => watched.attended.tell(question, Content::Refused(vec![problem])),
+        }
+    }
+
+    fn advance(&mut self, step: Step, watched: &mut Watched) {
+        let problems = match step {
+            Step::Planned(Ok(plan)) => {
+                let version = plan.version.clone();
+                match Candidate::start(&self.program, DATA_COMMAND, plan) {
+                    Ok(candidate) => {
+                        tracing::info!(version, "upgrade: the data process of the new binary is started");
+                        let question = watched.upgrade.as_ref().map_or(0, |upgrade| upgrade.question);
+                        let started = Upgrade { question, stage: Stage::Starting(candidate) };
+                        if let Some(planned) = watched.upgrade.replace(started) {
+                            self.leave(planned.into_child(), END_TIMEOUT);
+                        }
+                        return;
+                    }
+                    Err(error) => vec![format!("{}: cannot be run: {error}", self.program.display())],
+                }
+            }
+            Step::Planned(Err(problems)) => problems,
+            Step::Failed(problem) => vec![problem],
+            Step::Ready => {
+                let error = self.hand_over(watched);
+                vec![format!("{}: cannot take this one's place: {error}", self.program.display())]
+            }
+        };
+        self.refuse(watched, problems);
+    }
+
+    /// Ends an upgrade, if there is one: nothing of it stays.
+    fn refuse(&mut self, watched: &mut Watched, problems: Vec<String>) {
+        let Some(upgrade) = watched.upgrade.take() else { return };
+        watched.attended.tell(upgrade.question, Content::Refused(problems));
+        let child = upgrade.into_child();
+        signal(&child, Signal::Terminate);
+        self.leave(child, END_TIMEOUT);
+    }
+
+    fn leave(&mut self, child: Child, within: Duration) {
+        self.leaving.push(Leaving { child, kill_at: Instant::now() + within });
+    }
+
+    /// Forgets those that have ended.
+    fn reap(&mut self) {
+        self.leaving.retain_mut(|Leaving { child, .. }| match child.try_wait() {
+            Ok(None) => true,
+            Ok(Some(status)) => {
+                tracing::info!(process = child.id(), ended = %exit_of(status), "a process has left");
+                false
+            }
+            Err(_) => false,
+        });
+    }
+
+    fn next_kill(&self) -> Instant {
+        self.leaving.iter().map(|leaving| leaving.kill_at).min().unwrap_or_else(Instant::now)
+    }
+
+    fn kill_late(&mut self) {
+        let now = Instant::now();
+        for leaving in self.leaving.iter_mut().filter(|leaving| leaving.kill_at <= now) {
+            tracing::warn!(process = leaving.child.id(), "a process did not end in time: killing it");
+            signal(&leaving.child, Signal::Kill);
+            leaving.kill_at = now + END_TIMEOUT;
+        }
+    }
+
+    /// Waits for those that leave.
+    async fn see_off(&mut self, signals: &mut Signals) {
+        let mut interrupted = false;
         loop {
+            self.reap();
+            if self.leaving.is_empty() {
+                return;
+            }
             tokio::select! {
-                _ = self.terminate.recv() => return Ask::Terminate,
-                _ = self.interrupt.recv() => return Ask::Interrupt,
-                _ = self.hang_up.recv() => return Ask::HangUp,
-                _ = self.user_1.recv() => tracing::warn!("SIGUSR1 has no meaning here"),
-                _ = self.user_2.recv() => tracing::warn!("SIGUSR2: upgrading is not supported yet; restart instead"),
+                ask = signals.next() => {
+                    if ask == Ask::Interrupt && std::mem::replace(&mut interrupted, true) {
+                        self.leaving.iter().for_each(|leaving| signal(&leaving.child, Signal::Kill));
+                    }
+                }
+                () = tokio::time::sleep_until(self.next_kill()) => self.kill_late(),
             }
         }
     }
 }
 
-fn signal_child(child: &Child, signal: process::Signal) {
-    // No id: it has ended already, and the wait returns next.
-    if let Some(Err(error)) = child.id().map(|id| process::send_signal(id, signal)) {
-        tracing::warn!(%error, ?signal, "the data process cannot be signalled");
+/// Starts the thread that hears what a data process says.
+fn attend(
+    child: Child,
+    channel: Channel,
+    listen: impl FnOnce(&Attended, &mpsc::UnboundedSender<Said>) + Send + 'static,
+) -> io::Result<Started> {
+    let attended = Arc::new(Attended::new(channel));
+    let (hear, heard) = mpsc::unbounded_channel();
+    let attending = attended.clone();
+    let run = move || listen(&attending, &hear);
+    succession::without_signals(|| std::thread::Builder::new().name("attendant".into()).spawn(run))?;
+    Ok(Started { child, attended, heard })
+}
+
+async fn next_step(upgrade: &mut Option<Upgrade>) -> Step {
+    match upgrade {
+        Some(upgrade) => upgrade.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+fn notify() -> Result<Notify, String> {
+    Notify::from_env().map_err(|error| format!("the service manager cannot be told: {error}"))
+}
+
+fn program() -> Result<PathBuf, String> {
+    std::env::current_exe().map_err(|error| format!("cannot tell where this binary is: {error}; mount /proc"))
+}
+
+fn signal(child: &Child, signal: Signal) {
+    if let Err(error) = child.signal(signal) {
+        tracing::warn!(%error, ?signal, process = child.id(), "a process cannot be signalled");
     }
 }
 

@@ -205,7 +205,7 @@ causes! {
     /// Why a connection was asked to end with a response.
     Drained, DRAINED, "reason" {
         Steal: "steal", "The worker has too many for the time that it loses; others have less to do.";
-        Shutdown: "shutdown", "The gateway drains.";
+        Shutdown: "shutdown", "The gateway drains, or a reload took the listener away.";
     }
 }
 
@@ -405,6 +405,14 @@ family! {
             "1 while the gateway takes new work, 0 while it starts or drains.";
         StartTime: "ringfort_process_start_time_seconds" One Sum None,
             "Unix time at which the data process started.";
+        ReloadSucceeded: "ringfort_config_last_reload_successful" One Sum None,
+            "1 if the configuration in use is what was read last, 0 if what was read last was refused.";
+        ReloadTime: "ringfort_config_last_reload_success_timestamp_seconds" One Sum None,
+            "Unix time at which the configuration in use was taken into use.";
+        Upgrades: "ringfort_process_upgrades" One Sum None,
+            "Binary upgrades since the gateway was started.";
+        UpgradeSucceeded: "ringfort_last_upgrade_successful" One Sum None,
+            "0 if the upgrade that was tried last did not come about, else 1.";
         Restarts: "ringfort_process_restarts" One Sum None,
             "Times the supervisor restarted the data process after a crash.";
         ResidentBytes: "ringfort_process_resident_memory_bytes" Bytes Sum None,
@@ -414,7 +422,7 @@ family! {
         DescriptorsMax: "ringfort_process_max_fds" One Sum None,
             "File descriptors the data process may open.";
         LogLinesDropped: "ringfort_log_lines_dropped" One Sum None,
-            "Log lines dropped since start because the log's reader was too slow.";
+            "Log lines dropped since start because the log's reader was too slow, or had no room for them.";
     }
 }
 
@@ -447,6 +455,19 @@ pub const CERTIFICATE_NOT_AFTER: Metric = Metric {
     label: None,
     help: "Unix time at which the certificate in use ends; for a bundle of authorities, the last of them.",
 };
+
+/// Counted by the control thread.
+pub const RELOADS: Metric = Metric {
+    name: "ringfort_reloads_total",
+    kind: Kind::Counter,
+    unit: Unit::One,
+    across: Across::Sum,
+    label: Some(RELOAD_RESULT),
+    help: "Times that the configuration was to be read anew: taken into use, or refused while the old one stayed.",
+};
+
+/// How a reload ended.
+pub const RELOAD_RESULT: Label = Label { name: "result", values: &["ok", "refused"] };
 
 /// Counted by the control thread.
 pub const CERTIFICATE_RELOADS: Metric = Metric {
@@ -600,6 +621,7 @@ mod tests {
             SESSIONS_ENDED,
             TUNNELS_ENDED,
             CERTIFICATE_NOT_AFTER,
+            RELOADS,
             CERTIFICATE_RELOADS,
             CERTIFICATE_RELOAD_FAILURES,
             WORKER_ENGINE,

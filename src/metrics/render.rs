@@ -1,13 +1,15 @@
 //! Shards and process facts to the Prometheus text format 0.0.4. A pure function; reads no clock and no file.
 
 use std::fmt::Write;
+use std::sync::Arc;
 
 use super::catalog::{
     Across, BUCKET_BOUNDS_NS, BUILD_INFO, CERTIFICATE_NOT_AFTER, CERTIFICATE_RELOAD_FAILURES,
     CERTIFICATE_RELOADS, ClusterCounter, ClusterGauge, ClusterHistogram, Counter, Gauge, Histogram, Kind,
-    ListenerCounter, ListenerGauge, Metric, Process, SESSIONS_ENDED, TUNNELS_ENDED, Unit, WORKER_ENGINE,
+    ListenerCounter, ListenerGauge, Metric, Process, RELOAD_RESULT, RELOADS, SESSIONS_ENDED, TUNNELS_ENDED,
+    Unit, WORKER_ENGINE,
 };
-use super::shard::{self, Shard};
+use super::shard::{self, ClusterShard, ListenerShard, Shard};
 use super::steal::StealFacts;
 
 /// Value of the `Content-Type` field for [`text`].
@@ -19,6 +21,8 @@ pub struct ProcessFacts {
     values: [u64; Process::TABLE.len()],
     certificates: CertificateFacts,
     steal: StealFacts,
+    /// Reloads that succeeded and that were refused.
+    reloads: [u64; RELOAD_RESULT.values.len()],
 }
 
 /// What the control thread knows of the files of TLS.
@@ -42,7 +46,12 @@ pub struct CertificateEnd {
 
 impl ProcessFacts {
     pub fn new(version: &'static str, certificates: CertificateFacts, steal: StealFacts) -> Self {
-        Self { version, values: [0; Process::TABLE.len()], certificates, steal }
+        Self { version, values: [0; Process::TABLE.len()], certificates, steal, reloads: [0; 2] }
+    }
+
+    /// Reloads taken into use, and refused.
+    pub const fn set_reloads(&mut self, ok: u64, refused: u64) {
+        self.reloads = [ok, refused];
     }
 
     pub const fn set(&mut self, fact: Process, value: u64) {
@@ -60,9 +69,11 @@ pub struct WorkerFacts {
     pub engine: &'static str,
 }
 
-/// The whole exposition. All shards must have been made with the same names.
+/// The whole exposition. All shards must have been given the same names.
 pub fn text(shards: &[&Shard], workers: &[WorkerFacts], process: &ProcessFacts) -> String {
-    let mut page = Page { out: String::with_capacity(16 * 1024), shards };
+    let read = |shard: &&Shard| Owners { listeners: shard.listeners(), clusters: shard.clusters() };
+    let owners: Vec<Owners> = shards.iter().map(read).collect();
+    let mut page = Page { out: String::with_capacity(16 * 1024), shards, owners: &owners };
     page.info(process, workers);
     page.process(process);
     page.certificates(&process.certificates);
@@ -72,8 +83,8 @@ pub fn text(shards: &[&Shard], workers: &[WorkerFacts], process: &ProcessFacts) 
     page.family(&Histogram::TABLE, &shard::HISTOGRAM_AT, Scope::Worker);
     page.family(&ListenerCounter::TABLE, &shard::LISTENER_COUNTER_AT, Scope::Listener);
     page.family(&ListenerGauge::TABLE, &shard::LISTENER_GAUGE_AT, Scope::Listener);
-    page.ended(&SESSIONS_ENDED, |shard, listener, reason| shard.listener(listener).sessions_ended(reason));
-    page.ended(&TUNNELS_ENDED, |shard, listener, reason| shard.listener(listener).tunnels_ended(reason));
+    page.ended(&SESSIONS_ENDED, ListenerShard::sessions_ended);
+    page.ended(&TUNNELS_ENDED, ListenerShard::tunnels_ended);
     page.family(&ClusterCounter::TABLE, &shard::CLUSTER_COUNTER_AT, Scope::Cluster);
     page.family(&ClusterGauge::TABLE, &shard::CLUSTER_GAUGE_AT, Scope::Cluster);
     page.family(&ClusterHistogram::TABLE, &shard::CLUSTER_HISTOGRAM_AT, Scope::Cluster);
@@ -87,9 +98,17 @@ enum Scope {
     Cluster,
 }
 
+/// What a shard has beside the worker's own.
+struct Owners {
+    listeners: Vec<Arc<ListenerShard>>,
+    clusters: Vec<Arc<ClusterShard>>,
+}
+
 struct Page<'a> {
     out: String,
     shards: &'a [&'a Shard],
+    /// By shard.
+    owners: &'a [Owners],
 }
 
 impl<'a> Page<'a> {
@@ -107,6 +126,10 @@ impl<'a> Page<'a> {
         for (metric, value) in Process::TABLE.iter().zip(process.values) {
             self.head(metric);
             self.sample(metric.name, "", &[], &value.to_string());
+        }
+        self.head(&RELOADS);
+        for (word, count) in RELOAD_RESULT.values.iter().zip(process.reloads) {
+            self.sample(RELOADS.name, "", &[(RELOAD_RESULT.name, word)], &count.to_string());
         }
     }
 
@@ -139,16 +162,20 @@ impl<'a> Page<'a> {
             self.head(metric);
             for (label, index) in self.owners(scope) {
                 let labels: Vec<_> = label.into_iter().collect();
+                let (shards, owners) = (self.shards, self.owners);
+                let each = || shards.iter().zip(owners);
                 match metric.across {
-                    Across::Sum => {
-                        let shards = self.shards;
-                        self.values(metric, &labels, |cell| sum(shards, scope, index, at + cell));
-                    }
+                    Across::Sum => self.values(metric, &labels, |cell| {
+                        // Wrapping: a gauge of one worker may stand below zero when another's makes up for it.
+                        each().fold(0u64, |sum, (shard, owners)| {
+                            sum.wrapping_add(load(shard, owners, scope, index, at + cell))
+                        })
+                    }),
                     Across::PerWorker => {
-                        for shard in self.shards {
+                        for (shard, owners) in each() {
                             let worker = shard.worker().to_string();
                             let labels = [&labels[..], &[("worker", &worker)]].concat();
-                            self.values(metric, &labels, |cell| load(shard, scope, index, at + cell));
+                            self.values(metric, &labels, |cell| load(shard, owners, scope, index, at + cell));
                         }
                     }
                 }
@@ -157,12 +184,13 @@ impl<'a> Page<'a> {
     }
 
     /// By termination reason.
-    fn ended(&mut self, metric: &Metric, count: impl Fn(&Shard, usize, usize) -> u64) {
+    fn ended(&mut self, metric: &Metric, count: impl Fn(&ListenerShard, usize) -> u64) {
         self.head(metric);
         for (label, index) in self.owners(Scope::Listener) {
             let reasons = self.shards.first().map_or(&[][..], |shard| shard.reasons());
             for (reason, word) in reasons.iter().enumerate() {
-                let ended: u64 = self.shards.iter().map(|shard| count(shard, index, reason)).sum();
+                let of = |owners: &Owners| Some(count(owners.listeners.get(index)?, reason));
+                let ended: u64 = self.owners.iter().filter_map(of).sum();
                 let labels: Vec<_> = label.into_iter().chain([("reason", *word)]).collect();
                 self.sample(metric.name, "", &labels, &ended.to_string());
             }
@@ -170,15 +198,12 @@ impl<'a> Page<'a> {
     }
 
     /// The label that names each owner of a block of the scope, with its index.
-    fn owners(&self, scope: Scope) -> Vec<(Option<(&'static str, &'a str)>, usize)> {
-        let named = |key: &'static str, names: &'a [String]| {
-            names.iter().enumerate().map(|(index, name)| (Some((key, name.as_str())), index)).collect()
-        };
-        match (scope, self.shards.first()) {
-            (Scope::Worker, _) => vec![(None, 0)],
-            (_, None) => Vec::new(),
-            (Scope::Listener, Some(shard)) => named("listener", shard.listeners()),
-            (Scope::Cluster, Some(shard)) => named("cluster", shard.clusters()),
+    fn owners(&self, scope: Scope) -> Vec<Named<'a>> {
+        let Some(first) = self.owners.first() else { return Vec::new() };
+        match scope {
+            Scope::Worker => vec![(None, 0)],
+            Scope::Listener => named("listener", first.listeners.iter().map(|listener| listener.name())),
+            Scope::Cluster => named("cluster", first.clusters.iter().map(|cluster| cluster.name())),
         }
     }
 
@@ -235,16 +260,18 @@ impl<'a> Page<'a> {
     }
 }
 
-fn sum(shards: &[&Shard], scope: Scope, index: usize, at: usize) -> u64 {
-    // Wrapping: a gauge of one worker may stand below zero when another worker's makes up for it.
-    shards.iter().fold(0, |sum: u64, shard| sum.wrapping_add(load(shard, scope, index, at)))
+/// A label that names an owner, and where the owner stands.
+type Named<'a> = (Option<(&'static str, &'a str)>, usize);
+
+fn named<'a>(key: &'static str, names: impl Iterator<Item = &'a str>) -> Vec<Named<'a>> {
+    names.enumerate().map(|(index, name)| (Some((key, name)), index)).collect()
 }
 
-fn load(shard: &Shard, scope: Scope, index: usize, at: usize) -> u64 {
+fn load(shard: &Shard, owners: &Owners, scope: Scope, index: usize, at: usize) -> u64 {
     match scope {
         Scope::Worker => shard.load(at),
-        Scope::Listener => shard.listener(index).load(at),
-        Scope::Cluster => shard.cluster(index).load(at),
+        Scope::Listener => owners.listeners.get(index).map_or(0, |listener| listener.load(at)),
+        Scope::Cluster => owners.clusters.get(index).map_or(0, |cluster| cluster.load(at)),
     }
 }
 
@@ -309,9 +336,9 @@ mod tests {
         let shards = shards("web");
         for shard in &shards {
             shard.add(Counter::LoopTurns, 2 + u64::from(shard.worker()));
-            shard.listener(0).request(Some(200));
-            shard.listener(0).session_ended(1);
-            shard.cluster(0).gauge_add(ClusterGauge::ConnectionsIdle, 4);
+            shard.listeners()[0].request(Some(200));
+            shard.listeners()[0].session_ended(1);
+            shard.clusters()[0].gauge_add(ClusterGauge::ConnectionsIdle, 4);
         }
         let page = render(&shards);
         let turns = "ringfort_worker_loop_turns_total";
@@ -373,7 +400,7 @@ mod tests {
     #[test]
     fn a_gauge_below_zero_is_shown_as_such() {
         let shards = shards("web");
-        shards[0].listener(0).gauge_add(ListenerGauge::ConnectionsActive, -1);
+        shards[0].listeners()[0].gauge_add(ListenerGauge::ConnectionsActive, -1);
         assert!(render(&shards).contains("\nringfort_connections_active{listener=\"web\"} -1\n"));
     }
 

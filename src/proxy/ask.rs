@@ -160,6 +160,7 @@ pub(super) async fn unless_gone<C: Client, T>(
 /// A request that goes to an endpoint, once. Counts its response; or, when it is dropped, that it got none.
 pub(super) struct Attempt<'a> {
     context: &'a Context,
+    serving: &'a Serving,
     pub(super) cluster: u16,
     route: u16,
     is_head: bool,
@@ -188,12 +189,18 @@ impl Drop for Counting<'_> {
 }
 
 impl<'a> Attempt<'a> {
-    pub(super) const fn new(context: &'a Context, (cluster, route): (u16, u16), is_head: bool) -> Self {
-        Self { context, cluster, route, is_head, opening: None, unanswered: Cell::new(false) }
+    /// `serving`: what the request began with; cluster and route are positions in it.
+    pub(super) const fn new(
+        context: &'a Context,
+        serving: &'a Serving,
+        (cluster, route): (u16, u16),
+        is_head: bool,
+    ) -> Self {
+        Self { context, serving, cluster, route, is_head, opening: None, unanswered: Cell::new(false) }
     }
 
-    fn to_open(context: &'a Context, opening: &'a Opening) -> Self {
-        let mut attempt = Self::new(context, (opening.cluster, opening.route), false);
+    fn to_open(context: &'a Context, serving: &'a Serving, opening: &'a Opening) -> Self {
+        let mut attempt = Self::new(context, serving, (opening.cluster, opening.route), false);
         attempt.opening = Some(opening);
         attempt
     }
@@ -206,17 +213,17 @@ impl<'a> Attempt<'a> {
 
     fn count(&self, status: Option<u16>) {
         if self.unanswered.replace(false) {
-            self.context.shard.cluster(usize::from(self.cluster)).response(status);
+            self.serving.upstreams.counts(self.cluster).response(status);
         }
     }
 
     pub(super) fn add(&self, counter: ClusterCounter, count: u64) {
-        self.context.shard.cluster(usize::from(self.cluster)).add(counter, count);
+        self.serving.upstreams.counts(self.cluster).add(counter, count);
     }
 
     /// How fast the response's body has to come, and to go.
     pub(super) fn response_pace(&self, sink_stall: Duration) -> Pace {
-        let timeout = self.context.upstreams.spec(self.cluster).map(|spec| spec.request_timeout);
+        let timeout = self.serving.upstreams.spec(self.cluster).map(|spec| spec.request_timeout);
         Pace { source_idle: timeout.unwrap_or_default(), source_bytes_per_s_min: 0, sink_stall }
     }
 
@@ -227,7 +234,7 @@ impl<'a> Attempt<'a> {
 
     /// Reports what the endpoint made of the request.
     pub(super) fn judge_connection<S>(&self, connection: &Connection, responded: &Responded<S>) {
-        let upstreams = &self.context.upstreams;
+        let upstreams = &self.serving.upstreams;
         match responded {
             Responded::Complete { .. } | Responded::Opened(_) => upstreams.on_answer(connection),
             _ if responded.is_late() && upstreams.excuses(self.cluster) => {}
@@ -239,7 +246,7 @@ impl<'a> Attempt<'a> {
 
     /// As `judge_connection`, for a stream.
     pub(super) fn judge_stream<S>(&self, exchange: &Exchange, responded: &Responded<S>, tried: &mut Tried) {
-        let upstreams = &self.context.upstreams;
+        let upstreams = &self.serving.upstreams;
         match responded {
             Responded::Complete { .. } | Responded::Opened(_) => upstreams.on_stream_answer(exchange),
             Responded::Refused | Responded::Unanswered => upstreams.on_stream_refusal(exchange, tried),
@@ -260,7 +267,7 @@ impl<'a> Attempt<'a> {
         te_trailers: bool,
         ended: bool,
     ) -> Result<(Call, Sender), Responded<S>> {
-        let tls = self.context.upstreams.spec(self.cluster).is_some_and(|spec| spec.tls.is_some());
+        let tls = self.serving.upstreams.spec(self.cluster).is_some_and(|spec| spec.tls.is_some());
         let scheme = if tls { "https" } else { "http" };
         let endpoint = exchange.endpoint();
         let sent = send_request(&mut exchange.slot, head, endpoint, scheme, te_trailers, ended);
@@ -505,7 +512,8 @@ pub(super) async fn open<C: Client>(
     opening: &Opening,
     mut tried: Tried,
 ) -> Result<Opened<C::Side>, NotOpened> {
-    let upstreams = &context.upstreams;
+    let serving = client.serving();
+    let upstreams = &serving.upstreams;
     let retries_max = upstreams.spec(opening.cluster).map_or(0, |spec| spec.retries_max);
     let mut attempts = 0;
     loop {
@@ -513,7 +521,7 @@ pub(super) async fn open<C: Client>(
             let acquire = pin!(opening.acquire(upstreams, &mut tried));
             unless_gone(client, acquire).await?
         };
-        let attempt = Attempt::to_open(context, opening);
+        let attempt = Attempt::to_open(context, serving, opening);
         let asked = match acquired {
             Err(error) => return Err(NotOpened::Failed(cannot_acquire(error))),
             Ok(Acquired::Connection(connection)) => {
@@ -537,7 +545,7 @@ impl Attempt<'_> {
     /// Sets the deadline of the response's head.
     fn set_deadline<C: Client>(&self, client: &C) {
         let runtime = &self.context.runtime;
-        let timeout = self.context.upstreams.spec(self.cluster).map(|spec| spec.request_timeout);
+        let timeout = self.serving.upstreams.spec(self.cluster).map(|spec| spec.request_timeout);
         client.deadline().set(runtime.now() + timeout.unwrap_or_default());
     }
 

@@ -2,84 +2,56 @@
 //! recycled memory. Lives on one thread.
 
 use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::base::random::Random;
 use crate::base::time::Instant;
-use crate::h1::HeadLimits;
-use crate::http::{Prepared, date};
+use crate::http::date;
+use crate::metrics::shard::{ListenerShard, Share};
 use crate::metrics::{ListenerGauge, Shard};
-use crate::route::{Action, Route};
 use crate::runtime::{Recycler, Runtime};
 use crate::sys::clock;
+use crate::tls::{ClientMaterial, Server, ServerMaterial, TicketKeys};
 
 use super::door::Door;
 use super::handshakes::Handshakes;
 use super::outcome::Termination;
-use super::snapshot::{Listener, Snapshot, Timeouts};
+use super::serving::User;
+pub use super::serving::{Compiled, Served, Serving};
+use super::snapshot::Timeouts;
+use super::snapshot::change::Change;
 use super::tls::{Tls, TlsMaterials};
-use super::upstream::Upstreams;
+use super::upstream::{Left, Upstreams};
 
 /// Room for the state of one exchange.
 pub const EXCHANGE_BYTES: usize = 2_560;
 /// Blocks for exchanges kept while there are none.
 const EXCHANGES_KEPT_MAX: usize = 2_048;
 
-/// One configuration as one worker serves it. Kept by every exchange that began under it.
-pub struct Serving {
-    pub snapshot: Arc<Snapshot>,
-    pub head_limits: HeadLimits,
-    /// Whether some route lets clients change to another protocol.
-    pub changes_protocols: bool,
-    /// By route: the answer it always gives.
-    prepared: Vec<Option<Prepared>>,
-}
-
-impl Serving {
-    pub fn new(snapshot: Arc<Snapshot>) -> Rc<Self> {
-        let http = &snapshot.http;
-        let head_limits = HeadLimits {
-            head_bytes_max: http.head_bytes_max,
-            target_bytes_max: http.target_bytes_max,
-            fields_max: http.fields_max,
-        };
-        let prepared = snapshot.routes.routes().iter().map(prepare).collect();
-        let forwards = |route: &&Route| !matches!(route.action, Action::Respond(_) | Action::Redirect(_));
-        let mut forwarding = snapshot.routes.routes().iter().filter(forwards);
-        let changes_protocols = forwarding.any(|route| route.tunnels.any_upgrade());
-        Rc::new(Self { snapshot, head_limits, changes_protocols, prepared })
-    }
-
-    /// A listener of the snapshot that accepted a connection may be gone from a later one.
-    pub fn listener(&self, index: u16) -> Option<&Listener> {
-        self.snapshot.listeners.get(usize::from(index))
-    }
-
-    pub fn prepared(&self, route: u16) -> Option<&Prepared> {
-        self.prepared.get(usize::from(route))?.as_ref()
-    }
-}
-
-fn prepare(route: &Route) -> Option<Prepared> {
-    let Action::Respond(respond) = &route.action else { return None };
-    let edits = &route.response_edits;
-    let kept = respond.fields.iter().filter(|(name, _)| !edits.drops(name.as_bytes()));
-    let fields: Vec<(&str, &str)> =
-        kept.map(|(name, value)| (&**name, &**value)).chain(edits.appended()).collect();
-    Some(Prepared::new(respond.status, &fields, &respond.body))
+/// What a worker is told to serve from now on.
+pub struct Next {
+    pub compiled: Arc<Compiled>,
+    pub change: Arc<Change>,
+    pub tls: Arc<TlsMaterials>,
+    /// By cluster: the addresses that names among its endpoints are known to have; `None` where it has no names.
+    pub addresses: Arc<Vec<Option<Vec<SocketAddr>>>>,
+    /// Where this worker counts.
+    pub share: Share,
 }
 
 pub struct Context {
     pub runtime: Runtime,
     pub shard: Arc<Shard>,
-    pub upstreams: Upstreams,
     pub handshakes: Handshakes,
     pub door: Door,
     pub tls: Tls,
     pub exchanges: Recycler<EXCHANGE_BYTES>,
     serving: RefCell<Rc<Serving>>,
+    /// Clusters that are not of the present configuration, while somebody uses them.
+    left: RefCell<Left>,
     random: RefCell<Random>,
     /// When draining began; sessions take no new work after their present exchange.
     drained_since: Cell<Option<Instant>>,
@@ -94,29 +66,129 @@ impl Context {
     pub fn new(
         runtime: Runtime,
         shard: Arc<Shard>,
-        snapshot: Arc<Snapshot>,
+        compiled: Arc<Compiled>,
+        share: &Share,
         tls: &TlsMaterials,
         seed: u64,
     ) -> Rc<Self> {
-        let upstreams = Upstreams::new(&runtime, &shard, &snapshot, seed);
+        let snapshot = compiled.snapshot.clone();
+        let upstreams = Upstreams::new(&runtime, &share.clusters, &snapshot, seed);
         let handshakes = Handshakes::new(&runtime, &shard, snapshot.limits.handshakes_per_turn_max);
         let door = Door::new(&shard);
-        Rc::new(Self {
+        let listeners = (0..).zip(&snapshot.listeners).zip(&share.listeners);
+        let listeners = listeners.map(|((at, listener), counts)| Served::new(counts, at, listener)).collect();
+        let context = Rc::new(Self {
             tls: Tls::new(tls),
             runtime,
             shard,
-            upstreams,
             handshakes,
             door,
             exchanges: Recycler::new(EXCHANGES_KEPT_MAX),
-            serving: RefCell::new(Serving::new(snapshot)),
+            serving: RefCell::new(Serving::new(compiled, upstreams, listeners)),
+            left: RefCell::default(),
             random: RefCell::new(Random::new(seed)),
             drained_since: Cell::new(None),
             sessions: Cell::new(0),
             date: RefCell::new((Instant::ZERO, String::new())),
             #[cfg(debug_assertions)]
             panics_on_request: std::env::var_os("RINGFORT_TEST_PANIC").is_some(),
-        })
+        });
+        context.set_tls(tls);
+        context
+    }
+
+    /// Serves another configuration from now on. Requests on their way end under the one they began with.
+    pub fn change(&self, next: &Next) {
+        let (old, now) = (self.serving(), self.runtime.now());
+        let Next { compiled, change, share, .. } = next;
+        let snapshot = &compiled.snapshot;
+        let (upstreams, left) =
+            old.upstreams.succeeded_by(snapshot, change, &share.clusters, &next.addresses);
+        let listeners = (0..).zip(&snapshot.listeners).zip(share.listeners.iter().zip(&change.listeners));
+        let served = listeners.map(|((at, listener), (counts, was))| {
+            let before = was.and_then(|was| old.served().get(usize::from(was)));
+            match before {
+                Some(served) => {
+                    served.moved(at, listener);
+                    served.clone()
+                }
+                None => Served::new(counts, at, listener),
+            }
+        });
+        let serving = Serving::new(compiled.clone(), upstreams, served.collect());
+        self.left.borrow_mut().add(left);
+        for served in old.served() {
+            if !serving.served().iter().any(|kept| Rc::ptr_eq(kept, served)) {
+                served.take_away(now, &old);
+            }
+        }
+        self.serving.replace(serving);
+        self.set_tls(&next.tls);
+        self.handshakes.set_per_turn_max(snapshot.limits.handshakes_per_turn_max);
+        // Idle sessions of listeners that are gone are to leave.
+        self.runtime.wake_tasks();
+    }
+
+    /// Brings TLS of listeners and clusters to these materials, where they are others than before.
+    fn set_tls(&self, tls: &TlsMaterials) {
+        for (listener, material) in (0..).zip(&tls.listeners) {
+            material.iter().for_each(|material| self.set_server_tls(listener, material));
+        }
+        for (cluster, material) in (0..).zip(&tls.clusters) {
+            material.iter().for_each(|material| self.set_client_tls(cluster, material));
+        }
+    }
+
+    /// Has new connections to the listener served with `material`.
+    pub fn set_server_tls(&self, listener: u16, material: &Arc<ServerMaterial>) {
+        let serving = self.serving();
+        let at = usize::from(listener);
+        let (Some(served), Some(spec)) = (serving.served().get(at), serving.listener(listener)) else {
+            return;
+        };
+        if served.serves(material) {
+            return;
+        }
+        match self.tls.server(&spec.name, spec.protocol, material) {
+            Ok(server) => served.set_server(material, server),
+            Err(error) => {
+                tracing::error!(listener = &*spec.name, %error, "the listener's certificates cannot be served; it goes on as before");
+            }
+        }
+    }
+
+    /// Has endpoints of the cluster spoken to with `material`.
+    pub fn set_client_tls(&self, cluster: u16, material: &Arc<ClientMaterial>) {
+        let serving = self.serving();
+        let Some(spec) = serving.upstreams.spec(cluster) else { return };
+        if serving.upstreams.speaks_with(cluster, material) {
+            return;
+        }
+        match self.tls.client(material, spec.protocol) {
+            Ok(client) => serving.upstreams.set_tls(cluster, material, client),
+            Err(error) => {
+                tracing::error!(cluster = &*spec.name, %error, "the cluster's certificates cannot be used; it goes on as before");
+            }
+        }
+    }
+
+    /// The secrets of the next period.
+    pub fn set_ticket_keys(&self, keys: Arc<TicketKeys>) {
+        for server in self.serving().served().iter().filter_map(|served| served.server()) {
+            server.set_ticket_keys(&keys);
+        }
+        self.tls.set_ticket_keys(keys);
+    }
+
+    /// Closes idle connections to endpoints that are of no use any more; all of them while the worker drains.
+    pub fn sweep_upstreams(&self) {
+        let serving = self.serving();
+        if self.is_draining() {
+            serving.upstreams.close_idle()
+        } else {
+            serving.upstreams.sweep()
+        }
+        self.left.borrow_mut().sweep(&serving.upstreams);
     }
 
     pub fn serving(&self) -> Rc<Serving> {
@@ -148,10 +220,10 @@ impl Context {
     }
 
     /// Counts a session of a listener as open until the guard is dropped.
-    pub fn enter_session(self: &Rc<Self>, listener: u16) -> SessionGuard {
+    pub fn enter_session(self: &Rc<Self>, served: &Rc<Served>) -> SessionGuard {
         self.sessions.set(self.sessions.get() + 1);
-        self.shard.listener(usize::from(listener)).gauge_add(ListenerGauge::ConnectionsActive, 1);
-        SessionGuard { context: self.clone(), listener, counted: Cell::new(false) }
+        served.counts.gauge_add(ListenerGauge::ConnectionsActive, 1);
+        SessionGuard { context: self.clone(), user: User::new(served), counted: Cell::new(false) }
     }
 
     /// Calls `write` with the present `Date` value (RFC 9110 §6.6.1), made at most twice a second.
@@ -169,7 +241,7 @@ impl Context {
 /// One open session, however it ends.
 pub struct SessionGuard {
     context: Rc<Context>,
-    listener: u16,
+    user: User,
     counted: Cell<bool>,
 }
 
@@ -178,15 +250,48 @@ impl SessionGuard {
         &self.context
     }
 
-    /// Position of the listener in the snapshot.
-    pub const fn listener(&self) -> u16 {
-        self.listener
+    /// What the next exchange of the session is served from: the present configuration, or the last one that had its
+    /// listener. To be asked together with `listener`: both may change with any wait.
+    pub fn serving(&self) -> Rc<Serving> {
+        self.user.last().unwrap_or_else(|| self.context.serving())
     }
 
-    /// Deadlines of the listener as it stands now. One that is gone from the snapshot leaves its sessions the
-    /// shortest ones: they are to end.
+    /// Position of the listener in the configuration of `serving`.
+    pub fn listener(&self) -> u16 {
+        self.user.position()
+    }
+
+    /// How the listener serves TLS.
+    pub fn server(&self) -> Option<Rc<Server>> {
+        self.user.server()
+    }
+
+    /// Where the listener counts.
+    pub fn counts(&self) -> &Arc<ListenerShard> {
+        &self.user.counts
+    }
+
+    /// Deadlines of the listener as it stands now.
     pub fn timeouts(&self) -> Timeouts {
-        self.context.serving().listener(self.listener).map_or(Timeouts::ZERO, |listener| listener.timeouts)
+        self.user.timeouts()
+    }
+
+    /// Since when the session is to end: its worker drains, or its listener was taken away.
+    pub fn drained_since(&self) -> Option<Instant> {
+        self.context.drained_since().or_else(|| self.user.taken_away())
+    }
+
+    pub fn is_draining(&self) -> bool {
+        self.drained_since().is_some()
+    }
+
+    /// When the session is to be closed if it is idle: after the grace, each at a moment of its own, so that not all
+    /// clients come back at once. `since`: when the drain began; `own`: a moment that is the session's own.
+    pub fn leaves_at(&self, since: Instant, own: Instant) -> Instant {
+        let drain = self.context.serving().snapshot.drain;
+        let window = drain.idle_grace.min(drain.deadline.saturating_sub(drain.idle_grace) / 2);
+        let share = Random::new(own.nanos()).next_u64() >> 32;
+        since + drain.idle_grace + window.mul_f64(share as f64 / f64::from(u32::MAX))
     }
 
     /// Counts how the session ended. The first cause wins; a session that is dropped without one was cut off at the
@@ -195,15 +300,14 @@ impl SessionGuard {
         if self.counted.replace(true) {
             return;
         }
-        self.context.shard.listener(usize::from(self.listener)).session_ended(termination as usize);
+        self.user.counts.session_ended(termination as usize);
     }
 }
 
 impl Drop for SessionGuard {
     fn drop(&mut self) {
         self.ended(Termination::Drained);
-        let context = &self.context;
-        context.sessions.set(context.sessions.get() - 1);
-        context.shard.listener(usize::from(self.listener)).gauge_add(ListenerGauge::ConnectionsActive, -1);
+        self.context.sessions.set(self.context.sessions.get() - 1);
+        self.user.counts.gauge_add(ListenerGauge::ConnectionsActive, -1);
     }
 }

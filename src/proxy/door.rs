@@ -103,7 +103,7 @@ impl Door {
 mod tests {
     use super::*;
     use crate::config;
-    use crate::proxy::context::Context;
+    use crate::proxy::context::{Compiled, Context};
     use crate::proxy::facts::Facts;
     use crate::proxy::http1::Http1;
     use crate::proxy::outcome::Termination;
@@ -159,14 +159,16 @@ mod tests {
         let snapshot = Arc::new(config::embedded_default().snapshot);
         let shard = Arc::new(Shard::new(0, &["web".into()], &[], Termination::WORDS));
         let tls = TlsMaterials::plaintext(&snapshot).expect("randomness");
-        let context = Context::new(runtime.clone(), shard.clone(), snapshot, &tls, 1);
+        let share = shard.share(["web"].into_iter(), [].into_iter());
+        let context = Context::new(runtime.clone(), shard.clone(), Compiled::new(snapshot), &share, &tls, 1);
+        let served = context.serving().served()[0].clone();
         context.door.set_objective(Duration::ZERO, true, &runtime);
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let connect = |_| {
             let far = TcpStream::connect(listener.local_addr().expect("bound")).expect("it listens");
             let near = listener.accept().expect("a connection").0;
             let stream = Stream::Socket(Socket::new(&runtime, near.into()).expect("a socket"));
-            runtime.spawn(Http1::new(context.enter_session(0), stream, Facts::default()).serve());
+            runtime.spawn(Http1::new(context.enter_session(&served), stream, Facts::default()).serve());
             far
         };
         let mut clients: Vec<TcpStream> = (0..CONNECTIONS).map(connect).collect();

@@ -45,7 +45,7 @@ pub async fn accept(guard: &SessionGuard, socket: Socket) -> Option<Accepted> {
     match shake(guard, socket).await {
         Ok(accepted) => Some(accepted),
         Err((failure, termination)) => {
-            context.shard.listener(usize::from(guard.listener())).handshake_failed(failure);
+            guard.counts().handshake_failed(failure);
             guard.ended(termination);
             None
         }
@@ -57,10 +57,10 @@ async fn shake(guard: &SessionGuard, socket: Socket) -> Result<Accepted, Failed>
     let started = context.runtime.now();
     let deadline = &context.runtime.deadline();
     deadline.set(started + guard.timeouts().handshake);
-    let counted = context.shard.listener(usize::from(guard.listener()));
+    let counted = guard.counts();
     let first = first_bytes(guard, &socket, deadline).await?;
     if first[0] != HANDSHAKE_RECORD {
-        if context.tls.server(guard.listener()).is_some_and(|server| server.mtls() == MtlsMode::Permissive) {
+        if guard.server().is_some_and(|server| server.mtls() == MtlsMode::Permissive) {
             counted.add(ListenerCounter::Plaintext, 1);
             socket.unread(first);
             return Ok(Accepted { stream: Stream::Socket(socket), facts: Facts::default() });
@@ -70,7 +70,7 @@ async fn shake(guard: &SessionGuard, socket: Socket) -> Result<Accepted, Failed>
     }
     wait_for_turn(guard, &socket, first, deadline).await?;
     // Only now: what certificates and clients are good may have changed while the client took its time.
-    let server = context.tls.server(guard.listener());
+    let server = guard.server();
     let opened = server.and_then(|server| server.session().ok().map(|session| (server, session)));
     let Some((server, session)) = opened else {
         return Err((HandshakeFailure::Other, Termination::TlsFailed));
@@ -140,7 +140,7 @@ async fn settle(
             let cause = cause(&error);
             if matches!(cause, HandshakeFailure::NoCertificate | HandshakeFailure::BadCertificate) {
                 let peer = tls.socket().peer_address().ok();
-                context.handshakes.note(Refused { listener: guard.listener(), peer, error });
+                context.handshakes.note(Refused { listener: guard.counts().clone(), peer, error });
             }
             linger(tls.socket(), deadline, context.runtime.now() + LINGER).await;
             Err((cause, Termination::TlsFailed))
@@ -165,8 +165,8 @@ pub(super) async fn first_bytes(
         if let Poll::Ready(received) = socket.poll_recv(cx) {
             return Poll::Ready(Some(received));
         }
-        if let Some(since) = context.drained_since() {
-            deadline.set(until.min(since + context.serving().snapshot.drain.idle_grace));
+        if let Some(since) = guard.drained_since() {
+            deadline.set(until.min(guard.leaves_at(since, until)));
         }
         deadline.poll_past(cx).map(|()| None)
     });
@@ -176,7 +176,7 @@ pub(super) async fn first_bytes(
         Some(Ok(buf)) if !buf.is_empty() => Ok(buf),
         Some(Ok(_)) => Err((HandshakeFailure::Closed, Termination::ClientClosed)),
         Some(Err(_)) => Err((HandshakeFailure::Closed, Termination::ClientAborted)),
-        None if context.is_draining() => Err((HandshakeFailure::Closed, Termination::Drained)),
+        None if guard.is_draining() => Err((HandshakeFailure::Closed, Termination::Drained)),
         None => Err((HandshakeFailure::TimedOut, Termination::FirstByteTimeout)),
     }
 }

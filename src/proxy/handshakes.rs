@@ -7,6 +7,7 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use crate::metrics::shard::ListenerShard;
 use crate::metrics::{Gauge, Histogram, Shard};
 use crate::runtime::Runtime;
 
@@ -30,7 +31,7 @@ const REFUSED_KEPT_MAX: usize = 8;
 /// A client that presented no certificate where it must, or one that is not to be trusted; for the log.
 #[derive(Debug)]
 pub struct Refused {
-    pub listener: u16,
+    pub listener: Arc<ListenerShard>,
     /// `None` where the client is gone already.
     pub peer: Option<SocketAddr>,
     pub error: rustls::Error,

@@ -11,12 +11,11 @@ use std::io;
 use std::task::Poll;
 use std::time::Duration;
 
-use crate::base::time::Instant;
 use crate::detect::{self, First};
 use crate::runtime::{Deadline, RecvBuf};
 
 use super::body::{BodyError, drained};
-use super::context::{Context, SessionGuard};
+use super::context::SessionGuard;
 use super::facts::Facts;
 use super::http2::Http2;
 use super::outcome::{Ending, Termination};
@@ -159,8 +158,8 @@ impl Http1 {
             if let Poll::Ready(received) = stream.poll_recv(cx) {
                 return Poll::Ready(Some(received));
             }
-            if let Some(since) = context.drained_since() {
-                deadline.set(until.min(drain_deadline(context, since)));
+            if let Some(since) = self.guard.drained_since() {
+                deadline.set(until.min(self.guard.leaves_at(since, until)));
             }
             deadline.poll_past(cx).map(|()| None)
         });
@@ -172,7 +171,7 @@ impl Http1 {
                 Err(Ending::Close(Termination::ClientClosed))
             }
             Some(Err(_)) => Err(Ending::Close(Termination::ClientAborted)),
-            None if context.is_draining() => Err(Ending::Graceful(Termination::Drained)),
+            None if self.guard.is_draining() => Err(Ending::Graceful(Termination::Drained)),
             None if self.requests == 0 => Err(Ending::Graceful(Termination::FirstByteTimeout)),
             None => Err(Ending::Graceful(Termination::IdleTimeout)),
         }
@@ -193,9 +192,4 @@ impl Http1 {
         self.deadline.set(self.guard.context().runtime.now() + LINGER);
         while matches!(self.deadline.within(self.stream.recv()).await, Ok(Ok(buf)) if !buf.is_empty()) {}
     }
-}
-
-/// Until when an idle connection may still bring a request.
-fn drain_deadline(context: &Context, since: Instant) -> Instant {
-    since + context.serving().snapshot.drain.idle_grace
 }

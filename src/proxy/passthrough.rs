@@ -8,7 +8,7 @@ use crate::metrics::{HandshakeFailure, ListenerCounter};
 use crate::runtime::Socket;
 use crate::tls::client_hello::{ClientHello, Hello, Reader, fatal_alert};
 
-use super::context::SessionGuard;
+use super::context::{Serving, SessionGuard};
 use super::handshake::{LINGER, first_bytes, linger};
 use super::hello_input::HelloInput;
 use super::outcome::Termination;
@@ -21,8 +21,8 @@ pub async fn relay(guard: SessionGuard, socket: Socket) {
     // What is needed until the endpoint has the hello lives in recycled memory: a relay may last for days.
     let context = guard.context().clone();
     match context.exchanges.place(begin(&guard, &socket)).await {
-        Ok((connection, cluster)) => {
-            let termination = tcp::join(&guard, Stream::Socket(socket), connection, cluster).await;
+        Ok(connection) => {
+            let termination = tcp::join(&guard, Stream::Socket(socket), connection).await;
             guard.ended(termination);
         }
         Err(refusal) => refuse(&guard, socket, refusal).await,
@@ -61,17 +61,18 @@ impl Refusal {
 }
 
 /// Up to the connection that has been sent the hello.
-async fn begin(guard: &SessionGuard, socket: &Socket) -> Result<(Connection, u16), Refusal> {
+async fn begin(guard: &SessionGuard, socket: &Socket) -> Result<Connection, Refusal> {
     let (hello, kept) = read_hello(guard, socket).await?;
-    let cluster = route(guard, &hello)?;
-    let connection = tcp::connect(guard, cluster).await.map_err(|termination| Refusal {
+    let serving = guard.serving();
+    let cluster = route(guard, &serving, &hello)?;
+    let connection = tcp::connect(&serving, cluster).await.map_err(|termination| Refusal {
         failure: None,
         termination,
         leave: Leave::Alert(AlertDescription::InternalError),
     })?;
-    guard.context().shard.listener(usize::from(guard.listener())).add(ListenerCounter::TlsPassedOn, 1);
-    tcp::send_first(guard, &connection, cluster, kept.bytes());
-    Ok((connection, cluster))
+    guard.counts().add(ListenerCounter::TlsPassedOn, 1);
+    tcp::send_first(guard, &connection, kept.bytes());
+    Ok(connection)
 }
 
 async fn read_hello<'g>(
@@ -106,9 +107,9 @@ async fn read_hello<'g>(
 }
 
 /// The cluster for a hello.
-fn route(guard: &SessionGuard, hello: &ClientHello) -> Result<u16, Refusal> {
+fn route(guard: &SessionGuard, serving: &Serving, hello: &ClientHello) -> Result<u16, Refusal> {
     let context = guard.context();
-    let routes = &context.serving().snapshot.routes;
+    let routes = &serving.snapshot.routes;
     let name = hello.server_name.as_deref().unwrap_or_default();
     let find = |offers: &dyn Fn(&[u8]) -> bool| routes.find_passthrough(guard.listener(), name, offers);
     if let Some((_, route)) = find(&|protocol| hello.alpn.contains(protocol)) {
@@ -127,7 +128,7 @@ async fn refuse(guard: &SessionGuard, socket: Socket, refusal: Refusal) {
     let Refusal { failure, termination, leave } = refusal;
     let context = guard.context();
     if let Some(failure) = failure {
-        context.shard.listener(usize::from(guard.listener())).handshake_failed(failure);
+        guard.counts().handshake_failed(failure);
     }
     guard.ended(termination);
     match leave {

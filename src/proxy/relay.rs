@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use crate::base::time::Instant;
 use crate::limits;
+use crate::metrics::shard::ClusterShard;
 use crate::metrics::{ClusterCounter, ListenerCounter};
 use crate::runtime::RecvBuf;
 
@@ -73,32 +74,32 @@ enum Bytes {
 /// Counts bytes as they go, so that a relay of days shows while it lives.
 pub struct Meter<'a> {
     guard: &'a SessionGuard,
-    cluster: usize,
+    cluster: &'a ClusterShard,
     /// Whether the client's bytes are counted here, and not by the connection that carries them.
     counts_client: bool,
     active_at: Cell<Instant>,
 }
 
 impl<'a> Meter<'a> {
-    pub fn new(guard: &'a SessionGuard, cluster: u16) -> Self {
+    /// `cluster`: where its bytes count.
+    pub fn new(guard: &'a SessionGuard, cluster: &'a ClusterShard) -> Self {
         let active_at = Cell::new(guard.context().runtime.now());
-        Self { guard, cluster: usize::from(cluster), counts_client: true, active_at }
+        Self { guard, cluster, counts_client: true, active_at }
     }
 
     /// For a client on a connection that counts what it carries.
-    pub fn on_stream(guard: &'a SessionGuard, cluster: u16) -> Self {
+    pub fn on_stream(guard: &'a SessionGuard, cluster: &'a ClusterShard) -> Self {
         Self { counts_client: false, ..Self::new(guard, cluster) }
     }
 
     pub fn moved(&self, direction: Direction, bytes: u64) {
-        let shard = &self.guard.context().shard;
         let (to_endpoint, to_client) = match direction {
             Direction::Up => (ClusterCounter::SentBytes, ListenerCounter::ReceivedBytes),
             Direction::Down => (ClusterCounter::ReceivedBytes, ListenerCounter::SentBytes),
         };
-        shard.cluster(self.cluster).add(to_endpoint, bytes);
+        self.cluster.add(to_endpoint, bytes);
         if self.counts_client {
-            shard.listener(usize::from(self.guard.listener())).add(to_client, bytes);
+            self.guard.counts().add(to_client, bytes);
         }
         self.active();
     }

@@ -10,6 +10,7 @@ use crate::route;
 use crate::sys::socket_options::SocketOptions;
 use crate::tls::{ClientSpec, ServerSpec};
 
+pub mod change;
 pub mod cidr;
 
 pub use cidr::Cidr;
@@ -92,22 +93,8 @@ pub struct Timeouts {
     pub handshake: Duration,
 }
 
-impl Timeouts {
-    /// Every deadline has passed.
-    pub const ZERO: Self = Self {
-        header: Duration::ZERO,
-        idle: Duration::ZERO,
-        body_idle: Duration::ZERO,
-        body_rate_min_bytes_per_s: 0,
-        write_stall: Duration::ZERO,
-        tcp_idle: Duration::ZERO,
-        tunnel_idle: Duration::ZERO,
-        handshake: Duration::ZERO,
-    };
-}
-
 /// A named set of endpoints and how they are used.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Cluster {
     pub name: Box<str>,
     /// At least one.

@@ -1,16 +1,17 @@
 //! A downstream connection relayed byte for byte to an endpoint. Each direction ends by itself; a reset on one side
 //! becomes a reset on the other.
 
-use super::context::SessionGuard;
+use super::context::{Serving, SessionGuard};
 use super::outcome::Termination;
 use super::relay::{self, Direction, Inlet, Meter, Outlet, Way, Ways};
+use super::snapshot::Protocol;
 use super::stream::Stream;
 use super::upstream::{AcquireError, Connection};
 
 /// Relays until both directions have ended.
-pub async fn relay(guard: SessionGuard, downstream: Stream, cluster: u16) {
-    let termination = match connect(&guard, cluster).await {
-        Ok(connection) => join(&guard, downstream, connection, cluster).await,
+pub async fn relay(guard: SessionGuard, downstream: Stream) {
+    let termination = match connect_to_own(&guard).await {
+        Ok(connection) => join(&guard, downstream, connection).await,
         Err(termination) => {
             downstream.abort();
             termination
@@ -19,9 +20,19 @@ pub async fn relay(guard: SessionGuard, downstream: Stream, cluster: u16) {
     guard.ended(termination);
 }
 
+/// A connection to an endpoint of the listener's own cluster, as the present configuration names it.
+async fn connect_to_own(guard: &SessionGuard) -> Result<Connection, Termination> {
+    let serving = guard.serving();
+    match serving.listener(guard.listener()).map(|listener| listener.protocol) {
+        Some(Protocol::Tcp { cluster }) => connect(&serving, cluster).await,
+        // A session goes on only with a listener of its kind.
+        _ => Err(Termination::UpstreamConnect),
+    }
+}
+
 /// A connection to an endpoint of the cluster; else why the session ends.
-pub(super) async fn connect(guard: &SessionGuard, cluster: u16) -> Result<Connection, Termination> {
-    let upstreams = &guard.context().upstreams;
+pub(super) async fn connect(serving: &Serving, cluster: u16) -> Result<Connection, Termination> {
+    let upstreams = &serving.upstreams;
     let acquired = upstreams.acquire_for_relay(cluster).await;
     let connection = acquired.map_err(|error| match error {
         AcquireError::TimedOut => Termination::UpstreamTimeout,
@@ -33,25 +44,20 @@ pub(super) async fn connect(guard: &SessionGuard, cluster: u16) -> Result<Connec
 }
 
 /// Sends what was received from the client before there was a connection to the endpoint.
-pub(super) fn send_first(guard: &SessionGuard, connection: &Connection, cluster: u16, bytes: &[u8]) {
-    Meter::new(guard, cluster).moved(Direction::Up, bytes.len() as u64);
+pub(super) fn send_first(guard: &SessionGuard, connection: &Connection, bytes: &[u8]) {
+    Meter::new(guard, connection.counts()).moved(Direction::Up, bytes.len() as u64);
     connection.stream.send(bytes, false);
 }
 
 /// Relays between the two until both directions have ended.
-pub(super) async fn join(
-    guard: &SessionGuard,
-    downstream: Stream,
-    connection: Connection,
-    cluster: u16,
-) -> Termination {
+pub(super) async fn join(guard: &SessionGuard, downstream: Stream, connection: Connection) -> Termination {
     let ended = {
         let (down, up) = (&downstream, &connection.stream);
         let ways = Ways {
             up: Way::new(Inlet::Stream(down), Outlet::Stream(up), None),
             down: Way::new(Inlet::Stream(up), Outlet::Stream(down), None),
         };
-        relay::run(&Meter::new(guard, cluster), ways, guard.timeouts().tcp_idle).await
+        relay::run(&Meter::new(guard, connection.counts()), ways, guard.timeouts().tcp_idle).await
     };
     match ended {
         Ok(()) => Termination::ClientClosed,

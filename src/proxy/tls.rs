@@ -1,7 +1,6 @@
 //! TLS of one worker: its rustls configurations, made of what the control thread read. Never reads a file.
 
 use std::cell::RefCell;
-use std::rc::Rc;
 use std::sync::Arc;
 
 use rustls::crypto::CryptoProvider;
@@ -40,8 +39,6 @@ impl TlsMaterials {
 pub struct Tls {
     provider: Arc<CryptoProvider>,
     ticket_keys: RefCell<Arc<TicketKeys>>,
-    /// By listener: its name, what it offers by ALPN, and how it serves.
-    servers: Vec<RefCell<Option<Rc<Server>>>>,
 }
 
 impl Tls {
@@ -49,33 +46,20 @@ impl Tls {
         Self {
             provider: Arc::new(tls::provider(materials.aes_is_fast)),
             ticket_keys: RefCell::new(materials.ticket_keys.clone()),
-            servers: materials.listeners.iter().map(|_| RefCell::default()).collect(),
         }
     }
 
-    /// How the listener serves TLS; `None` where it does not.
-    pub fn server(&self, listener: u16) -> Option<Rc<Server>> {
-        self.servers.get(usize::from(listener))?.borrow().clone()
-    }
-
-    /// Has new connections to the listener served with `material`.
+    /// How a listener of that name and protocol serves TLS with `material`.
     ///
     /// # Errors
-    /// Where rustls refuses it; the listener goes on as before.
-    pub fn set_server(
+    /// Where rustls refuses it.
+    pub fn server(
         &self,
-        snapshot: &Snapshot,
-        listener: u16,
+        name: &str,
+        protocol: Protocol,
         material: &Arc<ServerMaterial>,
-    ) -> Result<(), rustls::Error> {
-        let at = usize::from(listener);
-        let (Some(spec), Some(slot)) = (snapshot.listeners.get(at), self.servers.get(at)) else {
-            return Ok(());
-        };
-        let keys = self.ticket_keys.borrow().clone();
-        let server = Server::new(&spec.name, material, &self.provider, &keys, alpn(spec.protocol))?;
-        slot.replace(Some(Rc::new(server)));
-        Ok(())
+    ) -> Result<Server, rustls::Error> {
+        Server::new(name, material, &self.provider, &self.ticket_keys.borrow(), alpn(protocol))
     }
 
     /// How endpoints of a cluster that speaks `protocol` are spoken to with `material`.
@@ -95,10 +79,8 @@ impl Tls {
         Client::new(material, &self.provider, alpn)
     }
 
+    /// For the servers made from now on.
     pub fn set_ticket_keys(&self, keys: Arc<TicketKeys>) {
-        for server in self.servers.iter().filter_map(|server| server.borrow().clone()) {
-            server.set_ticket_keys(&keys);
-        }
         self.ticket_keys.replace(keys);
     }
 }

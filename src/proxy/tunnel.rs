@@ -12,6 +12,7 @@ use crate::base::units::KIB;
 use crate::h1::{FieldSlots, HeadLimits, Parsed, ResponseHead, parse_request};
 use crate::http::Reject;
 use crate::http::websocket::{self, WEBSOCKET};
+use crate::metrics::shard::ClusterShard;
 use crate::metrics::{ListenerGauge, TunnelProtocol};
 use crate::runtime::RecvBuf;
 
@@ -210,7 +211,7 @@ struct Open<'a> {
 
 impl<'a> Open<'a> {
     fn new(guard: &'a SessionGuard, opening: &Opening) -> Self {
-        let shard = guard.context().shard.listener(usize::from(guard.listener()));
+        let shard = guard.counts();
         shard.tunnel_opened(opening.kind.protocol());
         shard.gauge_add(ListenerGauge::TunnelsActive, 1);
         let bytes = TUNNEL_BYTES + opening.head.len();
@@ -225,20 +226,18 @@ impl<'a> Open<'a> {
 
 impl Drop for Open<'_> {
     fn drop(&mut self) {
-        let context = self.guard.context();
-        let shard = context.shard.listener(usize::from(self.guard.listener()));
+        let shard = self.guard.counts();
         shard.gauge_add(ListenerGauge::TunnelsActive, -1);
         shard.tunnel_ended(self.termination.get() as usize);
-        context.runtime.discharge(self.bytes);
+        self.guard.context().runtime.discharge(self.bytes);
     }
 }
 
 /// Relays between a client's connection and the endpoint until both directions have ended.
 pub async fn over_connection(guard: SessionGuard, downstream: Stream, mut tunnel: Box<Tunnel>) {
     let open = Open::new(&guard, &tunnel.opening);
-    let meter = Meter::new(&guard, tunnel.opening.cluster);
     let (from, to) = (Inlet::Stream(&downstream), Outlet::Stream(&downstream));
-    let ended = join(&meter, &guard, from, to, &mut tunnel).await;
+    let ended = join(Meter::new, &guard, from, to, &mut tunnel).await;
     open.ended(&ended);
     guard.ended(ended.err().unwrap_or(Termination::TunnelClosed));
     if ended.is_err() {
@@ -256,9 +255,8 @@ pub async fn over_stream(
     mut tunnel: Tunnel,
 ) {
     let open = Open::new(guard, &tunnel.opening);
-    let meter = Meter::on_stream(guard, tunnel.opening.cluster);
     let (from, to) = (Inlet::H2(&mut receiver), Outlet::H2(&mut sender));
-    let ended = join(&meter, guard, from, to, &mut tunnel).await;
+    let ended = join(Meter::on_stream, guard, from, to, &mut tunnel).await;
     open.ended(&ended);
     if let Err(termination) = ended {
         // RFC 9113 §8.5 for CONNECT, RFC 8441 §5 for the others.
@@ -269,23 +267,25 @@ pub async fn over_stream(
     }
 }
 
-async fn join(
-    meter: &Meter<'_>,
-    guard: &SessionGuard,
-    from: Inlet<'_>,
-    to: Outlet<'_>,
-    tunnel: &mut Tunnel,
+async fn join<'t>(
+    meter: fn(&'t SessionGuard, &'t ClusterShard) -> Meter<'t>,
+    guard: &'t SessionGuard,
+    from: Inlet<'t>,
+    to: Outlet<'t>,
+    tunnel: &'t mut Tunnel,
 ) -> Result<(), Termination> {
     let (first_up, first_down) = (tunnel.first_up.take(), tunnel.first_down.take());
-    let (up, down) = match &mut tunnel.upward {
+    let (up, down, counts) = match &mut tunnel.upward {
         Upward::Connection(connection) => {
             let stream = &connection.stream;
-            (Outlet::Stream(stream), Inlet::Stream(stream))
+            (Outlet::Stream(stream), Inlet::Stream(stream), connection.counts())
         }
-        Upward::Stream { receiver, sender, .. } => (Outlet::H2(sender), Inlet::H2(receiver)),
+        Upward::Stream { receiver, sender, exchange } => {
+            (Outlet::H2(sender), Inlet::H2(receiver), exchange.counts())
+        }
     };
     let ways = Ways { up: Way::new(from, up, first_up), down: Way::new(down, to, first_down) };
-    relay::run(meter, ways, guard.timeouts().tunnel_idle).await
+    relay::run(&meter(guard, counts), ways, guard.timeouts().tunnel_idle).await
 }
 
 impl Upward {

@@ -6,7 +6,7 @@
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::SocketAddr;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,10 +14,12 @@ use crate::balance::{self, Candidate};
 use crate::base::random::Random;
 use crate::base::time::Instant;
 use crate::health::{ClusterHealth, Verdict};
-use crate::metrics::{ClusterCounter, ClusterGauge, ClusterHistogram, Shard};
+use crate::metrics::shard::ClusterShard;
+use crate::metrics::{ClusterCounter, ClusterGauge, ClusterHistogram};
 use crate::runtime::{Deadline, Runtime, Socket, TimedOut};
-use crate::tls::{self, Client, Purpose, Session};
+use crate::tls::{self, Client, ClientMaterial, Purpose, Session};
 
+use super::snapshot::change::{Change, Was};
 use super::snapshot::{self, EndpointAddress, Snapshot};
 use super::stream::{Failure, Stream, TlsStream};
 use super::turnstile::Turnstile;
@@ -89,26 +91,59 @@ pub struct TlsFailed {
 
 pub struct Upstreams {
     runtime: Runtime,
-    shard: Arc<Shard>,
+    /// Those that go on are shared with the configuration before.
     clusters: Vec<Rc<Cluster>>,
     http: snapshot::HttpSpec,
     random: RefCell<Random>,
-    /// Ejections nobody has logged yet; at most `NOTES_KEPT_MAX`, all are counted.
+    notes: Rc<Notes>,
+    /// Of what is asked of a cluster that is not there.
+    nowhere: ClusterShard,
+}
+
+/// What nobody has logged yet, of every configuration.
+#[derive(Default)]
+struct Notes {
+    /// At most `NOTES_KEPT_MAX`, all are counted.
     ejected: RefCell<Vec<Ejected>>,
-    /// Handshakes that failed and nobody has logged yet, as many.
+    /// Handshakes that failed, as many.
     tls_failed: RefCell<Vec<TlsFailed>>,
+}
+
+/// Clusters of former configurations, looked after until nobody uses them any more.
+#[derive(Default)]
+pub struct Left(Vec<Weak<Cluster>>);
+
+impl Left {
+    pub fn add(&mut self, left: Self) {
+        self.0.extend(left.0);
+    }
+
+    /// Closes what is idle of them: requests on their way may have opened more.
+    pub fn sweep(&mut self, upstreams: &Upstreams) {
+        self.0.retain(|cluster| match cluster.upgrade() {
+            Some(cluster) => {
+                upstreams.close_idle_of(&cluster);
+                true
+            }
+            None => false,
+        });
+    }
 }
 
 /// Ejections and failed handshakes kept for the log between two looks of the worker.
 const NOTES_KEPT_MAX: usize = 64;
 
 struct Cluster {
-    position: usize,
+    counts: Arc<ClusterShard>,
     spec: snapshot::Cluster,
     endpoints: RefCell<Vec<Rc<Endpoint>>>,
     health: RefCell<ClusterHealth>,
     /// `None`: endpoints are spoken to in plaintext.
     tls: RefCell<Option<Rc<Client>>>,
+    /// What that was made of.
+    material: RefCell<Option<Arc<ClientMaterial>>>,
+    /// No present configuration has it: nothing is kept for later.
+    has_left: Cell<bool>,
     /// Changes with the certificates: a connection of an older one is not kept.
     generation: Cell<u32>,
     /// Busy and idle ones.
@@ -141,39 +176,119 @@ struct Idle {
     since: Instant,
 }
 
+impl Cluster {
+    fn new(
+        spec: &snapshot::Cluster,
+        counts: &Arc<ClusterShard>,
+        addresses: Vec<SocketAddr>,
+        health: ClusterHealth,
+    ) -> Rc<Self> {
+        Rc::new(Self {
+            counts: counts.clone(),
+            spec: spec.clone(),
+            endpoints: RefCell::new(addresses.into_iter().enumerate().map(new_endpoint).collect()),
+            health: RefCell::new(health),
+            tls: RefCell::default(),
+            material: RefCell::default(),
+            has_left: Cell::new(false),
+            generation: Cell::new(0),
+            connections: Cell::new(0),
+            idle: Cell::new(0),
+            floods: RefCell::default(),
+        })
+    }
+
+    /// As it comes into a configuration. Endpoints that `before` had keep their health.
+    fn begin(
+        spec: &snapshot::Cluster,
+        counts: &Arc<ClusterShard>,
+        known: Option<&Vec<SocketAddr>>,
+        before: Option<&Self>,
+    ) -> Rc<Self> {
+        let given = || spec.endpoints.iter().filter_map(known_address).collect();
+        let addresses: Vec<SocketAddr> = known.map_or_else(given, Clone::clone);
+        let mut health = ClusterHealth::new(spec.ejection, addresses.len());
+        if let Some(before) = before {
+            let endpoints = before.endpoints.borrow();
+            let stood = |address: &SocketAddr| endpoints.iter().position(|had| had.address == *address);
+            let stood: Vec<Option<usize>> = addresses.iter().map(stood).collect();
+            health = before.health.borrow().rearranged_under(spec.ejection, &stood);
+        }
+        Self::new(spec, counts, addresses, health)
+    }
+}
+
 impl Upstreams {
-    pub fn new(runtime: &Runtime, shard: &Arc<Shard>, snapshot: &Snapshot, seed: u64) -> Self {
-        let clusters = snapshot.clusters.iter().enumerate().map(|(position, spec)| {
-            let addresses: Vec<SocketAddr> = spec.endpoints.iter().filter_map(known_address).collect();
-            let health = ClusterHealth::new(spec.ejection, addresses.len());
-            Rc::new(Cluster {
-                position,
-                spec: spec.clone(),
-                endpoints: RefCell::new(addresses.into_iter().enumerate().map(new_endpoint).collect()),
-                health: RefCell::new(health),
-                tls: RefCell::default(),
-                generation: Cell::new(0),
-                connections: Cell::new(0),
-                idle: Cell::new(0),
-                floods: RefCell::default(),
-            })
-        });
+    /// `counts`: by cluster of the snapshot.
+    pub fn new(runtime: &Runtime, counts: &[Arc<ClusterShard>], snapshot: &Snapshot, seed: u64) -> Self {
+        let clusters = snapshot.clusters.iter().zip(counts);
         Self {
             runtime: runtime.clone(),
-            shard: shard.clone(),
-            clusters: clusters.collect(),
+            clusters: clusters.map(|(spec, counts)| Cluster::begin(spec, counts, None, None)).collect(),
             http: snapshot.http,
             random: RefCell::new(Random::new(!seed)),
-            ejected: RefCell::default(),
-            tls_failed: RefCell::default(),
+            notes: Rc::default(),
+            nowhere: ClusterShard::nowhere(),
         }
+    }
+
+    /// Those of the next configuration, and what is left of this one. Clusters that are the same go on with their
+    /// connections. `known`: by cluster, addresses found for its names.
+    pub fn succeeded_by(
+        &self,
+        snapshot: &Snapshot,
+        change: &Change,
+        counts: &[Arc<ClusterShard>],
+        known: &[Option<Vec<SocketAddr>>],
+    ) -> (Self, Left) {
+        let stands = |at: u16| self.clusters.get(usize::from(at));
+        let next = snapshot.clusters.iter().zip(counts).enumerate().map(|(at, (spec, counts))| {
+            let before = match change.clusters.get(at) {
+                Some(&Was::Same(at)) if let Some(same) = stands(at) => return same.clone(),
+                Some(&Was::Other(at) | &Was::Same(at)) => stands(at),
+                Some(Was::Absent) | None => None,
+            };
+            let known = known.get(at).and_then(Option::as_ref);
+            Cluster::begin(spec, counts, known, before.map(AsRef::as_ref))
+        });
+        let next = Self {
+            runtime: self.runtime.clone(),
+            clusters: next.collect(),
+            http: snapshot.http,
+            random: RefCell::new(Random::new(self.random.borrow_mut().next_u64())),
+            notes: self.notes.clone(),
+            nowhere: ClusterShard::nowhere(),
+        };
+        let has_left = |cluster: &&Rc<Cluster>| !next.clusters.iter().any(|kept| Rc::ptr_eq(kept, cluster));
+        let left = self.clusters.iter().filter(has_left).map(|cluster| {
+            cluster.has_left.set(true);
+            self.close_idle_of(cluster);
+            Rc::downgrade(cluster)
+        });
+        let left = Left(left.collect());
+        (next, left)
+    }
+
+    /// Where a cluster counts.
+    pub fn counts(&self, cluster: u16) -> &ClusterShard {
+        self.clusters.get(usize::from(cluster)).map_or(&self.nowhere, |cluster| &cluster.counts)
+    }
+
+    /// Whether the cluster's TLS is made of this.
+    pub fn speaks_with(&self, cluster: u16, material: &Arc<ClientMaterial>) -> bool {
+        let cluster = self.clusters.get(usize::from(cluster));
+        let made_of = |cluster: &Rc<Cluster>| {
+            cluster.material.borrow().as_ref().is_some_and(|made_of| Arc::ptr_eq(made_of, material))
+        };
+        cluster.is_some_and(made_of)
     }
 
     /// Speaks TLS to the endpoints of a cluster from now on. Idle connections are closed: they were made as, and to,
     /// whom the old certificates named.
-    pub fn set_tls(&self, cluster: u16, client: Client) {
+    pub fn set_tls(&self, cluster: u16, material: &Arc<ClientMaterial>, client: Client) {
         let Some(cluster) = self.clusters.get(usize::from(cluster)) else { return };
         cluster.tls.replace(Some(Rc::new(client)));
+        cluster.material.replace(Some(material.clone()));
         cluster.generation.set(cluster.generation.get() + 1);
         for endpoint in cluster.endpoints.borrow().iter() {
             self.drop_idle(cluster, endpoint, |_| false);
@@ -183,7 +298,7 @@ impl Upstreams {
 
     /// Handshakes that failed since the last call.
     pub fn take_tls_failed(&self) -> Vec<TlsFailed> {
-        self.tls_failed.take()
+        self.notes.tls_failed.take()
     }
 
     /// Clusters and their endpoints that flooded a connection in HTTP/2 since the last call.
@@ -195,7 +310,7 @@ impl Upstreams {
 
     /// What was ejected since the last call.
     pub fn take_ejected(&self) -> Vec<Ejected> {
-        self.ejected.take()
+        self.notes.ejected.take()
     }
 
     /// The cluster's specification.
@@ -276,13 +391,13 @@ impl Upstreams {
                 Err(AcquireError::Local) => return Err(AcquireError::Local),
                 Err(error) => last_error = error,
             }
-            self.shard.cluster(cluster.position).add(ClusterCounter::ConnectFailures, 1);
+            cluster.counts.add(ClusterCounter::ConnectFailures, 1);
             self.not_connected(cluster, &endpoint, last_error);
             tried.addresses.push(endpoint.address);
             if tried.addresses.len() > cluster.spec.retries_max as usize {
                 return Err(last_error);
             }
-            self.shard.cluster(cluster.position).add(ClusterCounter::Retries, 1);
+            cluster.counts.add(ClusterCounter::Retries, 1);
         }
     }
 
@@ -301,11 +416,13 @@ impl Upstreams {
 
     /// Closes every idle connection.
     pub fn close_idle(&self) {
-        for cluster in &self.clusters {
-            for endpoint in cluster.endpoints.borrow().iter() {
-                self.drop_idle(cluster, endpoint, |_| false);
-                self.sweep_multiplexed(cluster, endpoint, true);
-            }
+        self.clusters.iter().for_each(|cluster| self.close_idle_of(cluster));
+    }
+
+    fn close_idle_of(&self, cluster: &Cluster) {
+        for endpoint in cluster.endpoints.borrow().iter() {
+            self.drop_idle(cluster, endpoint, |_| false);
+            self.sweep_multiplexed(cluster, endpoint, true);
         }
     }
 
@@ -345,7 +462,7 @@ impl Upstreams {
         let mut idle = endpoint.idle.borrow_mut();
         while let Some(Idle { stream, .. }) = idle.pop() {
             cluster.idle.set(cluster.idle.get() - 1);
-            self.shard.cluster(cluster.position).gauge_add(ClusterGauge::ConnectionsIdle, -1);
+            cluster.counts.gauge_add(ClusterGauge::ConnectionsIdle, -1);
             if stream.is_quiet() {
                 // Those of older certificates were closed when these came.
                 return Some((stream, cluster.generation.get()));
@@ -367,7 +484,7 @@ impl Upstreams {
             cluster.idle.set(cluster.idle.get() - dropped);
             cluster.connections.set(cluster.connections.get() - dropped);
             let gauge_delta = -i64::from(dropped);
-            self.shard.cluster(cluster.position).gauge_add(ClusterGauge::ConnectionsIdle, gauge_delta);
+            cluster.counts.gauge_add(ClusterGauge::ConnectionsIdle, gauge_delta);
         }
     }
 
@@ -412,9 +529,9 @@ impl Upstreams {
             }
         };
         counted.keep();
-        let shard = self.shard.cluster(cluster.position);
-        shard.add(ClusterCounter::ConnectionsOpened, 1);
-        shard.observe(ClusterHistogram::ConnectDuration, self.runtime.now().since(started));
+        let counts = &cluster.counts;
+        counts.add(ClusterCounter::ConnectionsOpened, 1);
+        counts.observe(ClusterHistogram::ConnectDuration, self.runtime.now().since(started));
         Ok((stream, generation))
     }
 
@@ -427,7 +544,7 @@ impl Upstreams {
         socket: Socket,
         deadline: &Deadline,
     ) -> Result<Stream, AcquireError> {
-        let counted = self.shard.cluster(cluster.position);
+        let counted = &cluster.counts;
         let session = session.map_err(|error| self.untrusted(cluster, address, tls::explain(&error)));
         let tls = TlsStream::new(&self.runtime, socket, session?);
         match deadline.within(tls.handshake(|_| {})).await {
@@ -444,8 +561,8 @@ impl Upstreams {
     }
 
     fn untrusted(&self, cluster: &Cluster, endpoint: SocketAddr, error: String) -> AcquireError {
-        self.shard.cluster(cluster.position).add(ClusterCounter::TlsFailures, 1);
-        let mut failed = self.tls_failed.borrow_mut();
+        cluster.counts.add(ClusterCounter::TlsFailures, 1);
+        let mut failed = self.notes.tls_failed.borrow_mut();
         if failed.len() < NOTES_KEPT_MAX {
             failed.push(TlsFailed { cluster: cluster.spec.name.clone(), endpoint, error });
         }
@@ -459,13 +576,13 @@ impl Upstreams {
         (stream, generation): Made,
         reused: bool,
     ) -> Connection {
-        let shard = self.shard.cluster(cluster.position);
+        let counts = &cluster.counts;
         if reused {
-            shard.add(ClusterCounter::ConnectionsReused, 1);
+            counts.add(ClusterCounter::ConnectionsReused, 1);
         }
-        shard.gauge_add(ClusterGauge::ConnectionsActive, 1);
+        counts.gauge_add(ClusterGauge::ConnectionsActive, 1);
         endpoint.in_flight.set(endpoint.in_flight.get() + 1);
-        let lease = Lease { cluster: cluster.clone(), endpoint, shard: self.shard.clone(), generation };
+        let lease = Lease { cluster: cluster.clone(), endpoint, generation };
         Connection { stream, lease, reused }
     }
 
@@ -478,7 +595,7 @@ impl Upstreams {
     /// Whether a deadline that has just passed says more of this worker, which stood still, than of the endpoint.
     fn excuse(&self, cluster: &Cluster, waited: Duration) -> bool {
         let excused = self.runtime.excuses(waited);
-        self.shard.cluster(cluster.position).add(ClusterCounter::FailuresExcused, u64::from(excused));
+        cluster.counts.add(ClusterCounter::FailuresExcused, u64::from(excused));
         excused
     }
 
@@ -492,8 +609,8 @@ impl Upstreams {
         let now = self.runtime.now();
         let verdict = cluster.health.borrow_mut().on_failure(endpoint.position.get(), now);
         if let Verdict::Ejected { until } = verdict {
-            self.shard.cluster(cluster.position).add(ClusterCounter::Ejections, 1);
-            let mut ejected = self.ejected.borrow_mut();
+            cluster.counts.add(ClusterCounter::Ejections, 1);
+            let mut ejected = self.notes.ejected.borrow_mut();
             if ejected.len() < NOTES_KEPT_MAX {
                 let cluster = cluster.spec.name.clone();
                 ejected.push(Ejected { cluster, endpoint: endpoint.address, duration: until.since(now) });
@@ -521,7 +638,9 @@ impl Upstreams {
     pub fn release(&self, connection: Connection) {
         let Connection { stream, lease, .. } = connection;
         let (cluster, endpoint) = (lease.cluster.clone(), lease.endpoint.clone());
-        let outdated = lease.generation != cluster.generation.get() || endpoint.position.get() == usize::MAX;
+        let outdated = lease.generation != cluster.generation.get()
+            || endpoint.position.get() == usize::MAX
+            || cluster.has_left.get();
         if cluster.idle.get() >= cluster.spec.idle_per_worker_max || outdated {
             stream.close();
             return;
@@ -529,7 +648,7 @@ impl Upstreams {
         stream.watch();
         cluster.idle.set(cluster.idle.get() + 1);
         cluster.connections.set(cluster.connections.get() + 1);
-        self.shard.cluster(cluster.position).gauge_add(ClusterGauge::ConnectionsIdle, 1);
+        cluster.counts.gauge_add(ClusterGauge::ConnectionsIdle, 1);
         endpoint.idle.borrow_mut().push(Idle { stream, since: self.runtime.now() });
     }
 }
@@ -547,6 +666,11 @@ impl Connection {
         self.lease.endpoint.address
     }
 
+    /// Where its cluster counts.
+    pub fn counts(&self) -> &ClusterShard {
+        &self.lease.cluster.counts
+    }
+
     /// Closes it with RST: the endpoint must not take what it got for the whole.
     pub fn abort(self) {
         self.stream.abort();
@@ -557,7 +681,6 @@ impl Connection {
 struct Lease {
     cluster: Rc<Cluster>,
     endpoint: Rc<Endpoint>,
-    shard: Arc<Shard>,
     generation: u32,
 }
 
@@ -565,7 +688,7 @@ impl Drop for Lease {
     fn drop(&mut self) {
         self.endpoint.in_flight.set(self.endpoint.in_flight.get() - 1);
         self.cluster.connections.set(self.cluster.connections.get() - 1);
-        self.shard.cluster(self.cluster.position).gauge_add(ClusterGauge::ConnectionsActive, -1);
+        self.cluster.counts.gauge_add(ClusterGauge::ConnectionsActive, -1);
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -232,6 +232,11 @@ impl Listener {
 
     pub fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<Incoming>> {
         self.runtime.0.reactor.borrow_mut().poll_accept(self.key, cx).map_ok(Incoming)
+    }
+
+    /// Does something to the socket that is none of the reactor's business. `None` once it is closed.
+    pub fn with_socket<T>(&self, act: impl FnOnce(BorrowedFd<'_>) -> T) -> Option<T> {
+        self.runtime.0.reactor.borrow().fd(self.key).map(act)
     }
 
     /// Accepts no more from the ring; `accept_rest` hands out what was accepted or waits in the queue.

@@ -3,15 +3,18 @@
 
 use std::io;
 use std::mem::{MaybeUninit, size_of, zeroed};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
+use std::time::Duration;
 
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, SockRef, Socket, Type};
 
 /// Descriptors in one packet. The kernel's own bound is 253 (SCM_MAX_FD).
 const FDS_PER_PACKET: usize = 128;
 /// Payload bytes in one packet, well below the smallest default send buffer.
 const BYTES_PER_PACKET: usize = 32 * 1024;
+/// Lengths of payload and descriptors, before the first bytes of the payload.
+const HEADER_BYTES: usize = 8;
 /// Payload bytes and descriptors of one message, so that a broken peer cannot ask for any amount of memory.
 const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
 const MESSAGE_FDS_MAX: usize = 64 * 1024;
@@ -26,37 +29,53 @@ impl Channel {
         Ok((Self(left.into()), Self(right.into())))
     }
 
+    /// Longest wait of `recv` and `send` for a packet, after which they fail with `WouldBlock`.
+    pub fn set_timeout(&self, timeout: Duration) -> io::Result<()> {
+        let socket = SockRef::from(&self.0);
+        socket.set_read_timeout(Some(timeout))?;
+        socket.set_write_timeout(Some(timeout))
+    }
+
     /// Sends one message; blocks until the kernel has taken it.
     pub fn send(&self, payload: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
         if payload.len() > MESSAGE_BYTES_MAX || fds.len() > MESSAGE_FDS_MAX {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "message too large"));
         }
-        let header = [(payload.len() as u32).to_ne_bytes(), (fds.len() as u32).to_ne_bytes()].concat();
-        self.send_packet(&header, &[])?;
-        for part in payload.chunks(BYTES_PER_PACKET) {
-            self.send_packet(part, &[])?;
+        let (first, rest) = payload.split_at(payload.len().min(BYTES_PER_PACKET));
+        self.send_packet(&headed(first, payload.len(), fds.len()), &[], 0)?;
+        for part in rest.chunks(BYTES_PER_PACKET) {
+            self.send_packet(part, &[], 0)?;
         }
         for part in fds.chunks(FDS_PER_PACKET) {
-            self.send_packet(b"f", part)?;
+            self.send_packet(b"f", part, 0)?;
         }
         Ok(())
     }
 
+    /// Sends a short message, whole or not at all, as no other sender can come between; never blocks.
+    ///
+    /// # Errors
+    /// `WouldBlock` where the other end has not taken those before; `InvalidInput` for more than one packet takes.
+    pub fn try_send(&self, payload: &[u8]) -> io::Result<()> {
+        if payload.len() > BYTES_PER_PACKET {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "message too large"));
+        }
+        self.send_packet(&headed(payload, payload.len(), 0), &[], libc::MSG_DONTWAIT)
+    }
+
     /// Receives one message; blocks until it is whole. `UnexpectedEof` when the other end is closed.
     pub fn recv(&self) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
-        let mut header = [0; 8];
+        let mut first = vec![0; HEADER_BYTES + BYTES_PER_PACKET];
         let mut fds = Vec::new();
-        if self.recv_packet(&mut header, &mut fds)? != header.len() {
-            return Err(malformed());
-        }
-        let number =
-            |at: usize| u32::from_ne_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+        let mut filled =
+            self.recv_packet(&mut first, &mut fds)?.checked_sub(HEADER_BYTES).ok_or_else(malformed)?;
+        let number = |at: usize| u32::from_ne_bytes([first[at], first[at + 1], first[at + 2], first[at + 3]]);
         let (bytes_expected, fds_expected) = (number(0) as usize, number(4) as usize);
-        if bytes_expected > MESSAGE_BYTES_MAX || fds_expected > MESSAGE_FDS_MAX {
+        if bytes_expected > MESSAGE_BYTES_MAX || fds_expected > MESSAGE_FDS_MAX || filled > bytes_expected {
             return Err(malformed());
         }
-        let mut payload = vec![0; bytes_expected];
-        let mut filled = 0;
+        let mut payload = first.split_off(HEADER_BYTES);
+        payload.resize(bytes_expected, 0);
         while filled < bytes_expected {
             filled += self.recv_packet(&mut payload[filled..], &mut fds)?;
         }
@@ -70,7 +89,7 @@ impl Channel {
         if fds.len() == fds_expected { Ok((payload, fds)) } else { Err(malformed()) }
     }
 
-    fn send_packet(&self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    fn send_packet(&self, bytes: &[u8], fds: &[BorrowedFd<'_>], flags: libc::c_int) -> io::Result<()> {
         let raw: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
         let mut io = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
         let mut control = Control::new();
@@ -83,7 +102,8 @@ impl Channel {
         }
         loop {
             // SAFETY: `message` points at `io`, `bytes` and `control`, which outlive the call; the kernel only reads.
-            let sent = unsafe { libc::sendmsg(self.0.as_raw_fd(), &raw const message, libc::MSG_NOSIGNAL) };
+            let sent =
+                unsafe { libc::sendmsg(self.0.as_raw_fd(), &raw const message, libc::MSG_NOSIGNAL | flags) };
             if sent >= 0 {
                 return Ok(());
             }
@@ -122,6 +142,12 @@ impl Channel {
 impl From<OwnedFd> for Channel {
     fn from(fd: OwnedFd) -> Self {
         Self(fd)
+    }
+}
+
+impl AsFd for Channel {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 
@@ -191,6 +217,10 @@ impl Control {
     }
 }
 
+fn headed(first: &[u8], bytes: usize, fds: usize) -> Vec<u8> {
+    [&(bytes as u32).to_ne_bytes(), &(fds as u32).to_ne_bytes(), first].concat()
+}
+
 fn retry_if_interrupted() -> io::Result<()> {
     let error = io::Error::last_os_error();
     if error.kind() == io::ErrorKind::Interrupted { Ok(()) } else { Err(error) }
@@ -205,7 +235,6 @@ mod tests {
     use super::*;
     use std::io::{Read, Write};
     use std::net::TcpListener;
-    use std::os::fd::AsFd;
     use std::os::unix::net::UnixStream;
 
     #[test]
@@ -251,10 +280,25 @@ mod tests {
     #[test]
     fn a_message_that_lies_about_its_size_is_refused() {
         let (left, right) = Channel::pair().unwrap();
-        left.send_packet(&[0xff; 8], &[]).unwrap();
-        assert_eq!(right.recv().unwrap_err().kind(), io::ErrorKind::InvalidData);
-        left.send_packet(b"short", &[]).unwrap();
-        assert_eq!(right.recv().unwrap_err().kind(), io::ErrorKind::InvalidData);
+        let longer_than_it_says = headed(b"123", 2, 0);
+        for lie in [&[0xff; 8], &b"short"[..], &longer_than_it_says] {
+            left.send_packet(lie, &[], 0).unwrap();
+            assert_eq!(right.recv().unwrap_err().kind(), io::ErrorKind::InvalidData);
+        }
+    }
+
+    #[test]
+    fn short_messages_hold_nobody_up_and_stay_whole() {
+        let (left, right) = Channel::pair().unwrap();
+        let sent = (0..1_000_000).take_while(|_| left.try_send(b"word").is_ok()).count();
+        assert_eq!(left.try_send(b"word").unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        for _ in 0..sent {
+            assert_eq!(right.recv().unwrap().0, b"word");
+        }
+        let error = left.try_send(&[0; BYTES_PER_PACKET + 1]).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+        drop(right);
+        assert!(left.try_send(b"word").is_err());
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use socket2::{Domain, SockAddr, Socket, Type};
+use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
 use super::holders::{self, Holder};
 
@@ -43,6 +43,21 @@ pub fn open(address: SocketAddr, count: usize, backlog: u32) -> Result<Vec<TcpLi
         let holders = if in_use { holders::of(&holders::listening_inodes(address)) } else { Vec::new() };
         OpenError { address, cause, holders }
     })
+}
+
+/// Opens `count` more sockets beside one that [`open`] opened: they are of its group, behind those that are there.
+///
+/// # Errors
+/// What the kernel reports, as where the group is another user's.
+pub fn join(first: &TcpListener, count: usize, backlog: u32) -> io::Result<Vec<TcpListener>> {
+    let address = first.local_addr()?;
+    (0..count).map(|_| listen_beside(address, backlog)).collect()
+}
+
+/// Changes the accept queue of a socket that listens: Linux takes the new bound with another listen(2) and keeps what
+/// waits. A refusal leaves the old one.
+pub fn set_backlog(listener: &TcpListener, backlog: u32) {
+    let _ = SockRef::from(listener).listen(i32::try_from(backlog).unwrap_or(i32::MAX));
 }
 
 /// Opens a single socket, as for the admin endpoint.
@@ -149,11 +164,7 @@ fn try_open(address: SocketAddr, count: usize, backlog: u32) -> io::Result<Vec<T
     let mut address = address;
     let mut sockets = Vec::with_capacity(count);
     for _ in 0..count {
-        let socket = new_socket(address)?;
-        socket.set_reuse_port(true)?;
-        socket.bind(&address.into())?;
-        socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
-        let listener = TcpListener::from(OwnedFd::from(socket));
+        let listener = listen_beside(address, backlog)?;
         address = listener.local_addr()?;
         sockets.push(listener);
     }
@@ -163,6 +174,14 @@ fn try_open(address: SocketAddr, count: usize, backlog: u32) -> io::Result<Vec<T
     } else {
         Err(io::ErrorKind::AddrInUse.into())
     }
+}
+
+fn listen_beside(address: SocketAddr, backlog: u32) -> io::Result<TcpListener> {
+    let socket = new_socket(address)?;
+    socket.set_reuse_port(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
+    Ok(TcpListener::from(OwnedFd::from(socket)))
 }
 
 fn new_socket(address: SocketAddr) -> io::Result<Socket> {

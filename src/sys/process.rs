@@ -10,6 +10,7 @@ pub enum Signal {
     Kill,
     Terminate,
     HangUp,
+    User2,
 }
 
 /// Forbids this process and its children to gain privileges by executing a file.
@@ -48,6 +49,7 @@ pub fn send_signal(id: u32, signal: Signal) -> io::Result<()> {
         Signal::Kill => libc::SIGKILL,
         Signal::Terminate => libc::SIGTERM,
         Signal::HangUp => libc::SIGHUP,
+        Signal::User2 => libc::SIGUSR2,
     };
     // 0 and negative ids address groups of processes: never those. 1 is the supervisor of a container.
     let id = libc::pid_t::try_from(id).ok().filter(|id| *id > 0).ok_or(io::ErrorKind::InvalidInput)?;

@@ -2,14 +2,13 @@
 //! program counts the listeners in the order in which they began to listen, which is worker order. Decides nothing.
 
 use std::io;
-use std::net::TcpListener;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 
 use crate::steal::steering::Instruction;
 
 /// Has the program choose from now on, for the whole group that the listener is of. Replaces one that was there; needs no
 /// privilege. A number beyond the group makes the kernel fall back to its hash.
-pub fn steer(listener: &TcpListener, program: &[Instruction]) -> io::Result<()> {
+pub fn steer(listener: &impl AsFd, program: &[Instruction]) -> io::Result<()> {
     let mut filters: Vec<libc::sock_filter> = program
         .iter()
         .map(|step| libc::sock_filter { code: step.code, jt: step.jump_true, jf: step.jump_false, k: step.k })
@@ -20,7 +19,7 @@ pub fn steer(listener: &TcpListener, program: &[Instruction]) -> io::Result<()> 
     // the kernel copies them.
     let result = unsafe {
         libc::setsockopt(
-            listener.as_raw_fd(),
+            listener.as_fd().as_raw_fd(),
             libc::SOL_SOCKET,
             libc::SO_ATTACH_REUSEPORT_CBPF,
             (&raw const program).cast(),
@@ -31,12 +30,12 @@ pub fn steer(listener: &TcpListener, program: &[Instruction]) -> io::Result<()> 
 }
 
 /// Has the kernel's even hash choose again. Good also where there was no program.
-pub fn unsteer(listener: &TcpListener) -> io::Result<()> {
+pub fn unsteer(listener: &impl AsFd) -> io::Result<()> {
     let nothing: libc::c_int = 0;
     // SAFETY: the option reads an int, which outlives the call.
     let result = unsafe {
         libc::setsockopt(
-            listener.as_raw_fd(),
+            listener.as_fd().as_raw_fd(),
             libc::SOL_SOCKET,
             libc::SO_DETACH_REUSEPORT_BPF,
             (&raw const nothing).cast(),
@@ -52,7 +51,7 @@ pub(crate) mod tests {
     use super::*;
     use crate::steal::steering::program;
     use crate::sys::listeners;
-    use std::net::TcpStream;
+    use std::net::{TcpListener, TcpStream};
 
     /// How many of `count` connections each listener gets.
     pub(crate) fn spread(sockets: &[TcpListener], count: usize) -> Vec<usize> {

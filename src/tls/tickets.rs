@@ -48,6 +48,23 @@ impl TicketKeys {
     pub fn rotated(&self) -> Result<Self, NoRandom> {
         Ok(Self { current: Secret::random()?, previous: Some(self.current.clone()) })
     }
+
+    /// The secrets, for a process that goes on with them.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let all = [Some(&self.current), self.previous.as_ref()];
+        all.into_iter().flatten().flat_map(|secret| [&secret.name[..], &secret.secret[..]].concat()).collect()
+    }
+
+    /// What `to_bytes` gave.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let mut all = bytes.chunks(NAME_BYTES + SECRET_BYTES).map(|bytes| {
+            let (name, secret) = bytes.split_at_checked(NAME_BYTES)?;
+            Some(Secret { name: name.try_into().ok()?, secret: secret.try_into().ok()? })
+        });
+        let keys =
+            Self { current: all.next()??, previous: all.next().map_or(Some(None), |last| last.map(Some))? };
+        all.next().is_none().then_some(keys)
+    }
 }
 
 impl fmt::Debug for TicketKeys {
@@ -189,6 +206,21 @@ mod tests {
         assert_ne!(ticketer.encrypt(b"session").expect("a ticket")[..NAME_BYTES], ticket[..NAME_BYTES]);
         ticketer.set_keys(&second.rotated().expect("randomness"));
         assert!(ticketer.decrypt(&ticket).is_none());
+    }
+
+    #[test]
+    fn secrets_go_on_in_another_process() {
+        let first = keys();
+        let second = first.rotated().expect("randomness");
+        let ticket = Ticketer::new("web", &[0; 32], &first).encrypt(b"session").expect("a ticket");
+        for keys in [&first, &second] {
+            let bytes = keys.to_bytes();
+            let again = TicketKeys::from_bytes(&bytes).expect("whole");
+            assert!(Ticketer::new("web", &[0; 32], &again).decrypt(&ticket).is_some());
+            assert!(TicketKeys::from_bytes(&bytes[1..]).is_none());
+            assert!(TicketKeys::from_bytes(&[&bytes[..], &bytes, &bytes].concat()).is_none());
+        }
+        assert!(TicketKeys::from_bytes(&[]).is_none());
     }
 
     proptest! {

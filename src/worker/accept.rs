@@ -1,46 +1,138 @@
 //! The door: takes connections from one listener while the worker's limits allow, and starts their sessions.
 
+use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::io;
 use std::net::TcpListener;
 use std::pin::pin;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::task::Poll;
 use std::time::Duration;
 
 use crate::metrics::{AcceptError, Counter, ListenerCounter, ListenerGauge, Shed};
-use crate::proxy::context::{Context, SessionGuard};
+use crate::proxy::context::{Context, Served, SessionGuard};
 use crate::proxy::facts::Facts;
 use crate::proxy::handshake::{self, Accepted};
 use crate::proxy::http1::Http1;
 use crate::proxy::http2::Http2;
 use crate::proxy::outcome::Termination;
 use crate::proxy::passthrough;
+use crate::proxy::serving::User;
 use crate::proxy::snapshot::Protocol;
+use crate::proxy::snapshot::change::Change;
 use crate::proxy::stream::Stream;
 use crate::proxy::tcp;
 use crate::runtime::{Incoming, Listener, Socket};
+use crate::sys::reuseport;
 
 /// Pause after an error that will not go away at once (EMFILE and its kind).
 const PAUSE: Duration = Duration::from_millis(50);
 /// Connections taken in a row before the sessions get a turn.
 const ACCEPTS_A_TURN: u32 = 64;
 
-/// Accepts until the worker drains; then takes what was connected before, and closes the listener.
-pub(super) async fn run(context: Rc<Context>, index: u16, listener: TcpListener) {
-    if let Some(spec) = context.serving().listener(index) {
-        // Proven at start; a connection without an option is better than none.
-        let _ = spec.socket.apply(&listener);
+/// What a worker accepts from, by listener of the present configuration.
+pub(super) struct Ports(Vec<Rc<Port>>);
+
+/// The sockets of one address, and the listener that has them at present.
+struct Port {
+    served: RefCell<User>,
+    /// Each is gone with the task that accepts from it.
+    sockets: Vec<Weak<Listener>>,
+    is_closing: Cell<bool>,
+}
+
+impl Port {
+    fn open(context: &Rc<Context>, served: &Rc<Served>, sockets: Vec<TcpListener>) -> Rc<Self> {
+        let watched = |socket| match Listener::new(&context.runtime, socket) {
+            Ok(listener) => Rc::new(listener),
+            Err(error) => panic!("a listener cannot be watched: {error}"),
+        };
+        let listeners: Vec<Rc<Listener>> = sockets.into_iter().map(watched).collect();
+        let port = Rc::new(Self {
+            served: RefCell::new(User::new(served)),
+            sockets: listeners.iter().map(Rc::downgrade).collect(),
+            is_closing: Cell::new(false),
+        });
+        port.set_options(context);
+        for listener in listeners {
+            context.runtime.spawn(run(context.clone(), port.clone(), listener));
+        }
+        port
     }
-    let listener = match Listener::new(&context.runtime, listener) {
-        Ok(listener) => listener,
-        Err(error) => panic!("a listener cannot be watched: {error}"),
-    };
+
+    fn sockets(&self) -> impl Iterator<Item = Rc<Listener>> {
+        self.sockets.iter().filter_map(Weak::upgrade)
+    }
+
+    /// Has new connections get what the listener that has the socket asks for.
+    fn set_options(&self, context: &Context) {
+        let (serving, served) = (context.serving(), self.served());
+        let Some(spec) = serving.listener(served.position()) else { return };
+        for socket in self.sockets() {
+            // Proven before; a connection without an option is better than none.
+            let _ = socket.with_socket(|socket| spec.socket.apply(&socket));
+        }
+    }
+
+    fn served(&self) -> Rc<Served> {
+        self.served.borrow().clone()
+    }
+
+    fn stops(&self, context: &Context) -> bool {
+        self.is_closing.get() || context.is_draining()
+    }
+}
+
+impl Ports {
+    /// Begins to accept; `listeners` in the order of the configuration.
+    pub(super) fn open(context: &Rc<Context>, listeners: Vec<Vec<TcpListener>>) -> Self {
+        let serving = context.serving();
+        let ports = serving.served().iter().zip(listeners);
+        Self(ports.map(|(served, sockets)| Port::open(context, served, sockets)).collect())
+    }
+
+    /// Goes on with the configuration that `context` has just come to. `sockets`: by listener, those that are new.
+    pub(super) fn change(
+        &mut self,
+        context: &Rc<Context>,
+        change: &Change,
+        sockets: Vec<Option<TcpListener>>,
+    ) {
+        let serving = context.serving();
+        let listeners = serving.served().iter().zip(sockets).zip(&change.sockets);
+        let ports = listeners.filter_map(|((served, socket), stands)| match (socket, stands) {
+            (Some(socket), _) => Some(Port::open(context, served, vec![socket])),
+            (None, Some(at)) => {
+                let port = self.0.get(usize::from(*at))?;
+                port.served.replace(User::new(served));
+                port.set_options(context);
+                Some(port.clone())
+            }
+            (None, None) => None,
+        });
+        let ports: Vec<Rc<Port>> = ports.collect();
+        for port in &self.0 {
+            port.is_closing.set(!ports.iter().any(|kept| Rc::ptr_eq(kept, port)));
+        }
+        self.0 = ports;
+        context.runtime.wake_tasks();
+    }
+
+    /// Has the kernel choose evenly who gets new connections, for the whole group of each socket.
+    pub(super) fn unsteer(&self) {
+        for socket in self.0.iter().flat_map(|port| port.sockets()) {
+            let _ = socket.with_socket(|socket| reuseport::unsteer(&socket));
+        }
+    }
+}
+
+/// Accepts until the worker drains or the socket is given up; then takes what was connected before, and closes it.
+async fn run(context: Rc<Context>, port: Rc<Port>, listener: Rc<Listener>) {
     let mut in_a_row = 0;
-    while !context.is_draining() {
-        match unless_draining(&context, listener.accept()).await {
+    while !port.stops(&context) {
+        match unless_stopping(&context, &port, listener.accept()).await {
             None => break,
-            Some(Ok(incoming)) => admit(&context, index, incoming),
+            Some(Ok(incoming)) => admit(&context, &port.served(), incoming),
             Some(Err(error)) => {
                 if let Some(pause) = on_error(&context, &error) {
                     context.runtime.sleep_until(context.runtime.now() + pause).await;
@@ -54,37 +146,36 @@ pub(super) async fn run(context: Rc<Context>, index: u16, listener: TcpListener)
     }
     listener.stop();
     while let Some(incoming) = listener.accept_rest().await {
-        admit(&context, index, incoming);
+        admit(&context, &port.served(), incoming);
     }
 }
 
 /// Which limit a new connection would exceed. Refusing it at once lets its client go elsewhere; left in the kernel's
 /// queue it would wait for nothing.
-fn exceeded(context: &Context, index: u16) -> Option<Shed> {
+fn exceeded(context: &Context, served: &Served) -> Option<Shed> {
     let serving = context.serving();
     let limits = &serving.snapshot.limits;
-    let active = context.shard.listener(usize::from(index)).gauge(ListenerGauge::ConnectionsActive);
-    let listener_max = serving.listener(index).and_then(|listener| listener.connections_max);
+    let active = served.counts.gauge(ListenerGauge::ConnectionsActive);
     if context.sessions() >= limits.connections_max as usize
-        || listener_max.is_some_and(|connections_max| active >= u64::from(connections_max))
+        || served.connections_max().is_some_and(|connections_max| active >= u64::from(connections_max))
     {
         return Some(Shed::Connections);
     }
     (super::memory_bytes(context) >= limits.memory_bytes_max).then_some(Shed::Memory)
 }
 
-fn admit(context: &Rc<Context>, index: u16, incoming: Incoming) {
-    let shard = context.shard.listener(usize::from(index));
+fn admit(context: &Rc<Context>, served: &Rc<Served>, incoming: Incoming) {
+    let shard = &served.counts;
     shard.add(ListenerCounter::ConnectionsAccepted, 1);
     context.shard.add(Counter::ConnectionsAccepted, 1);
-    if let Some(cause) = exceeded(context, index) {
+    if let Some(cause) = exceeded(context, served) {
         context.shard.shed(cause);
         shard.session_ended(Termination::Shed as usize);
         incoming.refuse();
         return;
     }
     match incoming.open(&context.runtime) {
-        Ok(socket) => start(context, index, socket),
+        Ok(socket) => start(context, served, socket),
         Err(_) => {
             context.shard.shed(Shed::Descriptors);
             shard.session_ended(Termination::Shed as usize);
@@ -92,10 +183,10 @@ fn admit(context: &Rc<Context>, index: u16, incoming: Incoming) {
     }
 }
 
-fn start(context: &Rc<Context>, index: u16, socket: Socket) {
-    let serving = context.serving();
-    let Some(listener) = serving.listener(index) else { return };
-    let guard = context.enter_session(index);
+fn start(context: &Rc<Context>, served: &Rc<Served>, socket: Socket) {
+    let guard = context.enter_session(served);
+    let serving = guard.serving();
+    let Some(listener) = serving.listener(guard.listener()) else { return };
     let (protocol, runtime) = (listener.protocol, &context.runtime);
     if listener.tls.is_some() {
         runtime.spawn(over_tls(guard, socket, protocol));
@@ -104,7 +195,7 @@ fn start(context: &Rc<Context>, index: u16, socket: Socket) {
     let stream = Stream::Socket;
     match protocol {
         Protocol::Http => runtime.spawn(Http1::new(guard, stream(socket), Facts::default()).serve()),
-        Protocol::Tcp { cluster } => runtime.spawn(tcp::relay(guard, stream(socket), cluster)),
+        Protocol::Tcp { .. } => runtime.spawn(tcp::relay(guard, stream(socket))),
         Protocol::TlsPassthrough => runtime.spawn(passthrough::relay(guard, socket)),
     }
 }
@@ -120,7 +211,7 @@ async fn over_tls(guard: SessionGuard, socket: Socket, protocol: Protocol) {
         }
         Protocol::Http => Http1::new(guard, stream, facts).serve().await,
         // In blocks of their own: an idle session in HTTP/1.1 must not pay for their size.
-        Protocol::Tcp { cluster } => Box::pin(tcp::relay(guard, stream, cluster)).await,
+        Protocol::Tcp { .. } => Box::pin(tcp::relay(guard, stream)).await,
         Protocol::TlsPassthrough => {}
     }
 }
@@ -138,10 +229,10 @@ fn on_error(context: &Context, error: &io::Error) -> Option<Duration> {
     pause
 }
 
-async fn unless_draining<T>(context: &Context, future: impl Future<Output = T>) -> Option<T> {
+async fn unless_stopping<T>(context: &Context, port: &Port, future: impl Future<Output = T>) -> Option<T> {
     let mut future = pin!(future);
     std::future::poll_fn(|cx| {
-        if context.is_draining() {
+        if port.stops(context) {
             return Poll::Ready(None);
         }
         future.as_mut().poll(cx).map(Some)
@@ -156,6 +247,7 @@ mod tests {
     use super::*;
     use crate::config;
     use crate::metrics::Shard;
+    use crate::proxy::context::Compiled;
     use crate::proxy::tls::TlsMaterials;
     use crate::runtime::{EngineChoice, RingSizes, Runtime};
 
@@ -168,16 +260,18 @@ mod tests {
         let snapshot = Arc::new(config::embedded_default().snapshot);
         let shard = Arc::new(Shard::new(0, &["web".into()], &[], Termination::WORDS));
         let tls = TlsMaterials::plaintext(&snapshot).expect("randomness");
-        let context = Context::new(runtime.clone(), shard, snapshot, &tls, 1);
+        let share = shard.share(["web"].into_iter(), [].into_iter());
+        let context = Context::new(runtime.clone(), shard, Compiled::new(snapshot), &share, &tls, 1);
+        let served = context.serving().served()[0].clone();
         let (near, _far) = std::os::unix::net::UnixStream::pair().expect("a pair");
         let stream = Stream::Socket(Socket::new(&runtime, near.into()).expect("a socket"));
-        let session = Http1::new(context.enter_session(0), stream, Facts::default()).serve();
+        let session = Http1::new(context.enter_session(&served), stream, Facts::default()).serve();
         println!("session {} http1 {}", size_of_val(&session), size_of::<Http1>());
         assert!(size_of_val(&session) <= SESSION_BYTES_MAX, "{} bytes", size_of_val(&session));
         drop(session);
         let (near, _far) = std::os::unix::net::UnixStream::pair().expect("a pair");
         let socket = Socket::new(&runtime, near.into()).expect("a socket");
-        let session = over_tls(context.enter_session(0), socket, Protocol::Http);
+        let session = over_tls(context.enter_session(&served), socket, Protocol::Http);
         println!("session over TLS {}", size_of_val(&session));
         assert!(size_of_val(&session) <= 2 * SESSION_BYTES_MAX, "{} bytes over TLS", size_of_val(&session));
     }

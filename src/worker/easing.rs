@@ -1,12 +1,11 @@
 //! What a worker that loses CPU time is spared, as the control thread decides ten times a second. Where that falls silent,
 //! the worker goes back to what is usual on its own: nobody would tell it that the theft is over.
 
-use std::net::TcpListener;
-
 use crate::base::time::Instant;
 use crate::proxy::context::Context;
 use crate::steal::controller::STALE_AFTER;
-use crate::sys::reuseport;
+
+use super::accept::Ports;
 
 /// What a worker is to do less of.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -33,14 +32,18 @@ pub(super) struct Easing {
     usual: Ease,
     now: Ease,
     told: Instant,
-    /// A socket of each listener's group; empty where nothing is ever steered.
-    listeners: Vec<TcpListener>,
 }
 
 impl Easing {
-    pub(super) fn new(handshakes_per_turn_max: u32, listeners: Vec<TcpListener>) -> Self {
+    pub(super) const fn new(handshakes_per_turn_max: u32) -> Self {
         let usual = Ease::usual(handshakes_per_turn_max);
-        Self { usual, now: usual, told: Instant::ZERO, listeners }
+        Self { usual, now: usual, told: Instant::ZERO }
+    }
+
+    /// Goes on with another configuration, which nothing is spared under until it is decided anew.
+    pub(super) fn change(&mut self, handshakes_per_turn_max: u32, context: &Context) {
+        self.usual = Ease::usual(handshakes_per_turn_max);
+        self.end(context);
     }
 
     /// Takes what is decided at `now`.
@@ -51,28 +54,25 @@ impl Easing {
     }
 
     /// Goes back to what is usual where nobody has decided anything for long.
-    pub(super) fn look(&mut self, now: Instant, context: &Context) {
+    pub(super) fn look(&mut self, now: Instant, ports: &Ports, context: &Context) {
         if self.now == self.usual || now.since(self.told) <= STALE_AFTER {
             return;
         }
         tracing::warn!("nobody judges lost CPU time any more: new connections go evenly, nothing is spared");
         if self.now.is_steered {
-            for listener in &self.listeners {
-                // Good for the whole group; other workers do the same.
-                let _ = reuseport::unsteer(listener);
-            }
+            // Good for the whole group; other workers do the same.
+            ports.unsteer();
         }
-        self.take(self.usual, now, context);
+        self.end(context);
+    }
+
+    /// Goes back to what is usual.
+    pub(super) fn end(&mut self, context: &Context) {
+        self.take(self.usual, context.runtime.now(), context);
     }
 
     pub(super) const fn postpones(&self) -> bool {
         self.now.postpones
-    }
-
-    /// Ends it for good: nothing new comes. Lets go of the listeners, which must not stay open.
-    pub(super) fn drain(&mut self, context: &Context) {
-        self.listeners.clear();
-        self.take(self.usual, context.runtime.now(), context);
     }
 }
 
@@ -84,12 +84,13 @@ mod tests {
     use super::*;
     use crate::config;
     use crate::metrics::Shard;
+    use crate::proxy::context::Compiled;
     use crate::proxy::outcome::Termination;
     use crate::proxy::tls::TlsMaterials;
     use crate::runtime::{EngineChoice, RingSizes, Runtime};
     use crate::steal::steering::program;
-    use crate::sys::listeners;
     use crate::sys::reuseport::tests::spread;
+    use crate::sys::{listeners, reuseport};
 
     #[test]
     fn a_worker_that_hears_nothing_for_a_second_goes_back_to_what_is_usual() {
@@ -97,22 +98,24 @@ mod tests {
         let snapshot = Arc::new(config::embedded_default().snapshot);
         let shard = Arc::new(Shard::new(0, &["web".into()], &[], Termination::WORDS));
         let tls = TlsMaterials::plaintext(&snapshot).expect("randomness");
-        let context = Context::new(runtime.clone(), shard, snapshot, &tls, 1);
+        let share = shard.share(["web"].into_iter(), [].into_iter());
+        let context = Context::new(runtime.clone(), shard, Compiled::new(snapshot), &share, &tls, 1);
         let sockets = listeners::open("127.0.0.1:0".parse().unwrap(), 2, 1_024).unwrap();
-        let mut easing = Easing::new(16, vec![sockets[1].try_clone().unwrap()]);
+        let ports = Ports::open(&context, vec![vec![sockets[1].try_clone().unwrap()]]);
+        let mut easing = Easing::new(16);
         reuseport::steer(&sockets[0], &program(&[0.0, 1.0]).unwrap()).unwrap();
         let ease = Ease { handshakes_per_turn_max: 2, drains_per_s: 1e9, postpones: true, is_steered: true };
         let start = runtime.now();
         easing.take(ease, start, &context);
-        easing.look(start + Duration::from_secs(1), &context);
+        easing.look(start + Duration::from_secs(1), &ports, &context);
         assert!(easing.postpones());
         assert_eq!(spread(&sockets, 40), [0, 40]);
-        easing.look(start + Duration::from_millis(1_001), &context);
+        easing.look(start + Duration::from_millis(1_001), &ports, &context);
         assert_eq!(easing.now, Ease::usual(16), "I8");
         assert!(!context.door.drains(&runtime, 20));
         assert!(spread(&sockets, 100).iter().all(|count| *count > 20), "I8");
         easing.take(ease, start, &context);
-        easing.drain(&context);
-        assert!(!easing.postpones() && easing.listeners.is_empty());
+        easing.change(8, &context);
+        assert_eq!(easing.now, Ease::usual(8), "under another configuration it is decided anew");
     }
 }

@@ -1,6 +1,7 @@
-"""Faults that need tools: system calls made to fail (strace), a memory cgroup, few descriptors, a storm of connects.
-The rows R15, R18, R19 and R28 of the fault catalogue, on the release build."""
+"""Faults that need tools: system calls made to fail (strace), a memory cgroup, few descriptors, a storm of connects,
+a clock that jumps (faketime). The rows R15, R18, R19, R23 and R28 of the fault catalogue, on the release build."""
 
+import glob
 import os
 import resource
 import shutil
@@ -8,8 +9,24 @@ import socket
 import subprocess
 import tempfile
 import time
+from email.utils import parsedate_to_datetime
 
-from lib import BINARY, ENGINES, Gateway, Origin, Tally, anonymous_bytes, config, cpu_seconds, free_ports, responses
+from lib import (
+    BINARY,
+    ENGINES,
+    Gateway,
+    Origin,
+    Stream,
+    Tally,
+    anonymous_bytes,
+    config,
+    cpu_seconds,
+    free_ports,
+    read_body,
+    read_head,
+    responses,
+    value,
+)
 from tls_gateway import Certificates, TlsGateway, s_client
 from tls_peers import hello, until_the_end
 
@@ -91,6 +108,57 @@ def failing_calls(tally):
                 continue
             why = traffic_is_right(gateway)
             tally.check(name, not why, why + gateway.log()[-2000:])
+
+
+def clock_jumps(tally):
+    """R23: the time of day jumps by an hour and by thirty days, both ways; what counts time by the other clock goes on."""
+    libraries = glob.glob("/usr/lib/*/faketime/libfaketimeMT.so.1")
+    if not libraries:
+        return tally.not_run("R23", "no libfaketime (Debian's package faketime)")
+    with tempfile.TemporaryDirectory() as folder:
+        offset = os.path.join(folder, "offset")
+
+        def jump(seconds):
+            with open(offset + ".new", "w") as f:
+                f.write(f"{seconds:+d}\n")
+            os.replace(offset + ".new", offset)
+
+        jump(0)
+        variables = {
+            "LD_PRELOAD": libraries[0],
+            "FAKETIME_TIMESTAMP_FILE": offset,
+            "FAKETIME_NO_CACHE": "1",
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+            "FAKETIME_DONT_RESET": "1",
+        }
+        for engine in ENGINES:
+            os.environ.update(variables)
+            try:
+                gateway = Gateway(engine, Origin().port)
+            finally:
+                for name in variables:
+                    del os.environ[name]
+            with gateway:
+                if gateway.ready_after is None:
+                    tally.check(f"R23 {engine}", False, gateway.log())
+                    continue
+                kept = Stream(socket.create_connection(("127.0.0.1", gateway.web)))
+                for seconds in (0, 3_600, -3_600, 30 * 86_400, -30 * 86_400, 0):
+                    jump(seconds)
+                    # A date may be half a second old.
+                    time.sleep(0.7)
+                    started = time.monotonic()
+                    kept.sock.sendall(GET)
+                    head = read_head(kept)
+                    good = head is not None and b" 200 " in head[0] + b" " and read_body(kept, head[1]) is not None
+                    date = value(head[1], b"date").decode() if good else ""
+                    off = parsedate_to_datetime(date).timestamp() - time.time() - seconds if date else None
+                    took = time.monotonic() - started
+                    fresh, _ = responses(GET, 5.0, gateway.web, linger=0.01)
+                    right = good and took < 1.0 and abs(off) < 5 and [status for status, _ in fresh] == [200]
+                    why = f"kept {good}, {took:.2f} s, date {date} ({off}), new {fresh}"
+                    tally.check(f"R23 {engine} {seconds:+d} s", right, why)
+        jump(0)
 
 
 def few_descriptors(tally, engine):
@@ -306,6 +374,7 @@ def main():
         failing_calls(tally)
     else:
         tally.not_run("R18", "strace is missing or may not trace here")
+    clock_jumps(tally)
     for engine in ENGINES:
         few_descriptors(tally, engine)
         with tempfile.TemporaryDirectory() as folder:

@@ -139,6 +139,8 @@ fn a_hang_up_reads_all_files_at_once_and_ends_nothing() {
         process::signal(gateway.supervisor(), libc::SIGHUP);
     }
     gateway.wait_for_log("certificates are read anew");
+    // Asked for after the signals came, so answered after them.
+    gateway.reload();
     pki.issue("a", &until(2041));
     process::signal(gateway.supervisor(), libc::SIGHUP);
     gateway.wait_for_metric(ENDS, "listener=\"web\"", |end| end == END_2041);

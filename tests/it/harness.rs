@@ -5,6 +5,7 @@ pub mod bytes;
 pub mod client;
 pub mod gateway;
 pub mod h2;
+pub mod load;
 pub mod message;
 pub mod origin;
 pub mod process;

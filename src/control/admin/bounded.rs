@@ -14,8 +14,10 @@ use tokio::time::{Instant, Sleep};
 
 use crate::limits::ADMIN_CONNECTIONS_MAX;
 
-/// From accept to the last byte of the answer.
-const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
+/// From accept to the last byte of an answer that is at hand.
+pub const READ_TIMEOUT: Duration = Duration::from_secs(10);
+/// The same where something may be changed first: a reload reads files, opens sockets and looks names up.
+pub const CHANGE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Admission to all admin listeners of the process.
 pub fn permits() -> Arc<Semaphore> {
@@ -29,8 +31,9 @@ pub struct Bounded<L> {
 }
 
 impl<L> Bounded<L> {
-    pub const fn new(listener: L, permits: Arc<Semaphore>) -> Self {
-        Self { listener, permits, timeout: CONNECTION_TIMEOUT }
+    /// `timeout`: of a connection, from accept to its end.
+    pub const fn new(listener: L, permits: Arc<Semaphore>, timeout: Duration) -> Self {
+        Self { listener, permits, timeout }
     }
 }
 
@@ -113,7 +116,7 @@ mod tests {
 
     #[tokio::test]
     async fn one_connection_too_many_waits_until_another_is_done() {
-        let (mut listener, address) = listener(1, CONNECTION_TIMEOUT).await;
+        let (mut listener, address) = listener(1, READ_TIMEOUT).await;
         let _clients =
             (TcpStream::connect(address).await.unwrap(), TcpStream::connect(address).await.unwrap());
         let (first, _) = listener.accept().await;

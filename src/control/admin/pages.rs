@@ -8,9 +8,11 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
 use serde::Serialize;
 use serde_json::json;
+use tokio::sync::oneshot;
 
 use super::state::{Phase, State};
 use super::{ENDPOINTS, Endpoint};
+use crate::control::data::reload::{Asked, Outcome};
 use crate::control::steal::page;
 use crate::metrics::{Gauge, Shard, render};
 use crate::sys::clock;
@@ -22,10 +24,19 @@ pub fn healthz(_: &State, _: &Parts) -> Response {
 pub fn readyz(state: &State, _: &Parts) -> Response {
     match state.phase() {
         // The last good certificates serve: that is ready, and somebody should know all the same.
-        Phase::Serving => match state.certificate_problems() {
-            problems if problems.is_empty() => json_answer(StatusCode::OK, &json!({ "ready": true })),
-            problems => json_answer(StatusCode::OK, &json!({ "ready": true, "certificates": problems })),
-        },
+        // Likewise where the configuration that was read last is not the one in use.
+        Phase::Serving => {
+            let mut body = json!({ "ready": true });
+            let notes = [
+                ("certificates", state.certificate_problems()),
+                ("reload", state.reload_problems()),
+                ("upgrade", state.upgrade_problems()),
+            ];
+            for (name, problems) in notes.into_iter().filter(|(_, problems)| !problems.is_empty()) {
+                body[name] = problems.into();
+            }
+            json_answer(StatusCode::OK, &body)
+        }
         phase => {
             let body = json!({ "ready": false, "reason": phase.word() });
             json_answer(StatusCode::SERVICE_UNAVAILABLE, &body)
@@ -44,7 +55,7 @@ pub fn workers(state: &State, _: &Parts) -> Response {
 }
 
 pub fn config(state: &State, _: &Parts) -> Response {
-    json_answer(StatusCode::OK, state.config())
+    json_answer(StatusCode::OK, &*state.config())
 }
 
 /// As the query asks for; else a page for browsers, and JSON for the rest.
@@ -78,6 +89,26 @@ fn steal_csv(state: &State) -> Response {
 pub fn drain(state: &State, _: &Parts) -> Response {
     state.ask_to_drain();
     json_answer(StatusCode::ACCEPTED, &json!({ "draining": true }))
+}
+
+/// Asks for a reload or an upgrade, and tells what came of it.
+pub async fn change(state: &State, path: &str, what: fn(oneshot::Sender<Outcome>) -> Asked) -> Response {
+    let outcome = match state.ask(what) {
+        Some(outcome) if state.phase() == Phase::Serving => outcome.await.ok(),
+        _ => None,
+    };
+    let done = if path == "/reload" { "reloaded" } else { "upgraded" };
+    let (status, rest) = match outcome {
+        Some(Ok(change)) => {
+            return json_answer(StatusCode::OK, &json!({ done: true, "change": change }));
+        }
+        Some(Err(problems)) => (StatusCode::UNPROCESSABLE_ENTITY, problems),
+        None => {
+            let problem = format!("the gateway is {}: try again when it serves", state.phase().word());
+            (StatusCode::SERVICE_UNAVAILABLE, vec![problem])
+        }
+    };
+    json_answer(status, &json!({ done: false, "problems": rest }))
 }
 
 /// Plain list of what there is, for a path that is not there.

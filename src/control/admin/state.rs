@@ -3,8 +3,10 @@
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 
+use crate::control::data::reload::{Asked, Outcome, Requests};
+use crate::control::handover::Facts;
 use crate::control::log::Log;
 use crate::control::steal::View;
 use crate::metrics::{CertificateFacts, Process, ProcessFacts, Shard, WorkerFacts};
@@ -28,41 +30,65 @@ impl Phase {
     }
 }
 
+/// How reloads went since the start.
+struct Reloads {
+    ok: u64,
+    refused: u64,
+    last: Result<(), Vec<String>>,
+    /// When the configuration in use was taken into use.
+    ok_unix_s: u64,
+}
+
 /// Shared by the admin endpoints and the control thread.
 pub struct State {
     phase: AtomicU8,
     shards: Vec<Arc<Shard>>,
     workers: OnceLock<Vec<WorkerFacts>>,
-    config: serde_json::Value,
+    config: Mutex<Arc<serde_json::Value>>,
     log: Option<Log>,
     start_unix_s: u64,
     restarts: u32,
     descriptors_max: u64,
     drain: Notify,
+    /// `None`: nobody takes them.
+    requests: Option<Requests>,
+    reloads: Mutex<Reloads>,
+    /// Upgrades that led to this process, and what was wrong with the one that was tried last.
+    upgrades: u32,
+    upgrade: Mutex<Result<(), Vec<String>>>,
     /// What to count of certificates, and what is wrong with their files.
     certificates: Mutex<(CertificateFacts, Vec<String>)>,
     steal: Mutex<View>,
 }
 
 impl State {
-    /// `config` is the configuration in effect; `restarts` counts crashes of data processes before this one.
+    /// `config` is the configuration in effect.
     pub fn new(
         shards: Vec<Arc<Shard>>,
         config: serde_json::Value,
         log: Option<Log>,
-        restarts: u32,
+        facts: &Facts,
         descriptors_max: u64,
     ) -> Self {
         Self {
             phase: AtomicU8::new(Phase::Starting as u8),
             shards,
             workers: OnceLock::new(),
-            config,
+            config: Mutex::new(Arc::new(config)),
             log,
             start_unix_s: clock::unix_seconds(),
-            restarts,
+            restarts: facts.restarts,
             descriptors_max,
+            upgrades: facts.upgrades,
+            upgrade: Mutex::new(Ok(())),
             drain: Notify::new(),
+            requests: None,
+            reloads: Mutex::new(Reloads {
+                ok: 0,
+                refused: 0,
+                last: Ok(()),
+                ok_unix_s: clock::unix_seconds(),
+            }),
             certificates: Mutex::default(),
             steal: Mutex::default(),
         }
@@ -95,8 +121,53 @@ impl State {
         &self.shards
     }
 
-    pub const fn config(&self) -> &serde_json::Value {
-        &self.config
+    /// Has reloads and upgrades asked for go there.
+    #[must_use]
+    pub fn with_requests(mut self, requests: Requests) -> Self {
+        self.requests = Some(requests);
+        self
+    }
+
+    pub fn config(&self) -> Arc<serde_json::Value> {
+        self.config.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub fn set_config(&self, config: serde_json::Value) {
+        *self.config.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
+    }
+
+    /// Asks the control thread for a reload or an upgrade. `None`: nobody would.
+    pub fn ask(&self, what: fn(oneshot::Sender<Outcome>) -> Asked) -> Option<oneshot::Receiver<Outcome>> {
+        self.requests.as_ref().map(|requests| requests.ask(what))
+    }
+
+    /// Takes what an upgrade came to.
+    pub fn note_upgrade(&self, outcome: Result<(), Vec<String>>) {
+        *self.upgrade.lock().unwrap_or_else(PoisonError::into_inner) = outcome;
+    }
+
+    /// Why the upgrade that was tried last did not come about.
+    pub fn upgrade_problems(&self) -> Vec<String> {
+        self.upgrade.lock().unwrap_or_else(PoisonError::into_inner).clone().err().unwrap_or_default()
+    }
+
+    /// Counts a reload; one that was refused with its problems.
+    pub fn note_reload(&self, outcome: Result<(), Vec<String>>) {
+        let mut reloads = self.reloads();
+        match outcome {
+            Ok(()) => (reloads.ok, reloads.ok_unix_s) = (reloads.ok + 1, clock::unix_seconds()),
+            Err(_) => reloads.refused += 1,
+        }
+        reloads.last = outcome;
+    }
+
+    /// What is wrong with the configuration that was read last, if it is not in use.
+    pub fn reload_problems(&self) -> Vec<String> {
+        self.reloads().last.clone().err().unwrap_or_default()
+    }
+
+    fn reloads(&self) -> MutexGuard<'_, Reloads> {
+        self.reloads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// `problems`: what is wrong with the files of certificates as they are now.
@@ -129,6 +200,14 @@ impl State {
         let steal = self.steal().facts(clock::now(), self.workers());
         let mut facts = ProcessFacts::new(env!("CARGO_PKG_VERSION"), certificates, steal);
         facts.set(Process::Ready, u64::from(self.phase() == Phase::Serving));
+        {
+            let reloads = self.reloads();
+            facts.set_reloads(reloads.ok, reloads.refused);
+            facts.set(Process::ReloadSucceeded, u64::from(reloads.last.is_ok()));
+            facts.set(Process::ReloadTime, reloads.ok_unix_s);
+        }
+        facts.set(Process::Upgrades, u64::from(self.upgrades));
+        facts.set(Process::UpgradeSucceeded, u64::from(self.upgrade_problems().is_empty()));
         facts.set(Process::StartTime, self.start_unix_s);
         facts.set(Process::Restarts, u64::from(self.restarts));
         facts.set(Process::ResidentBytes, process::resident_bytes().unwrap_or(0));

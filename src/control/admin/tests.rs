@@ -1,41 +1,51 @@
 //! The admin endpoints over real sockets, without workers.
 
 use super::*;
+use crate::control::data::reload::Requests;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 
+use crate::control::handover::tests::facts;
 use crate::metrics::{Gauge, Shard, WorkerFacts};
 
-struct Admin {
+struct Tested {
     tcp: std::net::SocketAddr,
     unix: PathBuf,
     state: Arc<State>,
 }
 
-impl Drop for Admin {
+impl Drop for Tested {
     fn drop(&mut self) {
         let _ = std::fs::remove_file(&self.unix);
     }
 }
 
-fn start(name: &str) -> Admin {
+fn start(name: &str) -> Tested {
     let shard = Arc::new(Shard::new(0, &["web".into()], &["site".into()], &["done"]));
-    shard.listener(0).request(Some(200));
+    shard.listeners()[0].request(Some(200));
     shard.set(Gauge::LoopGapMax, 1_500_000);
-    let state = Arc::new(State::new(vec![shard], serde_json::json!({ "workers": {} }), None, 2, 64));
+    let (requests, mut asked) = Requests::new();
+    tokio::spawn(async move {
+        while let Some(asked) = asked.recv().await {
+            let (Asked::Reload(waiting) | Asked::Upgrade(waiting)) = asked;
+            let _ = waiting.send(Ok("nothing".into()));
+        }
+    });
+    let state = State::new(vec![shard], serde_json::json!({ "workers": {} }), None, &facts(&[0], None), 64);
+    let state = Arc::new(state.with_requests(requests));
     state.set_workers(vec![WorkerFacts { worker: 0, cpu: Some(1), engine: "epoll" }]);
     state.set_phase(Phase::Serving);
     let unix = std::env::temp_dir().join(format!("ringfort-admin-{name}-{}", std::process::id()));
     let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
-    let admin = Admin { tcp: tcp.local_addr().unwrap(), unix, state };
-    serve(tcp, Some(UnixListener::bind(&admin.unix).unwrap()), &admin.state).unwrap();
+    let admin = Tested { tcp: tcp.local_addr().unwrap(), unix, state };
+    Admin::serve(tcp, Some(UnixListener::bind(&admin.unix).unwrap()), &admin.state).unwrap();
     admin
 }
 
-impl Admin {
+impl Tested {
     async fn over_tcp(&self, request: &str) -> String {
         exchange(TcpStream::connect(self.tcp).await.unwrap(), request).await
     }

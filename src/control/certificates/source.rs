@@ -129,6 +129,23 @@ impl<T: Content> Source<T> {
         self.good.as_ref().map(|(good, _)| good)
     }
 
+    /// Stays with what `old`, the same files a while ago, has in use: where nothing else stands in them, or what may not
+    /// be used, while the old may. `false`: goes on with what was read.
+    pub(super) fn keep(&mut self, old: &Self, now_unix_s: i64) -> bool {
+        let (Some((new, hash)), Some((good, old_hash))) = (&self.good, &old.good) else { return false };
+        if hash == old_hash {
+            self.good = Some((good.clone(), *old_hash));
+            self.warned_days = old.warned_days;
+            return true;
+        }
+        if new.check_dates(now_unix_s).is_ok() || good.check_dates(now_unix_s).is_err() {
+            return false;
+        }
+        self.good = Some((good.clone(), *old_hash));
+        self.warned_days = old.warned_days;
+        true
+    }
+
     /// What is wrong with the files as they are, or with what is in use.
     pub(super) const fn failure(&self) -> Option<&Failure> {
         self.failure.as_ref()

@@ -3,7 +3,7 @@
 use std::net::TcpListener;
 
 use crate::steal::controller::Weights;
-use crate::steal::steering::program;
+use crate::steal::steering::{Instruction, program};
 use crate::sys::reuseport;
 
 /// Dropped when the gateway drains: its sockets would keep the listeners open. Connections go evenly again then.
@@ -11,44 +11,66 @@ pub struct Steering {
     listeners: Vec<TcpListener>,
     /// Told once: without it, everything else still works.
     has_failed: bool,
+    /// In force; empty where connections go evenly.
+    program: Vec<Instruction>,
+    /// Has them go evenly: empty where the kernel's hash does, as each socket has a worker of its own.
+    even: Vec<Instruction>,
 }
 
 impl Steering {
-    /// `listeners`: one socket of each listener. A program that a data process before this one left is taken off.
-    pub fn new(listeners: &[TcpListener]) -> Self {
+    /// `listeners`: one socket of each listener. A program that a data process before this one left is taken off. `spares`:
+    /// some have more sockets than the `workers`, who take what waits in those that nobody has of his own: nothing new is to
+    /// come there.
+    pub fn new(listeners: &[TcpListener], workers: usize, spares: bool) -> Self {
         let copies = listeners.iter().filter_map(|listener| listener.try_clone().ok()).collect();
-        let steering = Self { listeners: copies, has_failed: false };
-        steering.even();
+        let share = 1.0 / workers.max(1) as f64;
+        let even = if spares { program(&vec![share; workers]).unwrap_or_default() } else { Vec::new() };
+        let mut steering = Self { listeners: copies, has_failed: false, program: Vec::new(), even };
+        steering.assert();
         steering
+    }
+
+    /// Goes on with other listeners. `keeps`: under the program in force.
+    pub(super) fn change(&mut self, listeners: &[TcpListener], keeps: bool) {
+        self.listeners = listeners.iter().filter_map(|listener| listener.try_clone().ok()).collect();
+        if !keeps {
+            self.program.clear();
+        }
+        self.assert();
+    }
+
+    /// Has the program be in force, also where a data process that leaves has taken it off.
+    pub(super) fn assert(&mut self) {
+        let program = if self.program.is_empty() { &self.even } else { &self.program };
+        let results = self.listeners.iter().map(|listener| match &program[..] {
+            // Before Linux 5.3 there is no such order, and nothing was ever attached.
+            [] => reuseport::unsteer(listener).or(Ok(())),
+            program => reuseport::steer(listener, program),
+        });
+        if let Some(error) = results.filter_map(Result::err).next()
+            && !std::mem::replace(&mut self.has_failed, true)
+        {
+            tracing::warn!(%error, "new connections cannot be led away from a stolen CPU: they go evenly");
+        }
     }
 
     pub(super) fn set(&mut self, weights: &Weights) {
         match weights {
-            Weights::Unchanged => {}
-            Weights::Even => self.even(),
+            Weights::Unchanged => return,
+            Weights::Even => self.program.clear(),
             Weights::Shares(shares) => {
                 let Some(program) = program(shares) else { return };
-                let results = self.listeners.iter().map(|listener| reuseport::steer(listener, &program));
-                if let Some(error) = results.filter_map(Result::err).next()
-                    && !std::mem::replace(&mut self.has_failed, true)
-                {
-                    tracing::warn!(%error, "new connections cannot be led away from a stolen CPU: they go evenly");
-                }
+                self.program = program;
             }
         }
-    }
-
-    fn even(&self) {
-        for listener in &self.listeners {
-            // Before Linux 5.3 there is no such order, and nothing was ever attached.
-            let _ = reuseport::unsteer(listener);
-        }
+        self.assert();
     }
 }
 
 impl Drop for Steering {
     fn drop(&mut self) {
-        self.even();
+        self.program.clear();
+        self.assert();
     }
 }
 
@@ -61,7 +83,7 @@ mod tests {
     #[test]
     fn without_steering_nobody_is_preferred_any_more() {
         let sockets = listeners::open("127.0.0.1:0".parse().unwrap(), 2, 1_024).unwrap();
-        let mut steering = Steering::new(&sockets[..1]);
+        let mut steering = Steering::new(&sockets[..1], 2, false);
         steering.set(&Weights::Shares(vec![0.0, 1.0]));
         assert_eq!(spread(&sockets, 40), [0, 40]);
         steering.set(&Weights::Unchanged);
@@ -72,5 +94,24 @@ mod tests {
         // As at the begin of a drain.
         drop(steering);
         assert!(spread(&sockets, 100).iter().all(|count| *count > 20), "I10");
+    }
+
+    #[test]
+    fn sockets_that_no_worker_has_of_its_own_get_nothing_new_and_a_lost_program_comes_back() {
+        let sockets = listeners::open("127.0.0.1:0".parse().unwrap(), 3, 1_024).unwrap();
+        let mut steering = Steering::new(&sockets[..1], 2, true);
+        let spreads = || {
+            let got = spread(&sockets, 100);
+            got[0] > 20 && got[1] > 20 && got[2] == 0
+        };
+        assert!(spreads());
+        // As a data process that leaves does.
+        reuseport::unsteer(&sockets[2]).unwrap();
+        steering.assert();
+        assert!(spreads());
+        steering.set(&Weights::Shares(vec![0.0, 1.0]));
+        assert_eq!(spread(&sockets, 40), [0, 40, 0]);
+        drop(steering);
+        assert!(spreads());
     }
 }

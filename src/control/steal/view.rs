@@ -100,6 +100,14 @@ impl Default for View {
 }
 
 impl View {
+    /// Measuring was turned on or off: what was seen until now says nothing of what is.
+    pub fn turn(&mut self, mode: Mode) {
+        self.mode = mode;
+        self.sampled = None;
+        self.workers.clear();
+        self.cpus.clear();
+    }
+
     /// Takes what a worker lost in the last second.
     pub fn push_lost(&mut self, worker: usize, ratio: f64) {
         if self.lost.len() <= worker {

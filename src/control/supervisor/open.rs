@@ -2,13 +2,16 @@
 
 use std::fs;
 use std::io;
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
+use super::upgrade::Group;
 use crate::config::Config;
 use crate::control::handover::Sockets;
 use crate::control::{cpus, socket};
 use crate::limits::ADMIN_CONNECTIONS_MAX;
+use crate::proxy::snapshot::Listener;
 use crate::sys::{affinity, listeners};
 
 const ADMIN_BACKLOG: u32 = ADMIN_CONNECTIONS_MAX as u32;
@@ -21,20 +24,70 @@ pub fn cpus(config: &Config) -> Result<Vec<usize>, String> {
     cpus::choose(&config.workers.cpus, &allowed, quota)
 }
 
-/// All sockets of the gateway for `workers` workers, and the path of the admin Unix socket if there is one.
-pub fn sockets(config: &Config, workers: usize) -> Result<(Sockets, Option<PathBuf>), String> {
-    let mut by_worker: Vec<Vec<_>> = (0..workers).map(|_| Vec::new()).collect();
-    for listener in &config.snapshot.listeners {
-        let opened = listeners::open(listener.address, workers, listener.backlog)
-            .map_err(|error| format!("listener \"{}\": {error}", listener.name))?;
-        for (worker, socket) in by_worker.iter_mut().zip(opened) {
-            worker.push(socket);
-        }
+/// Sockets of the program before this one.
+#[derive(Default)]
+pub struct Inherited {
+    /// By the address in its configuration, and by name where the kernel chose the port.
+    pub listeners: Vec<(Group, Vec<TcpListener>)>,
+    pub admin_tcp: Option<(SocketAddr, TcpListener)>,
+    pub admin_unix: Option<(PathBuf, UnixListener)>,
+}
+
+impl Inherited {
+    fn take(&mut self, listener: &Listener) -> Option<Vec<TcpListener>> {
+        let is_same = |(group, _): &(Group, _)| {
+            group.listen == listener.address && (group.listen.port() != 0 || group.name == *listener.name)
+        };
+        let at = self.listeners.iter().position(is_same)?;
+        Some(self.listeners.swap_remove(at).1)
     }
-    let admin_tcp = listeners::open_one(config.admin.listen, ADMIN_BACKLOG)
-        .map_err(|error| format!("admin.listen: {error}"))?;
-    let (admin_unix, path) = admin_socket(config.admin.socket.as_deref())?.unzip();
-    Ok((Sockets { workers: by_worker, admin_tcp, admin_unix }, path))
+}
+
+/// All sockets of the gateway for `workers` workers, and the path of the admin Unix socket if there is one. What is
+/// inherited stays what it is.
+pub fn sockets(
+    config: &Config,
+    workers: usize,
+    mut inherited: Inherited,
+) -> Result<(Sockets, Option<PathBuf>), String> {
+    let mut all = Vec::new();
+    for listener in &config.snapshot.listeners {
+        let opened = match inherited.take(listener) {
+            Some(sockets) => more(sockets, workers, listener.backlog).map_err(|error| {
+                format!("listener \"{}\": no socket for each worker: {error}", listener.name)
+            }),
+            None => listeners::open(listener.address, workers, listener.backlog)
+                .map_err(|error| format!("listener \"{}\": {error}", listener.name)),
+        };
+        all.push(opened?);
+    }
+    let admin_tcp = match inherited.admin_tcp.filter(|(address, _)| *address == config.admin.listen) {
+        Some((_, socket)) => socket,
+        None => listeners::open_one(config.admin.listen, ADMIN_BACKLOG)
+            .map_err(|error| format!("admin.listen: {error}"))?,
+    };
+    let stays = |path: &Path| match &config.admin.socket {
+        Some(configured) => configured == path,
+        None => socket::default_paths().iter().any(|default| default == path),
+    };
+    let admin_unix = match inherited.admin_unix.filter(|(path, _)| stays(path)) {
+        Some((path, socket)) => Some((socket, path)),
+        None => admin_socket(config.admin.socket.as_deref())?,
+    };
+    let (admin_unix, path) = admin_unix.unzip();
+    Ok((Sockets { listeners: all, admin_tcp, admin_unix }, path))
+}
+
+/// A socket for each worker. One that is too many stays open: what waits in it is to be served.
+fn more(mut sockets: Vec<TcpListener>, workers: usize, backlog: u32) -> io::Result<Vec<TcpListener>> {
+    if let Some(first) = sockets.first()
+        && sockets.len() < workers
+    {
+        let joined = listeners::join(first, workers - sockets.len(), backlog)?;
+        sockets.extend(joined);
+    }
+    sockets.iter().for_each(|socket| listeners::set_backlog(socket, backlog));
+    Ok(sockets)
 }
 
 /// A path from the configuration must work; of the default ones the first that works is taken, if any.

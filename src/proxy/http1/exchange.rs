@@ -33,7 +33,7 @@ use crate::runtime::{Deadline, RecvBuf};
 
 use super::super::ask::{self, Attempt, Client, Gone, Plan, ResponseBody, broken_by, unless_gone};
 use super::super::body::{Body, BodyError, Pace, drained};
-use super::super::context::{Context, Serving};
+use super::super::context::{Context, Serving, SessionGuard};
 use super::super::outcome::{Ending, Termination};
 use super::super::snapshot::Timeouts;
 use super::super::stream::Stream;
@@ -49,14 +49,19 @@ const SMALL_BODY_BYTES_MAX: u64 = 4_096;
 /// Reads one request, answers it, and says what follows.
 pub(super) async fn run(session: &mut Http1, first: RecvBuf) -> Next {
     let context = session.guard.context().clone();
-    let serving = context.serving();
+    // Together: the listener's place is that in this configuration.
+    let (serving, listener) = (session.guard.serving(), session.guard.listener());
     let started = context.runtime.now();
     let timeouts = session.guard.timeouts();
     session.requests += 1;
     let mut input = HeadInput::new(&context.runtime, first);
     let request = loop {
-        let listener = session.guard.listener();
-        let mut asker = Asker { listener, facts: &mut session.facts, stream: Some(&session.stream) };
+        let mut asker = Asker {
+            listener,
+            counts: session.guard.counts(),
+            facts: &mut session.facts,
+            stream: Some(&session.stream),
+        };
         match judge(&context, &serving, &mut asker, input.bytes()) {
             Ok(Parsed::Complete(request)) => break request,
             Ok(Parsed::Partial) => {
@@ -67,9 +72,7 @@ pub(super) async fn run(session: &mut Http1, first: RecvBuf) -> Next {
                 let bytes_max = serving.head_limits.head_bytes_max;
                 match input.more(&session.stream, &session.deadline, bytes_max).await {
                     Ok(()) => {}
-                    Err(HeadError::TimedOut) => {
-                        return refuse(session, 408, "", Termination::HeaderTimeout);
-                    }
+                    Err(HeadError::TimedOut) => return refuse(session, 408, "", Termination::HeaderTimeout),
                     Err(HeadError::Ended | HeadError::Broken) => {
                         return Next::End(Ending::Graceful(Termination::ClientAborted));
                     }
@@ -78,8 +81,6 @@ pub(super) async fn run(session: &mut Http1, first: RecvBuf) -> Next {
             Err(reject) => return refuse(session, reject.status, reject.text, Termination::BadRequest),
         }
     };
-    let requests_max = serving.snapshot.http.requests_per_connection_max;
-    let may_stay = session.requests < requests_max && !context.is_draining();
     let has_more = !request.framing.has_body() && input.bytes().len() > request.head_len;
     let rest = input.rest(request.head_len);
     let exchange = Exchange {
@@ -88,9 +89,9 @@ pub(super) async fn run(session: &mut Http1, first: RecvBuf) -> Next {
         stream: &session.stream,
         deadline: &session.deadline,
         timeouts,
-        listener: usize::from(session.guard.listener()),
+        guard: &session.guard,
         request: &request,
-        keep_alive: Cell::new(request.keep_alive && may_stay),
+        keep_alive: Cell::new(request.keep_alive && may_stay(session, &serving)),
         status: Cell::new(None),
         unframed: Cell::new(false),
         uploading: Cell::new(false),
@@ -99,15 +100,14 @@ pub(super) async fn run(session: &mut Http1, first: RecvBuf) -> Next {
         early: Cell::new(false),
         at_once: Cell::new(true),
     };
-    let shard = context.shard.listener(exchange.listener);
-    shard.add(ListenerCounter::ReceivedBytes, request.head_len as u64);
+    exchange.guard.counts().add(ListenerCounter::ReceivedBytes, request.head_len as u64);
     let next = match &request.answer {
         Answer::Forward { cluster, route, head } => exchange.forward(*cluster, *route, head, rest).await,
         Answer::Tunnel(opening) => Box::pin(exchange.open(opening, rest)).await,
         Answer::Gone => Next::End(Ending::Abort(Termination::ClientAborted)),
         _ => exchange.answer(rest).await,
     };
-    context.shard.listener(exchange.listener).request(exchange.status.get());
+    exchange.guard.counts().request(exchange.status.get());
     let took = context.runtime.now().since(started);
     context.shard.observe(Histogram::RequestDuration, took);
     context.door.answered(took, exchange.status.get());
@@ -117,12 +117,17 @@ pub(super) async fn run(session: &mut Http1, first: RecvBuf) -> Next {
     next
 }
 
+/// Whether another request may follow the present one.
+fn may_stay(session: &Http1, serving: &Serving) -> bool {
+    session.requests < serving.snapshot.http.requests_per_connection_max && !session.guard.is_draining()
+}
+
 /// Answers a head that is not taken, and closes.
 fn refuse(session: &Http1, status: u16, text: &str, termination: Termination) -> Next {
     let context = session.guard.context();
     let mut out = context.runtime.take_block();
     context.with_date(|date| write_answer(&mut out, status, text, Some("close"), false, &[], Some(date)));
-    let shard = context.shard.listener(usize::from(session.guard.listener()));
+    let shard = session.guard.counts();
     shard.request(Some(status));
     shard.add(ListenerCounter::SentBytes, out.len() as u64);
     session.stream.send(&out, true);
@@ -136,7 +141,7 @@ struct Exchange<'a> {
     stream: &'a Stream,
     deadline: &'a Deadline,
     timeouts: Timeouts,
-    listener: usize,
+    guard: &'a SessionGuard,
     request: &'a Request,
     /// Whether the connection goes on after this exchange, as it stands.
     keep_alive: Cell<bool>,
@@ -215,7 +220,7 @@ impl Exchange<'_> {
 
     /// Sends `out`, the last of this response, counts it and keeps its memory.
     fn send_block(&self, out: Vec<u8>) {
-        self.context.shard.listener(self.listener).add(ListenerCounter::SentBytes, out.len() as u64);
+        self.guard.counts().add(ListenerCounter::SentBytes, out.len() as u64);
         if out.len() as u64 > 2 * SMALL_BODY_BYTES_MAX {
             self.at_once.set(false);
         }
@@ -257,7 +262,7 @@ impl Exchange<'_> {
 
     /// Has an endpoint answer.
     async fn forward(&self, cluster: u16, route: u16, head: &[u8], rest: RecvBuf) -> Next {
-        let upstreams = &self.context.upstreams;
+        let upstreams = &self.serving.upstreams;
         let mut tried = Tried::default();
         let mut fresh = false;
         let mut rest = Some(rest);
@@ -292,14 +297,14 @@ impl Exchange<'_> {
         rest: &mut Option<RecvBuf>,
         may_retry: bool,
     ) -> Option<Next> {
-        let upstreams = &self.context.upstreams;
+        let upstreams = &self.serving.upstreams;
         // A client that left while it waited for a connection gets nothing done.
         if self.stream.is_hung_up() {
             upstreams.release(connection);
             return Some(Next::End(Ending::Abort(Termination::ClientAborted)));
         }
         connection.stream.set_on_demand(false);
-        let attempt = Attempt::new(self.context, (cluster, route), self.request.is_head);
+        let attempt = Attempt::new(self.context, self.serving, (cluster, route), self.request.is_head);
         attempt.sent(head);
         if self.request.framing.has_body() {
             // In a block of its own: requests without a body must not pay for its size.
@@ -347,7 +352,7 @@ impl Exchange<'_> {
         first: RecvBuf,
     ) -> Next {
         let context = self.context;
-        let Some(spec) = context.upstreams.spec(attempt.cluster) else {
+        let Some(spec) = self.serving.upstreams.spec(attempt.cluster) else {
             return self.close_after_response(false);
         };
         if self.request.expect_continue && first.is_empty() {
@@ -365,7 +370,7 @@ impl Exchange<'_> {
             self.both_ways(pin!(upload), pin!(respond), spec.request_timeout).await
         };
         self.stream.set_bulk(false);
-        context.shard.listener(self.listener).add(ListenerCounter::ReceivedBytes, body.moved);
+        self.guard.counts().add(ListenerCounter::ReceivedBytes, body.moved);
         attempt.add(ClusterCounter::SentBytes, body.moved);
         match responded {
             None => {
@@ -447,8 +452,8 @@ impl Exchange<'_> {
 
     /// Keeps the connection of a complete exchange, or closes it.
     fn settle(&self, connection: Connection, reusable: bool) {
-        if reusable && !self.context.is_draining() {
-            self.context.upstreams.release(connection);
+        if reusable && !self.guard.is_draining() {
+            self.serving.upstreams.release(connection);
         } else {
             connection.stream.close();
         }
@@ -484,7 +489,7 @@ impl Exchange<'_> {
     fn send_failure(&self, failure: &Failure) {
         let mut out = self.context.runtime.take_block();
         self.status.set(Some(failure.status));
-        if self.context.is_draining() {
+        if self.guard.is_draining() {
             self.keep_alive.set(false);
         }
         let connection = connection_option(self.keep_alive.get(), self.request.version);
@@ -535,7 +540,7 @@ impl Client for Exchange<'_> {
         }
         let framing = framing_to_client(head, self.request.version);
         // A client still sending when its response begins is told that the connection ends with it: it may not finish.
-        if !head.interim && (self.uploading.get() || self.context.is_draining() || (!opens && self.moves())) {
+        if !head.interim && (self.uploading.get() || self.guard.is_draining() || (!opens && self.moves())) {
             self.keep_alive.set(false);
         }
         let mut bytes = self.context.runtime.take_block();
@@ -579,7 +584,7 @@ impl Client for Exchange<'_> {
     fn tell_opened(&self, plan: Plan<Head>) -> Option<()> {
         let Head { bytes, .. } = plan.to_client;
         self.status.set(Some(plan.status));
-        self.context.shard.listener(self.listener).add(ListenerCounter::SentBytes, bytes.len() as u64);
+        self.guard.counts().add(ListenerCounter::SentBytes, bytes.len() as u64);
         self.stream.send(&bytes, false);
         self.context.runtime.put_block(bytes);
         Some(())
@@ -617,7 +622,7 @@ impl Exchange<'_> {
         let mut body = Body::new(framing, framing_out);
         let runtime = &self.context.runtime;
         let moved = body.relay(runtime, &connection.stream, self.stream, &out, rest, pace).await;
-        let shard = self.context.shard.listener(self.listener);
+        let shard = self.guard.counts();
         shard.add(ListenerCounter::SentBytes, out.len() as u64 + body.moved);
         attempt.add(ClusterCounter::ReceivedBytes, body.moved);
         runtime.put_block(out);

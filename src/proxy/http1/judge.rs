@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use crate::h1::{FieldSlots, Parsed, RequestHead, Target, parse_request, write_request};
 use crate::http::{BodyFraming, Forwarded, Reject, Version, normalize_path};
+use crate::metrics::shard::ListenerShard;
 use crate::metrics::{ListenerCounter, Shed};
 use crate::route::{self, Action, Route};
 
@@ -17,6 +18,8 @@ use super::super::tunnel::{Kind, Opening};
 /// Whose head it is.
 pub(in crate::proxy) struct Asker<'a> {
     pub(in crate::proxy) listener: u16,
+    /// Where the listener counts.
+    pub(in crate::proxy) counts: &'a ListenerShard,
     pub(in crate::proxy) facts: &'a mut Facts,
     /// The connection, where the facts of it are not all known yet.
     pub(in crate::proxy) stream: Option<&'a Stream>,
@@ -109,7 +112,7 @@ fn answer(
     // RFC 9110 §15.5.20: under a name that this handshake was not for, a request would get past what another listener
     // asks of clients. HTTP/1.0 may name no host: then none is wrong.
     if !head.host.is_empty() && !asker.facts.may_answer(head.host) {
-        context.shard.listener(usize::from(asker.listener)).add(ListenerCounter::Misdirected, 1);
+        asker.counts.add(ListenerCounter::Misdirected, 1);
         return Ok(own(421));
     }
     // RFC 9110 §7.6.2: the last hop allowed answers itself.

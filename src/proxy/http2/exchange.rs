@@ -66,14 +66,14 @@ async fn answer(
     mut respond: SendResponse<Piece>,
 ) -> Option<Box<Opened>> {
     let context = session.guard.context().clone();
-    let serving = context.serving();
+    let serving = session.guard.serving();
     let started = context.runtime.now();
     let (head, body) = request.into_parts();
     let ended = body.is_end_stream();
     let mut neutral = context.runtime.take_block();
     if translate::write_request(&mut neutral, &head, ended).is_err() {
         respond.send_reset(Reason::PROTOCOL_ERROR);
-        context.shard.listener(session.listener()).request(None);
+        session.guard.counts().request(None);
         return None;
     }
     let content_type = head.headers.get(::http::header::CONTENT_TYPE);
@@ -109,7 +109,7 @@ async fn answer(
             }
         }
     }
-    context.shard.listener(session.listener()).request(exchange.status.get());
+    session.guard.counts().request(exchange.status.get());
     let took = context.runtime.now().since(started);
     context.shard.observe(Histogram::RequestDuration, took);
     context.door.answered(took, exchange.status.get());
@@ -174,7 +174,9 @@ impl Exchange<'_> {
             return Err(Reject::TOO_MANY_FIELDS);
         }
         let mut facts = self.session.facts.borrow_mut();
-        let mut asker = Asker { listener: self.session.guard.listener(), facts: &mut facts, stream: None };
+        let guard = &self.session.guard;
+        let mut asker =
+            Asker { listener: guard.listener(), counts: guard.counts(), facts: &mut facts, stream: None };
         match judge(self.context, self.serving, &mut asker, neutral)? {
             Parsed::Complete(request) => Ok(request),
             Parsed::Partial => Err(Reject::HEAD_TOO_LARGE),
@@ -336,8 +338,8 @@ impl Exchange<'_> {
 
     /// Has an endpoint answer.
     async fn forward(&self, request: &Request, to: Destination<'_>, body: &mut Receiver) {
-        let upstreams = &self.context.upstreams;
-        let shard = self.context.shard.cluster(usize::from(to.cluster));
+        let upstreams = &self.serving.upstreams;
+        let shard = self.serving.upstreams.counts(to.cluster);
         let mut tried = Tried::paced(&self.session.pace);
         let mut attempts = 0;
         self.ungraded.set(self.is_grpc.then_some(to.cluster));
@@ -354,7 +356,7 @@ impl Exchange<'_> {
                 Ok(Err(error)) => return self.fail(&cannot_acquire(error)).await,
                 Ok(Ok(acquired)) => acquired,
             };
-            let attempt = Attempt::new(self.context, (to.cluster, to.route), self.is_head);
+            let attempt = Attempt::new(self.context, self.serving, (to.cluster, to.route), self.is_head);
             let responded = match acquired {
                 Acquired::Connection(connection) => {
                     self.over_connection(&attempt, request, connection, &to, body).await
@@ -466,7 +468,7 @@ impl Exchange<'_> {
     /// Counts the status of gRPC that ended the call, once, if a cluster was to answer it.
     fn grade(&self, code: Option<u8>) {
         if let Some(cluster) = self.ungraded.take() {
-            self.context.shard.cluster(usize::from(cluster)).grpc_status(code);
+            self.serving.upstreams.counts(cluster).grpc_status(code);
         }
     }
 }

@@ -84,10 +84,6 @@ impl Session {
         runtime.charge(self.window_bytes());
     }
 
-    pub(super) fn listener(&self) -> usize {
-        usize::from(self.guard.listener())
-    }
-
     fn context(&self) -> &Rc<Context> {
         self.guard.context()
     }
@@ -103,7 +99,7 @@ impl Live {
     fn new(session: &Rc<Session>, has_body: bool) -> Self {
         session.live.set(session.live.get() + 1);
         session.context().runtime.charge(STREAM_BYTES);
-        let shard = session.context().shard.listener(session.listener());
+        let shard = session.guard.counts();
         shard.gauge_add(ListenerGauge::Http2StreamsActive, 1);
         if has_body {
             session.count_body(|count| count + 1);
@@ -121,7 +117,7 @@ impl Drop for Live {
         session.live.set(session.live.get() - 1);
         session.ended.set(session.ended.get() + 1);
         session.context().runtime.discharge(STREAM_BYTES);
-        let shard = session.context().shard.listener(session.listener());
+        let shard = session.guard.counts();
         shard.gauge_add(ListenerGauge::Http2StreamsActive, -1);
     }
 }
@@ -154,7 +150,7 @@ impl Http2 {
         let context = self.session.context().clone();
         context.runtime.charge(CONNECTION_BYTES);
         let _charged = Charged(&context);
-        let shard = context.shard.listener(self.session.listener());
+        let shard = self.session.guard.counts();
         shard.add(ListenerCounter::Http2Connections, 1);
         let termination = match self.learn_peer() {
             true => self.run(&context).await,
@@ -307,7 +303,7 @@ impl Driver<'_> {
     fn poll(&mut self, cx: &mut TaskContext<'_>) -> Poll<Termination> {
         let context = self.session.context().clone();
         let now = context.runtime.now();
-        if self.going.is_none() && context.is_draining() {
+        if self.going.is_none() && self.session.guard.is_draining() {
             context.shard.drained(Drained::Shutdown);
             self.go(Termination::Drained, now);
         }
@@ -414,7 +410,7 @@ impl Driver<'_> {
             }
             return respond.send_reset(Reason::REFUSED_STREAM);
         }
-        context.shard.listener(self.session.listener()).add(ListenerCounter::Http2Streams, 1);
+        self.session.guard.counts().add(ListenerCounter::Http2Streams, 1);
         self.requests = self.requests.saturating_add(1);
         let live = Live::new(self.session, !request.body().is_end_stream());
         context.runtime.spawn_often(async move {
@@ -485,7 +481,7 @@ impl Driver<'_> {
         }
         if self.is_idle() {
             let at = match self.going {
-                Some((_, since)) => since + self.session.context().serving().snapshot.drain.idle_grace,
+                Some((_, since)) => self.session.guard.leaves_at(since, self.begun),
                 None if self.requests == 0 => self.idle_since + timeouts.header,
                 None => self.idle_since + timeouts.idle,
             };

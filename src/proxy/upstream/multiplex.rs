@@ -4,9 +4,9 @@
 use std::cell::Cell;
 use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
-use std::sync::Arc;
 
-use crate::metrics::{ClusterCounter, ClusterGauge, Shard};
+use crate::metrics::shard::ClusterShard;
+use crate::metrics::{ClusterCounter, ClusterGauge};
 
 use super::super::http2::{Connecting, Multiplexed, Slot};
 use super::super::snapshot::ClusterProtocol;
@@ -31,6 +31,11 @@ pub struct Exchange {
 impl Exchange {
     pub fn endpoint(&self) -> SocketAddr {
         self.lease.endpoint.address
+    }
+
+    /// Where its cluster counts.
+    pub fn counts(&self) -> &ClusterShard {
+        &self.lease.cluster.counts
     }
 }
 
@@ -88,22 +93,21 @@ const REFUSALS_MAX: u32 = 32;
 /// Counts one connection in HTTP/2: idle, or active while it carries a request, until it has ended.
 struct Open {
     cluster: Rc<Cluster>,
-    shard: Arc<Shard>,
     requests: Cell<u32>,
     ended: Cell<bool>,
 }
 
 impl Open {
-    fn new(cluster: &Rc<Cluster>, shard: &Arc<Shard>) -> Rc<Self> {
+    fn new(cluster: &Rc<Cluster>) -> Rc<Self> {
         cluster.connections.set(cluster.connections.get() + 1);
         let (requests, ended) = (Cell::new(0), Cell::new(false));
-        let open = Self { cluster: cluster.clone(), shard: shard.clone(), requests, ended };
+        let open = Self { cluster: cluster.clone(), requests, ended };
         open.add(ClusterGauge::ConnectionsIdle, 1);
         Rc::new(open)
     }
 
     fn add(&self, gauge: ClusterGauge, delta: i64) {
-        self.shard.cluster(self.cluster.position).gauge_add(gauge, delta);
+        self.cluster.counts.gauge_add(gauge, delta);
     }
 
     fn gauge(&self) -> ClusterGauge {
@@ -124,7 +128,7 @@ impl Open {
 
     /// The endpoint sent more frames that cost than work.
     fn note_flood(&self, endpoint: SocketAddr) {
-        self.shard.cluster(self.cluster.position).add(ClusterCounter::Http2Floods, 1);
+        self.cluster.counts.add(ClusterCounter::Http2Floods, 1);
         let mut floods = self.cluster.floods.borrow_mut();
         if floods.len() < NOTES_KEPT_MAX {
             floods.push(endpoint);
@@ -190,7 +194,7 @@ impl Upstreams {
             if tried.addresses.len() > cluster.spec.retries_max as usize {
                 return Err(last_error);
             }
-            self.shard.cluster(at).add(ClusterCounter::Retries, 1);
+            cluster.counts.add(ClusterCounter::Retries, 1);
         }
     }
 
@@ -270,7 +274,7 @@ impl Upstreams {
         if let Err(error) = made.as_ref()
             && *error != AcquireError::Local
         {
-            self.shard.cluster(cluster.position).add(ClusterCounter::ConnectFailures, 1);
+            cluster.counts.add(ClusterCounter::ConnectFailures, 1);
             self.not_connected(cluster, endpoint, *error);
         }
         maker.connecting.finish(Some(made.as_ref().map(|_| ()).map_err(|error| *error)));
@@ -295,7 +299,7 @@ impl Upstreams {
             let why = "the endpoint did not choose HTTP/2 by ALPN".to_owned();
             return Err(self.untrusted(cluster, endpoint.address, why));
         }
-        let open = Open::new(cluster, &self.shard);
+        let open = Open::new(cluster);
         drop(counted);
         let ended = Ended(open.clone());
         let address = endpoint.address;
@@ -330,9 +334,9 @@ impl Upstreams {
         let slot = multiplexed.slot(&self.runtime);
         open.set_requests(open.requests.get() + 1);
         if slot.reused {
-            self.shard.cluster(cluster.position).add(ClusterCounter::ConnectionsReused, 1);
+            cluster.counts.add(ClusterCounter::ConnectionsReused, 1);
         }
-        self.shard.cluster(cluster.position).add(ClusterCounter::Http2Streams, 1);
+        cluster.counts.add(ClusterCounter::Http2Streams, 1);
         cluster.health.borrow_mut().on_request(endpoint.position.get(), self.runtime.now());
         endpoint.in_flight.set(endpoint.in_flight.get() + 1);
         let lease = StreamLease { cluster: cluster.clone(), endpoint: endpoint.clone(), open: open.clone() };

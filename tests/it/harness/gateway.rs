@@ -73,14 +73,29 @@ fn binary() -> std::ffi::OsString {
 
 /// The binary under test, as a command.
 pub fn ringfort() -> Command {
-    let mut command = Command::new(binary());
+    clean(Command::new(binary()))
+}
+
+fn clean(mut command: Command) -> Command {
     command.env_remove("RINGFORT_TEST_PANIC").env_remove("NOTIFY_SOCKET");
     command
+}
+
+/// A copy of the binary under test, as if installed there; in place of what is there.
+pub fn install(at: &Path) {
+    let draft = at.with_extension("draft");
+    std::fs::copy(binary(), &draft).unwrap();
+    std::fs::rename(draft, at).unwrap();
 }
 
 /// Fills the `{port:NAME}` places of a configuration, one free port a name.
 pub fn with_ports(config: &str) -> (String, BTreeMap<String, u16>) {
     let mut ports = BTreeMap::new();
+    (fill_ports(config, &mut ports), ports)
+}
+
+/// The same; names that have a port keep it.
+fn fill_ports(config: &str, ports: &mut BTreeMap<String, u16>) -> String {
     let mut text = String::new();
     let mut rest = config;
     while let Some((before, after)) = rest.split_once("{port:") {
@@ -91,7 +106,7 @@ pub fn with_ports(config: &str) -> (String, BTreeMap<String, u16>) {
         rest = after;
     }
     text.push_str(rest);
-    (text, ports)
+    text
 }
 
 /// How a gateway is started, beside its configuration.
@@ -100,6 +115,10 @@ pub struct Launch {
     pub env: Vec<(&'static str, String)>,
     /// Soft and hard limit of open files.
     pub open_files: Option<u64>,
+    /// The binary, where it is not the one under test itself.
+    pub binary: Option<PathBuf>,
+    /// Where its log goes, where it is not to be kept.
+    pub stderr: Option<fn() -> Stdio>,
 }
 
 pub struct Gateway {
@@ -146,6 +165,57 @@ impl Gateway {
         let (child, log) = spawn(&self.config, &self.launch);
         (self.child, self.log) = (child, log);
         assert!(self.wait_ready(), "the gateway did not become ready again:\n{}", self.log_text());
+    }
+
+    /// Puts another configuration in place of the present one. Ports that it names again stay what they are.
+    pub fn rewrite(&mut self, config: &str) {
+        let text = fill_ports(config, &mut self.ports);
+        std::fs::write(&self.config, text).unwrap();
+    }
+
+    /// `ringfort reload`: its exit code, and all that it printed.
+    pub fn try_reload(&self) -> (Option<i32>, String) {
+        let output = ringfort().args(["reload", "--socket"]).arg(self.socket()).output().unwrap();
+        let printed = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8_lossy(&printed).into_owned())
+    }
+
+    /// A reload that is to succeed.
+    #[track_caller]
+    pub fn reload(&self) {
+        let (code, printed) = self.try_reload();
+        assert_eq!(code, Some(0), "{printed}\n{}", self.log_text());
+    }
+
+    /// `ringfort upgrade`: its exit code, and all that it printed.
+    pub fn try_upgrade(&self) -> (Option<i32>, String) {
+        let output = ringfort().args(["upgrade", "--socket"]).arg(self.socket()).output().unwrap();
+        let printed = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8_lossy(&printed).into_owned())
+    }
+
+    /// An upgrade that is to succeed.
+    #[track_caller]
+    pub fn upgrade(&self) {
+        let (code, printed) = self.try_upgrade();
+        assert_eq!(code, Some(0), "{printed}\n{}", self.log_text());
+    }
+
+    /// Another configuration, in use.
+    #[track_caller]
+    pub fn reload_to(&mut self, config: &str) {
+        self.rewrite(config);
+        self.reload();
+    }
+
+    /// One that is refused: what was printed.
+    #[track_caller]
+    pub fn refuse(&mut self, config: &str) -> String {
+        self.expect_log("the configuration was not reloaded");
+        self.rewrite(config);
+        let (code, printed) = self.try_reload();
+        assert_eq!(code, Some(1), "{printed}\n{}", self.log_text());
+        printed
     }
 
     pub fn port(&self, name: &str) -> u16 {
@@ -355,9 +425,10 @@ fn metric(text: &str, name: &str, labels: &str) -> f64 {
 }
 
 fn spawn(config: &Path, launch: &Launch) -> (Child, Arc<Mutex<Vec<String>>>) {
-    let mut command = ringfort();
+    let mut command = launch.binary.as_ref().map_or_else(ringfort, |binary| clean(Command::new(binary)));
     command.args(["run", "--config"]).arg(config);
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let stderr = launch.stderr.map_or_else(Stdio::piped, |stderr| stderr());
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(stderr);
     command.envs(launch.env.iter().cloned());
     if let Some(limit) = launch.open_files {
         limit_open_files(&mut command, limit);
@@ -365,7 +436,7 @@ fn spawn(config: &Path, launch: &Launch) -> (Child, Arc<Mutex<Vec<String>>>) {
     let mut child = command.spawn().unwrap();
     let log = Arc::new(Mutex::new(Vec::new()));
     collect(child.stdout.take().unwrap(), log.clone());
-    collect(child.stderr.take().unwrap(), log.clone());
+    child.stderr.take().into_iter().for_each(|stderr| collect(stderr, log.clone()));
     (child, log)
 }
 

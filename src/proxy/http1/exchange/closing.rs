@@ -35,7 +35,7 @@ impl Exchange<'_> {
         }
         if request.keep_alive {
             return Ending::Graceful(match self.opening() {
-                _ if self.context.is_draining() => {
+                _ if self.guard.is_draining() => {
                     self.context.shard.drained(Drained::Shutdown);
                     Termination::Drained
                 }

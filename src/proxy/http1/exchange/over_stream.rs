@@ -32,8 +32,8 @@ impl Exchange<'_> {
         head: &[u8],
         mut rest: Option<RecvBuf>,
     ) -> Next {
-        let upstreams = &self.context.upstreams;
-        let shard = self.context.shard.cluster(usize::from(cluster));
+        let upstreams = &self.serving.upstreams;
+        let shard = self.serving.upstreams.counts(cluster);
         let retries_max = upstreams.spec(cluster).map_or(0, |spec| spec.retries_max);
         let mut tried = Tried::default();
         let mut attempts = 0;
@@ -81,10 +81,10 @@ impl Exchange<'_> {
         rest: &mut Option<RecvBuf>,
         tried: &mut Tried,
     ) -> (Option<Responded>, Uploaded) {
-        let upstreams = &self.context.upstreams;
+        let upstreams = &self.serving.upstreams;
         let Some(spec) = upstreams.spec(cluster) else { return (Some(Responded::Unanswered), None) };
         let has_body = self.request.framing.has_body();
-        let attempt = Attempt::new(self.context, (cluster, route), self.request.is_head);
+        let attempt = Attempt::new(self.context, self.serving, (cluster, route), self.request.is_head);
         let sent = attempt.send(&mut exchange, head, self.request.te_trailers, !has_body);
         let (mut call, mut sender) = match sent {
             Ok(sent) => sent,
@@ -112,7 +112,7 @@ impl Exchange<'_> {
                 Ok(source.into_rest())
             };
             let ends = self.both_ways(pin!(upload), respond, spec.request_timeout).await;
-            self.context.shard.listener(self.listener).add(ListenerCounter::ReceivedBytes, moved.get());
+            self.guard.counts().add(ListenerCounter::ReceivedBytes, moved.get());
             attempt.add(ClusterCounter::SentBytes, moved.get());
             ends
         } else {
@@ -176,7 +176,7 @@ impl Exchange<'_> {
         let mut sink = Sink::h1(self.stream, framing_out);
         let runtime = &self.context.runtime;
         let result = transfer(runtime, &mut source, &mut sink, pace, &moved).await;
-        let shard = self.context.shard.listener(self.listener);
+        let shard = self.guard.counts();
         shard.add(ListenerCounter::SentBytes, out.len() as u64 + moved.get());
         attempt.add(ClusterCounter::ReceivedBytes, moved.get());
         runtime.put_block(out);

@@ -26,8 +26,8 @@ impl Exchange<'_> {
             attempt.judge_connection(&connection, responded);
         }
         match responded {
-            Ok(Responded::Complete { reusable: true }) if !self.context.is_draining() => {
-                self.context.upstreams.release(connection);
+            Ok(Responded::Complete { reusable: true }) if !self.session.guard.is_draining() => {
+                self.serving.upstreams.release(connection);
             }
             // Where the client is gone the endpoint must not take what it got for the whole.
             _ => {
@@ -49,7 +49,7 @@ impl Exchange<'_> {
         body: &mut Receiver,
     ) -> Result<Responded, Gone> {
         let &Destination { cluster, head, .. } = to;
-        let Some(spec) = self.context.upstreams.spec(cluster) else { return Ok(Responded::Unanswered) };
+        let Some(spec) = self.serving.upstreams.spec(cluster) else { return Ok(Responded::Unanswered) };
         let request_timeout = spec.request_timeout;
         let has_body = request.framing.has_body();
         // Many streams share what the client's connection may hold: none receives ahead of it.

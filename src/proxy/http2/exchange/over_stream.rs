@@ -39,7 +39,7 @@ impl Exchange<'_> {
         to: &Destination<'_>,
         body: &mut Receiver,
     ) -> Result<Responded, Gone> {
-        let Some(spec) = self.context.upstreams.spec(to.cluster) else { return Ok(Responded::Unanswered) };
+        let Some(spec) = self.serving.upstreams.spec(to.cluster) else { return Ok(Responded::Unanswered) };
         let request_timeout = spec.request_timeout;
         let has_body = request.framing.has_body();
         let (mut call, mut sender) = match attempt.send(exchange, to.head, request.te_trailers, !has_body) {

@@ -1,0 +1,61 @@
+//! The signals that a supervisor takes, as what is asked for. Decides nothing.
+
+use std::io;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// What is asked for. A second Ctrl-C is somebody who will not wait; a second SIGTERM may be a service manager that
+/// stops what an operator has told to drain before, and cuts nothing short.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Ask {
+    Interrupt,
+    Terminate,
+    /// Not to stop: to read files anew.
+    HangUp,
+    /// Nor this: to have another binary take over.
+    User2,
+    /// Nothing: a child may have ended.
+    Child,
+}
+
+/// The signals a supervisor takes.
+pub(super) struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+    user_1: Signal,
+    user_2: Signal,
+    child: Signal,
+}
+
+impl Signals {
+    pub(super) fn new() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hang_up: signal(SignalKind::hangup())?,
+            user_1: signal(SignalKind::user_defined1())?,
+            user_2: signal(SignalKind::user_defined2())?,
+            child: signal(SignalKind::child())?,
+        })
+    }
+
+    /// Waits for SIGTERM or SIGINT while there is nobody to pass the others on to: what starts next reads its files.
+    pub(super) async fn stop(&mut self) {
+        while !matches!(self.next().await, Ask::Interrupt | Ask::Terminate) {}
+    }
+
+    /// The others are answered with a line in the log, and never end the process.
+    pub(super) async fn next(&mut self) -> Ask {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return Ask::Terminate,
+                _ = self.interrupt.recv() => return Ask::Interrupt,
+                _ = self.hang_up.recv() => return Ask::HangUp,
+                _ = self.user_1.recv() => tracing::warn!("SIGUSR1 has no meaning here"),
+                _ = self.user_2.recv() => return Ask::User2,
+                _ = self.child.recv() => return Ask::Child,
+            }
+        }
+    }
+}
