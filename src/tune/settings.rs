@@ -293,7 +293,8 @@ mod tests {
         ];
         let settings = embedded().settings;
         let offered = texts.iter().flat_map(|text| text.split("--only ").skip(1));
-        let offered = offered.map(|rest| rest.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or(rest));
+        let offered =
+            offered.map(|rest| rest.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or(rest));
         let offered: Vec<&str> = offered.collect();
         assert!(offered.len() >= 6, "{offered:?}");
         for id in offered {

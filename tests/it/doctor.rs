@@ -138,7 +138,10 @@ fn the_settings_of_the_machine_that_is_named_decide_about_io_uring() {
     let refused = doctor(&config("auto"), &["--json", "--seconds", "0"]).finding("io_uring");
     assert_eq!((&refused["status"], &refused["value"]), (&"warn".into(), &"epoll".into()));
     assert!(refused["why"].as_str().unwrap().contains("kernel.io_uring_disabled is 2"), "{refused}");
-    assert!(refused["cure"].as_str().unwrap().contains("ringfort tune apply --yes --only io_uring"), "{refused}");
+    assert!(
+        refused["cure"].as_str().unwrap().contains("ringfort tune apply --yes --only io_uring"),
+        "{refused}"
+    );
     let insisted = doctor(&config("io_uring"), &["--json", "--seconds", "0"]).finding("io_uring");
     assert_eq!((&insisted["status"], &insisted["value"]), (&"fail".into(), &"none".into()));
 }

@@ -117,11 +117,7 @@ pub(super) fn numa(cpus: &Cpus) -> Finding {
         return finding;
     }
     let why = "kernel.numa_balancing unmaps pages to see who uses them, and pinned workers never move: faults for nothing";
-    finding.judged(
-        Status::Warn,
-        why,
-        "ringfort tune apply --yes --only numa_balancing",
-    )
+    finding.judged(Status::Warn, why, "ringfort tune apply --yes --only numa_balancing")
 }
 
 pub(super) fn clocksource(clock: &Clock) -> Finding {

@@ -5,8 +5,7 @@ use crate::doctor::finding::{Finding, Status};
 use crate::runtime::{EngineChoice, Refusal, multishot_receive_is_fair, parse_release};
 
 const OR_EPOLL: &str = "or set workers.engine = \"epoll\"";
-const BY_GROUP: &str =
-    "ringfort tune apply --yes --only io_uring --only io_uring_group (to the group ringfort, where there is one)";
+const BY_GROUP: &str = "ringfort tune apply --yes --only io_uring --only io_uring_group (to the group ringfort, where there is one)";
 
 /// What start-up would choose, by the same set-up and self-test.
 pub(super) fn io_uring(facts: &Facts) -> Finding {
