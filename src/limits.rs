@@ -33,7 +33,7 @@ pub const INTERIM_RESPONSES_MAX: u32 = 100;
 pub const HELLO_BYTES_MAX: usize = 64 * KIB;
 /// Most records that one ClientHello may be spread over. They may hold a byte each, or none: a bound on what is kept.
 pub const HELLO_RECORDS_MAX: usize = 8 * KIB;
-/// A header of the PROXY protocol with its TLVs. The largest that is known is some 700 bytes; names in TLVs may be longer.
+/// A header of the PROXY protocol with its TLVs.
 pub const PROXY_HEADER_BYTES_MAX: usize = 4 * KIB;
 
 /// One receive buffer of a worker's pool.

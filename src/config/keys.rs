@@ -404,8 +404,30 @@ static LISTENER: Table = Table {
         CONGESTION_CONTROL,
         notsent_lowat(131_072),
         USER_TIMEOUT,
+        choice("proxy_protocol", &LISTENER_PROXY_PROTOCOL),
         choice("timeouts", &LISTENER_TIMEOUTS),
         choice("tls", &LISTENER_TLS),
+    ],
+};
+
+static LISTENER_PROXY_PROTOCOL: Table = Table {
+    help: "Proxies in front begin each connection with a PROXY header, version 1 or 2, before TLS. The client that it names is the \
+           client for everything: X-Forwarded-For, trusted_proxies, rate limits, hashing. The header has handshake_timeout_ms.",
+    shown: false,
+    rows: &[
+        row(
+            "trusted",
+            TextList,
+            Required("[\"10.0.0.0/8\"]"),
+            "The proxies: they must begin with a header, else they are reset.",
+        ),
+        row(
+            "untrusted",
+            Word(&["refuse", "plain"], &[]),
+            Preset::Text("refuse"),
+            "Other peers. \"refuse\": reset, as they get past the proxies. \"plain\": clients by themselves; a header of \
+             theirs is not one.",
+        ),
     ],
 };
 
@@ -629,6 +651,13 @@ static CLUSTER: Table = Table {
             Word(&["http1", "h2", "auto"], &[]),
             Preset::Text("http1"),
             "\"h2\": HTTP/2, also in plaintext. \"auto\": what the endpoint chooses by ALPN in TLS, else HTTP/1.1.",
+        ),
+        row(
+            "proxy_protocol",
+            Word(&["off", "v1", "v2"], &[]),
+            Preset::Text("off"),
+            "Begins each connection, before TLS, with a PROXY header that names the client; for health probes it names \
+             nobody. As clients must not share such a connection, each request has its own.",
         ),
         own(CONNECT_TIMEOUT),
         own(REQUEST_TIMEOUT),

@@ -236,6 +236,18 @@ causes! {
     }
 }
 
+causes! {
+    /// What a connection began with on a listener that expects a PROXY header.
+    ProxyHeader, PROXY_HEADER, "outcome" {
+        V1: "v1", "A header of version 1 that names the client.";
+        V2: "v2", "One of version 2.";
+        Unnamed: "unnamed", "A header that names nobody (LOCAL, UNKNOWN, UNSPEC): the peer's own address counts.";
+        Malformed: "malformed", "No header, or a broken one; it was reset.";
+        TimedOut: "timed_out", "The header was not whole by its deadline.";
+        Untrusted: "untrusted", "The peer is none of the trusted proxies; it was reset.";
+    }
+}
+
 family! {
     /// Counters of one worker.
     Counter Counter {
@@ -313,6 +325,8 @@ family! {
             "TLS handshakes that failed, by cause.";
         TlsPassedOn: "ringfort_tls_passed_on_connections_total" One Sum None,
             "TLS connections that a passthrough listener passed on undecrypted.";
+        ProxyHeaders: "ringfort_proxy_protocol_headers_total" One Sum Some(PROXY_HEADER),
+            "Connections to a listener that expects a PROXY header, by what they began with.";
         Plaintext: "ringfort_tls_plaintext_connections_total" One Sum None,
             "Plaintext connections that a permissive listener took.";
         Misdirected: "ringfort_tls_misdirected_requests_total" One Sum None,
@@ -672,7 +686,7 @@ mod tests {
 
     /// Variants of the catalogue that `source` never names. Those with a method of their own count by its call.
     fn unwritten(source: &str) -> Vec<String> {
-        let families: [(&str, &[&str]); 13] = [
+        let families: [(&str, &[&str]); 14] = [
             ("Counter", Counter::NAMES),
             ("Gauge", Gauge::NAMES),
             ("Histogram", Histogram::NAMES),
@@ -686,6 +700,7 @@ mod tests {
             ("Drained", Drained::NAMES),
             ("AcceptError", AcceptError::NAMES),
             ("HandshakeFailure", HandshakeFailure::NAMES),
+            ("ProxyHeader", ProxyHeader::NAMES),
         ];
         let by_method = [
             ("Counter::Shed", ".shed("),
@@ -693,6 +708,7 @@ mod tests {
             ("Counter::AcceptErrors", ".accept_error("),
             ("ListenerCounter::Requests", ".request("),
             ("ListenerCounter::TlsFailures", ".handshake_failed("),
+            ("ListenerCounter::ProxyHeaders", ".proxy_header("),
             ("ListenerCounter::Tunnels", ".tunnel_opened("),
             ("ClusterCounter::Requests", ".response("),
             ("ClusterCounter::GrpcStatus", ".grpc_status("),

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use super::catalog::{
     AcceptError, BUCKET_BOUNDS_NS, ClusterCounter, ClusterGauge, ClusterHistogram, Counter, Drained,
-    GRPC_STATUS, Gauge, HISTOGRAM_CELLS, HandshakeFailure, Histogram, ListenerCounter, ListenerGauge, Shed,
-    TunnelProtocol, class_index, offsets, width,
+    GRPC_STATUS, Gauge, HISTOGRAM_CELLS, HandshakeFailure, Histogram, ListenerCounter, ListenerGauge,
+    ProxyHeader, Shed, TunnelProtocol, class_index, offsets, width,
 };
 
 /// Values of one worker. Counters only grow, gauges may go both ways, durations are nanoseconds.
@@ -214,6 +214,12 @@ impl ListenerShard<'_> {
     /// Counts a TLS handshake that failed.
     pub fn handshake_failed(self, cause: HandshakeFailure) {
         let at = LISTENER_COUNTER_AT[ListenerCounter::TlsFailures as usize] + cause as usize;
+        self.shard.add_at(self.base + at, 1);
+    }
+
+    /// Counts what a connection began with where a PROXY header is expected.
+    pub fn proxy_header(self, outcome: ProxyHeader) {
+        let at = LISTENER_COUNTER_AT[ListenerCounter::ProxyHeaders as usize] + outcome as usize;
         self.shard.add_at(self.base + at, 1);
     }
 

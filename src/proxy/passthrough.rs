@@ -9,6 +9,7 @@ use crate::runtime::Socket;
 use crate::tls::client_hello::{ClientHello, Hello, Reader, fatal_alert};
 
 use super::context::SessionGuard;
+use super::facts::Facts;
 use super::handshake::{LINGER, first_bytes, linger};
 use super::hello_input::HelloInput;
 use super::outcome::Termination;
@@ -17,10 +18,10 @@ use super::tcp;
 use super::upstream::Connection;
 
 /// Reads the hello, finds its endpoint, and relays until both directions have ended.
-pub async fn relay(guard: SessionGuard, socket: Socket) {
+pub async fn relay(guard: SessionGuard, socket: Socket, mut facts: Facts) {
     // What is needed until the endpoint has the hello lives in recycled memory: a relay may last for days.
     let context = guard.context().clone();
-    match context.exchanges.place(begin(&guard, &socket)).await {
+    match context.exchanges.place(begin(&guard, &socket, &mut facts)).await {
         Ok((connection, cluster)) => {
             let termination = tcp::join(&guard, Stream::Socket(socket), connection, cluster).await;
             guard.ended(termination);
@@ -61,10 +62,14 @@ impl Refusal {
 }
 
 /// Up to the connection that has been sent the hello.
-async fn begin(guard: &SessionGuard, socket: &Socket) -> Result<(Connection, u16), Refusal> {
+async fn begin(
+    guard: &SessionGuard,
+    socket: &Socket,
+    facts: &mut Facts,
+) -> Result<(Connection, u16), Refusal> {
     let (hello, kept) = read_hello(guard, socket).await?;
     let cluster = route(guard, &hello)?;
-    let connection = tcp::connect(guard, cluster).await.map_err(|termination| Refusal {
+    let connection = tcp::connect(guard, facts, socket, cluster).await.map_err(|termination| Refusal {
         failure: None,
         termination,
         leave: Leave::Alert(AlertDescription::InternalError),

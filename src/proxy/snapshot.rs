@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::health::EjectionSpec;
 pub use crate::http::ForwardedPolicy;
+use crate::proxy_protocol;
 use crate::route;
 use crate::sys::socket_options::SocketOptions;
 use crate::tls::{ClientSpec, ServerSpec};
@@ -43,6 +44,8 @@ pub struct Listener {
     pub forwarded: ForwardedPolicy,
     /// Peers whose forwarded fields are kept and appended to.
     pub trusted_proxies: Vec<Cidr>,
+    /// Whether proxies in front name their clients, and which. `None`: nobody does.
+    pub proxy_protocol: Option<ProxyProtocol>,
     pub timeouts: Timeouts,
     /// What its connections get beside the kernel's defaults.
     pub socket: SocketOptions,
@@ -58,6 +61,29 @@ impl Listener {
             policy => policy,
         }
     }
+}
+
+/// Who is believed in a PROXY header.
+#[derive(Clone, Debug)]
+pub struct ProxyProtocol {
+    /// Peers that begin with a header, and must.
+    pub trusted: Vec<Cidr>,
+    pub untrusted: Untrusted,
+}
+
+impl ProxyProtocol {
+    pub fn trusts(&self, peer: IpAddr) -> bool {
+        self.trusted.iter().any(|cidr| cidr.contains(peer))
+    }
+}
+
+/// What happens to a peer that is not trusted.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Untrusted {
+    /// Reset: whoever reaches a listener that is for proxies gets past what they are there for.
+    Refuse,
+    /// A client like any other, whose bytes are its own: a header of it is no header.
+    Plain,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -129,6 +155,9 @@ pub struct Cluster {
     pub tls: Option<ClientSpec>,
     pub ejection: EjectionSpec,
     pub protocol: ClusterProtocol,
+    /// What connections begin with, to tell endpoints of the client. Only with `ClusterProtocol::Http1`; no connection is
+    /// used twice then.
+    pub proxy_protocol: Option<proxy_protocol::Version>,
     /// HTTP/2 connections of one worker to one endpoint; a request for which none has room gets 503.
     pub http2_connections_max: u32,
     /// Requests on one HTTP/2 connection at once, where the endpoint takes as many.

@@ -1,15 +1,19 @@
 //! A downstream connection relayed byte for byte to an endpoint. Each direction ends by itself; a reset on one side
 //! becomes a reset on the other.
 
+use crate::runtime::Socket;
+
+use super::caller::Caller;
 use super::context::SessionGuard;
+use super::facts::Facts;
 use super::outcome::Termination;
 use super::relay::{self, Direction, Inlet, Meter, Outlet, Way, Ways};
 use super::stream::Stream;
 use super::upstream::{AcquireError, Connection};
 
 /// Relays until both directions have ended.
-pub async fn relay(guard: SessionGuard, downstream: Stream, cluster: u16) {
-    let termination = match connect(&guard, cluster).await {
+pub async fn relay(guard: SessionGuard, downstream: Stream, mut facts: Facts, cluster: u16) {
+    let termination = match connect(&guard, &mut facts, downstream.socket(), cluster).await {
         Ok(connection) => join(&guard, downstream, connection, cluster).await,
         Err(termination) => {
             downstream.abort();
@@ -20,9 +24,16 @@ pub async fn relay(guard: SessionGuard, downstream: Stream, cluster: u16) {
 }
 
 /// A connection to an endpoint of the cluster; else why the session ends.
-pub(super) async fn connect(guard: &SessionGuard, cluster: u16) -> Result<Connection, Termination> {
+pub(super) async fn connect(
+    guard: &SessionGuard,
+    facts: &mut Facts,
+    socket: &Socket,
+    cluster: u16,
+) -> Result<Connection, Termination> {
     let upstreams = &guard.context().upstreams;
-    let acquired = upstreams.acquire_for_relay(cluster).await;
+    let spec = upstreams.spec(cluster);
+    let caller = spec.map_or_else(Caller::default, |spec| Caller::new(spec, facts, Some(socket)));
+    let acquired = upstreams.acquire_for_relay(cluster, caller).await;
     let connection = acquired.map_err(|error| match error {
         AcquireError::TimedOut => Termination::UpstreamTimeout,
         AcquireError::Untrusted => Termination::UpstreamTls,

@@ -15,9 +15,11 @@ use crate::base::random::Random;
 use crate::base::time::Instant;
 use crate::health::{ClusterHealth, Verdict};
 use crate::metrics::{ClusterCounter, ClusterGauge, ClusterHistogram, Shard};
+use crate::proxy_protocol;
 use crate::runtime::{Deadline, Runtime, Socket, TimedOut};
 use crate::tls::{self, Client, Purpose, Session};
 
+use super::caller::Caller;
 use super::snapshot::{self, EndpointAddress, Snapshot};
 use super::stream::{Failure, Stream, TlsStream};
 use super::turnstile::Turnstile;
@@ -53,12 +55,17 @@ pub struct Tried {
     avoided: Avoided,
     /// What a new connection waits for.
     pace: Option<Turnstile>,
+    caller: Caller,
 }
 
 impl Tried {
+    pub fn new(caller: Caller) -> Self {
+        Self { caller, ..Self::default() }
+    }
+
     /// Of a request that is one of many that come at once.
-    pub fn paced(pace: &Turnstile) -> Self {
-        Self { pace: Some(pace.clone()), ..Self::default() }
+    pub fn paced(pace: &Turnstile, caller: Caller) -> Self {
+        Self { pace: Some(pace.clone()), ..Self::new(caller) }
     }
 }
 
@@ -242,8 +249,8 @@ impl Upstreams {
     ///
     /// # Errors
     /// As `acquire`.
-    pub async fn acquire_for_relay(&self, cluster: u16) -> Result<Connection, AcquireError> {
-        self.acquire_for(Purpose::Relay, cluster, true, &mut Tried::default()).await
+    pub async fn acquire_for_relay(&self, cluster: u16, caller: Caller) -> Result<Connection, AcquireError> {
+        self.acquire_for(Purpose::Relay, cluster, true, &mut Tried::new(caller)).await
     }
 
     async fn acquire_for(
@@ -271,7 +278,7 @@ impl Upstreams {
             if cluster.connections.get() >= cluster.spec.connections_max && !self.drop_oldest_idle(cluster) {
                 return Err(AcquireError::Busy);
             }
-            match self.connect(cluster, &endpoint, purpose).await {
+            match self.connect(cluster, &endpoint, purpose, &tried.caller).await {
                 Ok(made) => return Ok(self.begin(cluster, endpoint, made, false)),
                 Err(AcquireError::Local) => return Err(AcquireError::Local),
                 Err(error) => last_error = error,
@@ -390,6 +397,7 @@ impl Upstreams {
         cluster: &Cluster,
         endpoint: &Endpoint,
         purpose: Purpose,
+        caller: &Caller,
     ) -> Result<Made, AcquireError> {
         let started = self.runtime.now();
         // It may be the trial of an endpoint that was ejected.
@@ -402,6 +410,7 @@ impl Upstreams {
             deadline.within(Socket::connect(&self.runtime, endpoint.address, &cluster.spec.socket)).await;
         let result: io::Result<Socket> = connected.map_err(|_| AcquireError::TimedOut)?;
         let socket = result.map_err(|error| connect_error(&error))?;
+        let socket = self.introduced(cluster, socket, purpose, caller);
         // Read together: the certificates may change during the handshake.
         let (client, generation) = (cluster.tls.borrow().clone(), cluster.generation.get());
         let stream = match client {
@@ -416,6 +425,18 @@ impl Upstreams {
         shard.add(ClusterCounter::ConnectionsOpened, 1);
         shard.observe(ClusterHistogram::ConnectDuration, self.runtime.now().since(started));
         Ok((stream, generation))
+    }
+
+    /// Tells the endpoint whom the connection is for, if it is to be told so.
+    // Takes the socket and gives it back: borrowed, it would have two places in every exchange.
+    fn introduced(&self, cluster: &Cluster, socket: Socket, purpose: Purpose, caller: &Caller) -> Socket {
+        let Some(version) = cluster.spec.proxy_protocol else { return socket };
+        let mut header = self.runtime.take_block();
+        proxy_protocol::write(&mut header, version, caller.ends.as_deref());
+        // A handshake or a head follows at once; of a relay the endpoint may be the one to speak first.
+        socket.send(&header, purpose != Purpose::Relay);
+        self.runtime.put_block(header);
+        socket
     }
 
     /// The TLS handshake on a new connection.
@@ -522,7 +543,9 @@ impl Upstreams {
         let Connection { stream, lease, .. } = connection;
         let (cluster, endpoint) = (lease.cluster.clone(), lease.endpoint.clone());
         let outdated = lease.generation != cluster.generation.get() || endpoint.position.get() == usize::MAX;
-        if cluster.idle.get() >= cluster.spec.idle_per_worker_max || outdated {
+        // One that was introduced as a client's must not carry what others ask.
+        let is_own = cluster.spec.proxy_protocol.is_some();
+        if cluster.idle.get() >= cluster.spec.idle_per_worker_max || outdated || is_own {
             stream.close();
             return;
         }

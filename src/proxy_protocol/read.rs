@@ -258,7 +258,8 @@ mod tests {
         let (_, addresses, _) = complete(b"PROXY TCP6 2001:db8::1 2001:db8::2 0 65535\r\n");
         assert_eq!(addresses, between("[2001:db8::1]:0", "[2001:db8::2]:65535"));
         let longest = "f".repeat(4) + &":ffff".repeat(7);
-        let (_, addresses, len) = complete(format!("PROXY TCP6 {longest} {longest} 65535 65535\r\n").as_bytes());
+        let (_, addresses, len) =
+            complete(format!("PROXY TCP6 {longest} {longest} 65535 65535\r\n").as_bytes());
         assert!(addresses.is_some() && len <= LINE_BYTES_MAX, "{len}");
     }
 
@@ -268,7 +269,13 @@ mod tests {
         assert_eq!(complete(unknown.as_bytes()), (Version::V1, None, LINE_BYTES_MAX));
         assert_eq!(complete(b"PROXY UNKNOWN\r\n").1, None);
         let unix = [0; 216];
-        let kinds = [(0x20, 0x00, &[][..]), (0x20, 0x11, &V4), (0x21, 0x00, b"\x05"), (0x21, 0x12, &V4), (0x21, 0x31, &unix)];
+        let kinds = [
+            (0x20, 0x00, &[][..]),
+            (0x20, 0x11, &V4),
+            (0x21, 0x00, b"\x05"),
+            (0x21, 0x12, &V4),
+            (0x21, 0x31, &unix),
+        ];
         for (kind, family, rest) in kinds {
             let bytes = v2(kind, family, rest);
             assert_eq!(complete(&bytes), (Version::V2, None, bytes.len()), "{kind:x} {family:x}");
@@ -278,7 +285,10 @@ mod tests {
     #[test]
     fn version_2_names_both_ends_and_its_tlvs_are_skipped() {
         let bytes = with_tlvs(b"\x02\0\x06a.test\x04\0\0\xea\0\x02\x01\x02");
-        assert_eq!(complete(&[&bytes[..], b"GET /"].concat()), (Version::V2, between("192.0.2.1:56324", "198.51.100.2:443"), bytes.len()));
+        assert_eq!(
+            complete(&[&bytes[..], b"GET /"].concat()),
+            (Version::V2, between("192.0.2.1:56324", "198.51.100.2:443"), bytes.len())
+        );
         let v6: Vec<u8> = (0..36).collect();
         let addresses = complete(&v2(0x21, 0x21, &v6)).1.expect("addresses");
         assert_eq!((addresses.source.port(), addresses.destination.port()), (0x2021, 0x2223));

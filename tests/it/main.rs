@@ -23,6 +23,7 @@ mod http2_tls;
 mod identity;
 mod notify;
 mod passthrough;
+mod proxy_protocol;
 mod routing;
 mod slow;
 mod sockets;

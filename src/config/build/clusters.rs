@@ -6,6 +6,7 @@ use crate::config::problem::{Finding, Findings};
 use crate::config::values;
 use crate::health::EjectionSpec;
 use crate::proxy::snapshot::{Cluster, ClusterProtocol, EndpointAddress};
+use crate::proxy_protocol::Version;
 
 /// Clusters are counted in 16 bits.
 const CLUSTERS_MAX: usize = u16::MAX as usize;
@@ -28,6 +29,11 @@ pub(super) fn build<'t>(
     for node in nodes.iter().take(CLUSTERS_MAX) {
         let name = names.add(node, findings);
         let endpoints = endpoints(node, findings);
+        let protocol = match node.text("protocol").map(|text| text.text) {
+            Some("h2") => ClusterProtocol::H2,
+            Some("auto") => ClusterProtocol::Auto,
+            _ => ClusterProtocol::Http1,
+        };
         clusters.push(Cluster {
             name: name.into(),
             tls: tls::client(node, &endpoints, files, findings),
@@ -40,17 +46,29 @@ pub(super) fn build<'t>(
             retries_max: number_u32(node, "retries_max"),
             resolve_interval: millis(node, "resolve_interval_ms"),
             ejection: ejection(&node.table("ejection"), findings),
-            protocol: match node.text("protocol").map(|text| text.text) {
-                Some("h2") => ClusterProtocol::H2,
-                Some("auto") => ClusterProtocol::Auto,
-                _ => ClusterProtocol::Http1,
-            },
+            protocol,
+            proxy_protocol: proxy_protocol(node, protocol, findings),
             http2_connections_max: number_u32(node, "http2_connections_max"),
             http2_streams_max: number_u32(node, "http2_streams_max"),
             socket: super::socket_options(node, findings),
         });
     }
     (clusters, names)
+}
+
+fn proxy_protocol(node: &Node<'_>, protocol: ClusterProtocol, findings: &mut Findings) -> Option<Version> {
+    let text = node.text("proxy_protocol")?;
+    let version = match text.text {
+        "v1" => Version::V1,
+        "v2" => Version::V2,
+        _ => return None,
+    };
+    if protocol != ClusterProtocol::Http1 {
+        let what = "a PROXY header names one client, and a connection in HTTP/2 is for many";
+        let finding = Finding::error(&text.span, what);
+        findings.push(finding.cure("set protocol = \"http1\", or leave proxy_protocol out"));
+    }
+    Some(version)
 }
 
 fn endpoints(node: &Node<'_>, findings: &mut Findings) -> Vec<EndpointAddress> {

@@ -33,6 +33,7 @@ use crate::runtime::{Deadline, RecvBuf};
 
 use super::super::ask::{self, Attempt, Client, Gone, Plan, ResponseBody, broken_by, unless_gone};
 use super::super::body::{Body, BodyError, Pace, drained};
+use super::super::caller::Caller;
 use super::super::context::{Context, Serving};
 use super::super::outcome::{Ending, Termination};
 use super::super::snapshot::Timeouts;
@@ -102,7 +103,7 @@ pub(super) async fn run(session: &mut Http1, first: RecvBuf) -> Next {
     let shard = context.shard.listener(exchange.listener);
     shard.add(ListenerCounter::ReceivedBytes, request.head_len as u64);
     let next = match &request.answer {
-        Answer::Forward { cluster, route, head } => exchange.forward(*cluster, *route, head, rest).await,
+        Answer::Forward { cluster, route, head, .. } => exchange.forward(*cluster, *route, head, rest).await,
         Answer::Tunnel(opening) => Box::pin(exchange.open(opening, rest)).await,
         Answer::Gone => Next::End(Ending::Abort(Termination::ClientAborted)),
         _ => exchange.answer(rest).await,
@@ -255,10 +256,18 @@ impl Exchange<'_> {
         }
     }
 
+    /// Whom an endpoint is asked for.
+    fn caller(&self) -> Caller {
+        match &self.request.answer {
+            Answer::Forward { caller, .. } => caller.clone(),
+            _ => Caller::default(),
+        }
+    }
+
     /// Has an endpoint answer.
     async fn forward(&self, cluster: u16, route: u16, head: &[u8], rest: RecvBuf) -> Next {
         let upstreams = &self.context.upstreams;
-        let mut tried = Tried::default();
+        let mut tried = Tried::new(self.caller());
         let mut fresh = false;
         let mut rest = Some(rest);
         if upstreams.may_multiplex(cluster) {

@@ -9,6 +9,7 @@ use crate::http::{BodyFraming, Forwarded, Reject, Version, normalize_path};
 use crate::metrics::{ListenerCounter, Shed};
 use crate::route::{self, Action, Route};
 
+use super::super::caller::Caller;
 use super::super::context::{Context, Serving};
 use super::super::facts::Facts;
 use super::super::stream::Stream;
@@ -39,7 +40,7 @@ pub(in crate::proxy) struct Request {
 
 pub(in crate::proxy) enum Answer {
     /// Forwarded: the head to send, for an endpoint of this cluster under this route.
-    Forward { cluster: u16, route: u16, head: Vec<u8> },
+    Forward { cluster: u16, route: u16, head: Vec<u8>, caller: Caller },
     /// Asked of an endpoint.
     Tunnel(Rc<Opening>),
     /// None: the client is gone.
@@ -142,10 +143,12 @@ fn answer(
     let Some(upstream_head) = forwarded_head(context, serving, asker, head, route, (path, query)) else {
         return Ok(Answer::Gone);
     };
+    let caller = caller(serving, asker, cluster);
     Ok(match head.upgrade {
-        None => Answer::Forward { cluster, route: index, head: upstream_head },
+        None => Answer::Forward { cluster, route: index, head: upstream_head, caller },
         Some(protocol) => {
-            Answer::Tunnel(Opening::new(Kind::Upgrade(protocol.into()), cluster, index, upstream_head))
+            let kind = Kind::Upgrade(protocol.into());
+            Answer::Tunnel(Opening::new(kind, cluster, index, upstream_head, caller))
         }
     })
 }
@@ -175,9 +178,18 @@ fn connect(
     };
     let target = (head.authority, None);
     Ok(match forwarded_head(context, serving, asker, head, route, target) {
-        Some(upstream_head) => Answer::Tunnel(Opening::new(Kind::Connect, cluster, index, upstream_head)),
+        Some(upstream_head) => {
+            let caller = caller(serving, asker, cluster);
+            Answer::Tunnel(Opening::new(Kind::Connect, cluster, index, upstream_head, caller))
+        }
         None => Answer::Gone,
     })
+}
+
+fn caller(serving: &Serving, asker: &mut Asker<'_>, cluster: u16) -> Caller {
+    let spec = serving.snapshot.clusters.get(usize::from(cluster));
+    let socket = asker.stream.map(Stream::socket);
+    spec.map_or_else(Caller::default, |spec| Caller::new(spec, asker.facts, socket))
 }
 
 /// The head as the endpoint gets it. `None`: the client is gone.
@@ -219,8 +231,8 @@ fn rewrite<'p>(route: &Route, path: &'p str, rewritten: &'p mut String) -> Resul
 /// The client's address, asked of the kernel once a connection. `None`: the client is gone, and nothing is to be done
 /// in its name.
 fn peer(asker: &mut Asker<'_>) -> Option<IpAddr> {
-    if asker.facts.peer.is_none() {
-        asker.facts.peer = asker.stream?.peer_ip().ok();
+    match asker.stream {
+        Some(stream) => asker.facts.learn_peer(stream.socket()),
+        None => asker.facts.peer,
     }
-    asker.facts.peer
 }

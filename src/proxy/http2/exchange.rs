@@ -26,6 +26,7 @@ use crate::runtime::Deadline;
 
 use super::super::ask::{self, Attempt, Client, Gone, Plan, ResponseBody, broken_by, unless_gone};
 use super::super::body::{BodyError, Pace};
+use super::super::caller::Caller;
 use super::super::context::{Context, Serving};
 use super::super::http1::failure::{Failure, UNANSWERED, cannot_acquire, is_clients_fault};
 use super::super::http1::judge::{Answer, Asker, Request, judge};
@@ -164,6 +165,7 @@ struct Destination<'a> {
     cluster: u16,
     route: u16,
     head: &'a [u8],
+    caller: &'a Caller,
 }
 
 impl Exchange<'_> {
@@ -191,8 +193,8 @@ impl Exchange<'_> {
         }
         match &request.answer {
             Answer::Tunnel(opening) => self.open(opening).await,
-            Answer::Forward { cluster, route, head } => {
-                let to = Destination { cluster: *cluster, route: *route, head };
+            Answer::Forward { cluster, route, head, caller } => {
+                let to = Destination { cluster: *cluster, route: *route, head, caller };
                 self.forward(&request, to, body).await;
             }
             Answer::Gone => self.reset(Reason::CANCEL),
@@ -338,7 +340,7 @@ impl Exchange<'_> {
     async fn forward(&self, request: &Request, to: Destination<'_>, body: &mut Receiver) {
         let upstreams = &self.context.upstreams;
         let shard = self.context.shard.cluster(usize::from(to.cluster));
-        let mut tried = Tried::paced(&self.session.pace);
+        let mut tried = Tried::paced(&self.session.pace, to.caller.clone());
         let mut attempts = 0;
         self.ungraded.set(self.is_grpc.then_some(to.cluster));
         let Some(retries_max) = upstreams.spec(to.cluster).map(|spec| spec.retries_max) else {
