@@ -14,6 +14,7 @@ pub mod http2;
 pub mod outcome;
 pub mod passthrough;
 pub mod proxied;
+pub mod rate_limits;
 pub mod relay;
 pub mod snapshot;
 pub mod stream;

@@ -270,6 +270,7 @@ impl Housekeeping {
             self.swept = now;
             context.upstreams.sweep();
         }
+        context.serving().rate_limits.expire(now);
         for ejected in context.upstreams.take_ejected() {
             let (cluster, endpoint) = (&*ejected.cluster, ejected.endpoint);
             let ejected_ms = ejected.duration.as_millis() as u64;

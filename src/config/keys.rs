@@ -9,6 +9,10 @@ use crate::limits::{
     WORKER_MEMORY_BYTES_MAX_DEFAULT,
 };
 
+mod clients;
+
+use clients::{HASH, LISTENER_PROXY_PROTOCOL, RATE_LIMIT};
+
 const DAY_MS: u64 = 86_400_000;
 /// A deadline: never 0, never without end.
 const DEADLINE: Kind = Integer { min: 1, max: DAY_MS };
@@ -47,6 +51,7 @@ pub(super) static ROOT: Table = Table {
         tables("listener", &LISTENER),
         tables("route", &ROUTE),
         tables("cluster", &CLUSTER),
+        tables("rate_limit", &RATE_LIMIT),
     ],
 };
 
@@ -410,27 +415,6 @@ static LISTENER: Table = Table {
     ],
 };
 
-static LISTENER_PROXY_PROTOCOL: Table = Table {
-    help: "Proxies in front begin each connection with a PROXY header, version 1 or 2, before TLS. The client that it names is the \
-           client for everything: X-Forwarded-For, trusted_proxies, rate limits, hashing. The header has handshake_timeout_ms.",
-    shown: false,
-    rows: &[
-        row(
-            "trusted",
-            TextList,
-            Required("[\"10.0.0.0/8\"]"),
-            "The proxies: they must begin with a header, else they are reset.",
-        ),
-        row(
-            "untrusted",
-            Word(&["refuse", "plain"], &[]),
-            Preset::Text("refuse"),
-            "Other peers. \"refuse\": reset, as they get past the proxies. \"plain\": clients by themselves; a header of \
-             theirs is not one.",
-        ),
-    ],
-};
-
 static LISTENER_TLS: Table = Table {
     help: "Serves TLS here, 1.3 and 1.2. Files are PEM; a change of one is taken over within seconds, and at once on SIGHUP, \
            without closing a connection; one that cannot be used is told, and the last good one stays.",
@@ -537,6 +521,12 @@ static ROUTE: Table = Table {
         ),
         row("cluster", Text, Absent("\"site\""), "Forwards to this cluster."),
         row(
+            "rate_limits",
+            TextList,
+            Absent("[\"per-client\"]"),
+            "Each request takes a token of each [[rate_limit]] named here, in this order; one that gets none is answered 429.",
+        ),
+        row(
             "tunnels",
             TextList,
             Absent("[\"websocket\", \"connect\"]"),
@@ -636,7 +626,7 @@ static RESPONSE_EDITS: Table = Table {
 };
 
 static CLUSTER: Table = Table {
-    help: "A named set of endpoints. The less loaded of two drawn at random gets the request.",
+    help: "A named set of endpoints. The less loaded of two drawn at random, for its weight, gets the request.",
     shown: false,
     rows: &[
         row("name", Text, Required("\"site\""), "Unique; letters, digits, dot, dash and underscore."),
@@ -644,7 +634,8 @@ static CLUSTER: Table = Table {
             "endpoints",
             TextList,
             Required("[\"127.0.0.1:9000\", \"origin.internal:9000\"]"),
-            "Address or name, with port. Names are looked up again in the background.",
+            "Address or name, with port. Names are looked up again in the background. An address may have a weight from 1 to \
+             256, \"127.0.0.1:9000 weight=3\": its share beside the others, which have 1.",
         ),
         row(
             "protocol",
@@ -714,6 +705,7 @@ static CLUSTER: Table = Table {
             "Ports that connections come from, within net.ipv4.ip_local_port_range. Absent: all of that. Needs Linux 6.3.",
         ),
         table("ejection", &EJECTION),
+        choice("hash", &HASH),
         choice("tls", &CLUSTER_TLS),
     ],
 };

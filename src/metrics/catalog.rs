@@ -248,6 +248,14 @@ causes! {
     }
 }
 
+causes! {
+    /// Whose budget a request was refused under.
+    RateLimited, RATE_LIMITED, "budget" {
+        Own: "own", "The key's own.";
+        Shared: "shared", "That of all keys for which the limit's table has no room: raise keys_max.";
+    }
+}
+
 family! {
     /// Counters of one worker.
     Counter Counter {
@@ -325,6 +333,8 @@ family! {
             "TLS handshakes that failed, by cause.";
         TlsPassedOn: "ringfort_tls_passed_on_connections_total" One Sum None,
             "TLS connections that a passthrough listener passed on undecrypted.";
+        RateLimited: "ringfort_rate_limited_requests_total" One Sum Some(RATE_LIMITED),
+            "Requests refused with 429, by whose budget was used up.";
         ProxyHeaders: "ringfort_proxy_protocol_headers_total" One Sum Some(PROXY_HEADER),
             "Connections to a listener that expects a PROXY header, by what they began with.";
         Plaintext: "ringfort_tls_plaintext_connections_total" One Sum None,
@@ -686,7 +696,7 @@ mod tests {
 
     /// Variants of the catalogue that `source` never names. Those with a method of their own count by its call.
     fn unwritten(source: &str) -> Vec<String> {
-        let families: [(&str, &[&str]); 14] = [
+        let families: [(&str, &[&str]); 15] = [
             ("Counter", Counter::NAMES),
             ("Gauge", Gauge::NAMES),
             ("Histogram", Histogram::NAMES),
@@ -701,6 +711,7 @@ mod tests {
             ("AcceptError", AcceptError::NAMES),
             ("HandshakeFailure", HandshakeFailure::NAMES),
             ("ProxyHeader", ProxyHeader::NAMES),
+            ("RateLimited", RateLimited::NAMES),
         ];
         let by_method = [
             ("Counter::Shed", ".shed("),
@@ -709,6 +720,7 @@ mod tests {
             ("ListenerCounter::Requests", ".request("),
             ("ListenerCounter::TlsFailures", ".handshake_failed("),
             ("ListenerCounter::ProxyHeaders", ".proxy_header("),
+            ("ListenerCounter::RateLimited", ".rate_limited("),
             ("ListenerCounter::Tunnels", ".tunnel_opened("),
             ("ClusterCounter::Requests", ".response("),
             ("ClusterCounter::GrpcStatus", ".grpc_status("),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::catalog::{
     AcceptError, BUCKET_BOUNDS_NS, ClusterCounter, ClusterGauge, ClusterHistogram, Counter, Drained,
     GRPC_STATUS, Gauge, HISTOGRAM_CELLS, HandshakeFailure, Histogram, ListenerCounter, ListenerGauge,
-    ProxyHeader, Shed, TunnelProtocol, class_index, offsets, width,
+    ProxyHeader, RateLimited, Shed, TunnelProtocol, class_index, offsets, width,
 };
 
 /// Values of one worker. Counters only grow, gauges may go both ways, durations are nanoseconds.
@@ -220,6 +220,12 @@ impl ListenerShard<'_> {
     /// Counts what a connection began with where a PROXY header is expected.
     pub fn proxy_header(self, outcome: ProxyHeader) {
         let at = LISTENER_COUNTER_AT[ListenerCounter::ProxyHeaders as usize] + outcome as usize;
+        self.shard.add_at(self.base + at, 1);
+    }
+
+    /// Counts a request that a rate limit refused.
+    pub fn rate_limited(self, budget: RateLimited) {
+        let at = LISTENER_COUNTER_AT[ListenerCounter::RateLimited as usize] + budget as usize;
         self.shard.add_at(self.base + at, 1);
     }
 

@@ -18,6 +18,7 @@ use crate::sys::clock;
 use super::door::Door;
 use super::handshakes::Handshakes;
 use super::outcome::Termination;
+use super::rate_limits::RateLimits;
 use super::snapshot::{Listener, Snapshot, Timeouts};
 use super::tls::{Tls, TlsMaterials};
 use super::upstream::Upstreams;
@@ -33,6 +34,7 @@ pub struct Serving {
     pub head_limits: HeadLimits,
     /// Whether some route lets clients change to another protocol.
     pub changes_protocols: bool,
+    pub rate_limits: RateLimits,
     /// By route: the answer it always gives.
     prepared: Vec<Option<Prepared>>,
 }
@@ -49,7 +51,8 @@ impl Serving {
         let forwards = |route: &&Route| !matches!(route.action, Action::Respond(_) | Action::Redirect(_));
         let mut forwarding = snapshot.routes.routes().iter().filter(forwards);
         let changes_protocols = forwarding.any(|route| route.tunnels.any_upgrade());
-        Rc::new(Self { snapshot, head_limits, changes_protocols, prepared })
+        let rate_limits = RateLimits::new(&snapshot);
+        Rc::new(Self { snapshot, head_limits, changes_protocols, rate_limits, prepared })
     }
 
     /// A listener of the snapshot that accepted a connection may be gone from a later one.

@@ -2,10 +2,12 @@
 //! never change it. Holds values in the units the code uses (durations, counts), never text to be parsed again.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::health::EjectionSpec;
 pub use crate::http::ForwardedPolicy;
+use crate::limit::rate::Store;
 use crate::proxy_protocol;
 use crate::route;
 use crate::sys::socket_options::SocketOptions;
@@ -22,6 +24,8 @@ pub struct Snapshot {
     pub listeners: Vec<Listener>,
     pub routes: route::Table,
     pub clusters: Vec<Cluster>,
+    /// Routes name them by position.
+    pub rate_limits: Vec<RateLimit>,
     pub http: HttpSpec,
     pub limits: Limits,
     pub drain: DrainSpec,
@@ -138,6 +142,10 @@ pub struct Cluster {
     pub name: Box<str>,
     /// At least one.
     pub endpoints: Vec<EndpointAddress>,
+    /// Addresses that do not weigh 1; at most `balance::WEIGHT_MAX`.
+    pub weights: Vec<(SocketAddr, u32)>,
+    /// What of a request says which endpoint it belongs to. `None`: the least loaded one is looked for.
+    pub hash: Option<HashKey>,
     pub connect_timeout: Duration,
     /// From the end of the request to the end of the response head.
     pub request_timeout: Duration,
@@ -166,6 +174,24 @@ pub struct Cluster {
     pub socket: SocketOptions,
 }
 
+impl Cluster {
+    pub fn weight(&self, address: SocketAddr) -> u32 {
+        self.weights.iter().find(|(weighed, _)| *weighed == address).map_or(1, |(_, weight)| *weight)
+    }
+}
+
+/// What a request is hashed by. One without it goes to the least loaded endpoint.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum HashKey {
+    ClientAddress,
+    /// Without the query, before a rewrite.
+    Path,
+    /// The first field of this name.
+    Field(Box<str>),
+    /// The first cookie of this name.
+    Cookie(Box<str>),
+}
+
 /// The version of HTTP that endpoints are spoken to in.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum ClusterProtocol {
@@ -185,6 +211,27 @@ pub enum EndpointAddress {
         host: Box<str>,
         port: u16,
     },
+}
+
+/// How often clients may ask.
+#[derive(Clone, Debug)]
+pub struct RateLimit {
+    pub name: Box<str>,
+    pub by: LimitKey,
+    /// IPv6 clients of one network of this length are one client, 32 to 128.
+    pub ipv6_prefix_len: u8,
+    /// The budgets: the one thing of a snapshot that changes.
+    pub store: Arc<Store>,
+}
+
+/// Who has a budget of its own.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum LimitKey {
+    ClientAddress,
+    /// By the value of the first field of this name; without it, the client's address.
+    Field(Box<str>),
+    /// Nobody: all share one.
+    Everybody,
 }
 
 /// Bounds of HTTP messages and connections.

@@ -32,7 +32,7 @@ pub(super) async fn connect(
 ) -> Result<Connection, Termination> {
     let upstreams = &guard.context().upstreams;
     let spec = upstreams.spec(cluster);
-    let caller = spec.map_or_else(Caller::default, |spec| Caller::new(spec, facts, Some(socket)));
+    let caller = spec.map_or_else(Caller::default, |spec| Caller::of_connection(spec, facts, Some(socket)));
     let acquired = upstreams.acquire_for_relay(cluster, caller).await;
     let connection = acquired.map_err(|error| match error {
         AcquireError::TimedOut => Termination::UpstreamTimeout,

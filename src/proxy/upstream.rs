@@ -10,7 +10,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::balance::{self, Candidate};
+use crate::balance::{Balancer, Candidate, Member};
+use crate::base::hash::hash_address;
 use crate::base::random::Random;
 use crate::base::time::Instant;
 use crate::health::{ClusterHealth, Verdict};
@@ -113,6 +114,8 @@ struct Cluster {
     position: usize,
     spec: snapshot::Cluster,
     endpoints: RefCell<Vec<Rc<Endpoint>>>,
+    /// Of these endpoints.
+    balancer: RefCell<Balancer>,
     health: RefCell<ClusterHealth>,
     /// `None`: endpoints are spoken to in plaintext.
     tls: RefCell<Option<Rc<Client>>>,
@@ -156,6 +159,7 @@ impl Upstreams {
             Rc::new(Cluster {
                 position,
                 spec: spec.clone(),
+                balancer: RefCell::new(balancer(spec, &addresses)),
                 endpoints: RefCell::new(addresses.into_iter().enumerate().map(new_endpoint).collect()),
                 health: RefCell::new(health),
                 tls: RefCell::default(),
@@ -227,6 +231,7 @@ impl Upstreams {
             endpoint.position.set(position);
             endpoints.push(endpoint);
         }
+        cluster.balancer.replace(balancer(&cluster.spec, addresses));
         let rearranged = cluster.health.borrow().rearranged(&kept);
         *cluster.health.borrow_mut() = rearranged;
     }
@@ -344,7 +349,8 @@ impl Upstreams {
                 Candidate::Ejected { load }
             }
         };
-        let picked = balance::pick(&mut self.random.borrow_mut(), endpoints.len(), candidate)?;
+        let mut random = self.random.borrow_mut();
+        let picked = cluster.balancer.borrow().pick(&mut random, tried.caller.key, candidate)?;
         Some(endpoints[picked].clone())
     }
 
@@ -633,6 +639,12 @@ fn connect_error(error: &io::Error) -> AcquireError {
         ) => AcquireError::Local,
         _ => AcquireError::Refused,
     }
+}
+
+fn balancer(spec: &snapshot::Cluster, addresses: &[SocketAddr]) -> Balancer {
+    let member =
+        |address: &SocketAddr| Member { identity: hash_address(*address), weight: spec.weight(*address) };
+    Balancer::new(&addresses.iter().map(member).collect::<Vec<_>>(), spec.hash.is_some())
 }
 
 fn known_address(endpoint: &EndpointAddress) -> Option<SocketAddr> {

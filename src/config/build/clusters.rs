@@ -1,11 +1,13 @@
 //! `[[cluster]]`.
 
+use std::net::SocketAddr;
+
 use super::{Files, Names, millis, millis_or, number, number_u32, tell, tls};
 use crate::config::node::{Node, shorten};
 use crate::config::problem::{Finding, Findings};
 use crate::config::values;
 use crate::health::EjectionSpec;
-use crate::proxy::snapshot::{Cluster, ClusterProtocol, EndpointAddress};
+use crate::proxy::snapshot::{Cluster, ClusterProtocol, EndpointAddress, HashKey};
 use crate::proxy_protocol::Version;
 
 /// Clusters are counted in 16 bits.
@@ -28,7 +30,7 @@ pub(super) fn build<'t>(
     let mut clusters = Vec::new();
     for node in nodes.iter().take(CLUSTERS_MAX) {
         let name = names.add(node, findings);
-        let endpoints = endpoints(node, findings);
+        let (endpoints, weights) = endpoints(node, findings);
         let protocol = match node.text("protocol").map(|text| text.text) {
             Some("h2") => ClusterProtocol::H2,
             Some("auto") => ClusterProtocol::Auto,
@@ -38,6 +40,8 @@ pub(super) fn build<'t>(
             name: name.into(),
             tls: tls::client(node, &endpoints, files, findings),
             endpoints,
+            weights,
+            hash: hash(node, findings),
             connect_timeout: millis_or(node, &all, "connect_timeout_ms"),
             request_timeout: millis_or(node, &all, "request_timeout_ms"),
             idle_timeout: millis_or(node, &all, "pool_idle_timeout_ms"),
@@ -71,7 +75,9 @@ fn proxy_protocol(node: &Node<'_>, protocol: ClusterProtocol, findings: &mut Fin
     Some(version)
 }
 
-fn endpoints(node: &Node<'_>, findings: &mut Findings) -> Vec<EndpointAddress> {
+type Weights = Vec<(SocketAddr, u32)>;
+
+fn endpoints(node: &Node<'_>, findings: &mut Findings) -> (Vec<EndpointAddress>, Weights) {
     let texts = node.texts("endpoints");
     if texts.is_empty() && node.has("endpoints") {
         let finding =
@@ -82,18 +88,59 @@ fn endpoints(node: &Node<'_>, findings: &mut Findings) -> Vec<EndpointAddress> {
         let what = format!("more than {ENDPOINTS_MAX} endpoints in one cluster");
         findings.push(Finding::error(&text.span, what).cure("split the cluster"));
     }
-    let mut endpoints: Vec<EndpointAddress> = Vec::new();
+    let (mut endpoints, mut weights): (Vec<EndpointAddress>, Weights) = Default::default();
     for text in texts.iter().take(ENDPOINTS_MAX) {
-        let Some(endpoint) = tell(values::endpoint(text.text), &text.span, findings) else { continue };
+        let Some((endpoint, weight)) = tell(values::weighed(text.text), &text.span, findings) else {
+            continue;
+        };
         if endpoints.contains(&endpoint) {
             let what = format!("endpoint \"{}\" is there twice", shorten(text.text));
             findings
                 .push(Finding::warning(&text.span, what).cure("remove one: it does not get a double share"));
             continue;
         }
+        if let EndpointAddress::Socket(address) = endpoint
+            && weight != 1
+        {
+            weights.push((address, weight));
+        }
         endpoints.push(endpoint);
     }
-    endpoints
+    (endpoints, weights)
+}
+
+fn hash(node: &Node<'_>, findings: &mut Findings) -> Option<HashKey> {
+    if !node.has("hash") {
+        return None;
+    }
+    let node = node.table("hash");
+    let by = node.text("by")?;
+    let name = node.text("name");
+    match (by.text, name) {
+        ("header" | "cookie", None) => {
+            if !node.has("name") {
+                let what = format!("requests are hashed by a {} without a name", by.text);
+                findings.push(Finding::error(&by.span, what).cure("add name = \"NAME\"").absence());
+            }
+            None
+        }
+        ("header", Some(name)) => {
+            tell(values::field_name(name.text), &name.span, findings).map(|name| HashKey::Field(name))
+        }
+        ("cookie", Some(name)) if values::is_token(name.text) => Some(HashKey::Cookie(name.text.into())),
+        ("cookie", Some(name)) => {
+            let what = format!("\"{}\" is not the name of a cookie", shorten(name.text));
+            findings.push(Finding::error(&name.span, what).cure("write it as the cookie is called"));
+            None
+        }
+        (by, name) => {
+            if let Some(name) = name {
+                let what = format!("\"name\" has no effect where requests are hashed by \"{by}\"");
+                findings.push(Finding::warning(&name.span, what).cure("remove it"));
+            }
+            Some(if by == "path" { HashKey::Path } else { HashKey::ClientAddress })
+        }
+    }
 }
 
 fn ejection(node: &Node<'_>, findings: &mut Findings) -> EjectionSpec {

@@ -176,7 +176,12 @@ impl Exchange<'_> {
             }
             BodyFraming::Chunked | BodyFraming::UntilClose => false,
         };
-        let refused = matches!(answer, Answer::Own { tunnel: true, .. } | Answer::Shed { tunnel: true, .. });
+        let refused = matches!(
+            answer,
+            Answer::Own { tunnel: true, .. }
+                | Answer::Shed { tunnel: true, .. }
+                | Answer::Limited { tunnel: true, .. }
+        );
         self.keep_alive.set(self.keep_alive.get() && drainable && !refused && !self.moves());
         let connection = connection_option(self.keep_alive.get(), self.request.version);
         let mut out = self.context.runtime.take_block();
@@ -199,6 +204,12 @@ impl Exchange<'_> {
                 Answer::Shed { random, .. } => {
                     self.status.set(Some(503));
                     self.context.door.refusal(*random).write(&mut out, connection, is_head, date);
+                }
+                Answer::Limited { after_s, .. } => {
+                    self.status.set(Some(429));
+                    let after_s = after_s.to_string();
+                    let fields = [("Retry-After", after_s.as_str())];
+                    write_answer(&mut out, 429, "", connection, is_head, &fields, date);
                 }
                 Answer::Own { status, text, fields, .. } => {
                     self.status.set(Some(*status));

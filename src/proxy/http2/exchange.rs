@@ -199,6 +199,10 @@ impl Exchange<'_> {
             }
             Answer::Gone => self.reset(Reason::CANCEL),
             Answer::Own { status, text, fields, .. } => self.answer_own(*status, text, fields).await,
+            Answer::Limited { after_s, .. } => {
+                let after_s = after_s.to_string();
+                self.answer_own(429, "", &[("Retry-After", &after_s)]).await;
+            }
             // A stream passed the door before it began.
             Answer::Shed { .. } => self.reset(Reason::REFUSED_STREAM),
             Answer::Prepared { route } => self.answer_prepared(*route).await,
@@ -569,7 +573,11 @@ impl Client for Exchange<'_> {
 /// Whether this is an answer that a client does not take for an open tunnel unless it is one.
 fn may_answer_extended(serving: &Serving, answer: &Answer) -> bool {
     match answer {
-        Answer::Tunnel(_) | Answer::Redirect { .. } | Answer::Shed { .. } | Answer::Gone => true,
+        Answer::Tunnel(_)
+        | Answer::Redirect { .. }
+        | Answer::Shed { .. }
+        | Answer::Limited { .. }
+        | Answer::Gone => true,
         Answer::Prepared { route } => {
             serving.prepared(*route).is_some_and(|prepared| prepared.status() >= 300)
         }
