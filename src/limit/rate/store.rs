@@ -10,8 +10,8 @@ use crate::base::time::Instant;
 
 /// Cells of one set: a cache line. The first is shared by the keys that find no other.
 const WAYS: usize = 8;
-/// Bits of a cell that hold a time; the rest tell keys of one set apart. Two of 65,536 keys are taken for one another with a
-/// chance of 7 in a million, which nobody can help along without the secret.
+/// Bits of a cell that hold a time; the rest tell keys of one set apart. A key is taken for another one with a chance of 7 in
+/// a million where all places are taken, which nobody can help along without the secret.
 const TIME_BITS: u32 = 44;
 const TIME_MASK: u64 = (1 << TIME_BITS) - 1;
 
@@ -44,7 +44,7 @@ pub(super) struct Taken {
 impl Store {
     /// For about `keys_max` keys whose buckets are not full, at 9 bytes each. `secret`: what nobody else knows.
     pub fn new(rate: Rate, keys_max: u32, secret: u64) -> Self {
-        let sets = (keys_max as usize).div_ceil(WAYS - 1).next_power_of_two();
+        let sets = (keys_max as usize).div_ceil(WAYS - 1).max(1);
         Self { rate, secret, sets: (0..sets).map(|_| Set::default()).collect() }
     }
 
@@ -102,7 +102,7 @@ impl Store {
     }
 
     fn set(&self, key: u64) -> &Set {
-        &self.sets[key as usize & (self.sets.len() - 1)]
+        &self.sets[(key % self.sets.len() as u64) as usize]
     }
 
     /// The cell of a key: its own; else the one that has been full for longest, which it may have; else that of all. Two
@@ -135,7 +135,7 @@ impl Set {
     }
 }
 
-/// The upper bits of a key; the lower ones choose its set. Never 0, which a cell has that was never used.
+/// The upper bits of a key. Never 0, which a cell has that was never used.
 fn tag(key: u64) -> u64 {
     (key & !TIME_MASK).max(1 << TIME_BITS)
 }
