@@ -2,6 +2,7 @@
 
 pub mod calendar;
 pub mod field_edits;
+pub mod hash;
 pub mod identity;
 pub mod random;
 pub mod roff;

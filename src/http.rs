@@ -3,6 +3,7 @@
 
 pub mod answer;
 pub mod authority;
+pub mod cookie;
 pub mod date;
 pub mod field_kind;
 pub mod forwarded;

@@ -2,6 +2,7 @@
 
 mod ask;
 pub mod body;
+pub mod caller;
 pub mod context;
 pub mod door;
 pub mod facts;
@@ -12,6 +13,8 @@ pub mod http1;
 pub mod http2;
 pub mod outcome;
 pub mod passthrough;
+pub mod proxied;
+pub mod rate_limits;
 pub mod relay;
 pub mod serving;
 pub mod snapshot;

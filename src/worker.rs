@@ -266,6 +266,7 @@ impl Housekeeping {
             context.sweep_upstreams();
         }
         let serving = context.serving();
+        serving.rate_limits.expire(now);
         for ejected in serving.upstreams.take_ejected() {
             let (cluster, endpoint) = (&*ejected.cluster, ejected.endpoint);
             let ejected_ms = ejected.duration.as_millis() as u64;

@@ -9,6 +9,10 @@ use crate::limits::{
     WORKER_MEMORY_BYTES_MAX_DEFAULT,
 };
 
+mod clients;
+
+use clients::{HASH, LISTENER_PROXY_PROTOCOL, RATE_LIMIT};
+
 const DAY_MS: u64 = 86_400_000;
 /// A deadline: never 0, never without end.
 const DEADLINE: Kind = Integer { min: 1, max: DAY_MS };
@@ -47,6 +51,7 @@ pub(super) static ROOT: Table = Table {
         tables("listener", &LISTENER),
         tables("route", &ROUTE),
         tables("cluster", &CLUSTER),
+        tables("rate_limit", &RATE_LIMIT),
     ],
 };
 
@@ -404,6 +409,7 @@ static LISTENER: Table = Table {
         CONGESTION_CONTROL,
         notsent_lowat(131_072),
         USER_TIMEOUT,
+        choice("proxy_protocol", &LISTENER_PROXY_PROTOCOL),
         choice("timeouts", &LISTENER_TIMEOUTS),
         choice("tls", &LISTENER_TLS),
     ],
@@ -515,6 +521,12 @@ static ROUTE: Table = Table {
         ),
         row("cluster", Text, Absent("\"site\""), "Forwards to this cluster."),
         row(
+            "rate_limits",
+            TextList,
+            Absent("[\"per-client\"]"),
+            "Each request takes a token of each [[rate_limit]] named here, in this order; one that gets none is answered 429.",
+        ),
+        row(
             "tunnels",
             TextList,
             Absent("[\"websocket\", \"connect\"]"),
@@ -614,7 +626,7 @@ static RESPONSE_EDITS: Table = Table {
 };
 
 static CLUSTER: Table = Table {
-    help: "A named set of endpoints. The less loaded of two drawn at random gets the request.",
+    help: "A named set of endpoints. The less loaded of two drawn at random, for its weight, gets the request.",
     shown: false,
     rows: &[
         row("name", Text, Required("\"site\""), "Unique; letters, digits, dot, dash and underscore."),
@@ -622,13 +634,21 @@ static CLUSTER: Table = Table {
             "endpoints",
             TextList,
             Required("[\"127.0.0.1:9000\", \"origin.internal:9000\"]"),
-            "Address or name, with port. Names are looked up again in the background.",
+            "Address or name, with port. Names are looked up again in the background. An address may have a weight from 1 to \
+             256, \"127.0.0.1:9000 weight=3\": its share beside the others, which have 1.",
         ),
         row(
             "protocol",
             Word(&["http1", "h2", "auto"], &[]),
             Preset::Text("http1"),
             "\"h2\": HTTP/2, also in plaintext. \"auto\": what the endpoint chooses by ALPN in TLS, else HTTP/1.1.",
+        ),
+        row(
+            "proxy_protocol",
+            Word(&["off", "v1", "v2"], &[]),
+            Preset::Text("off"),
+            "Begins each connection, before TLS, with a PROXY header that names the client; for health probes it names \
+             nobody. As clients must not share such a connection, each request has its own.",
         ),
         own(CONNECT_TIMEOUT),
         own(REQUEST_TIMEOUT),
@@ -685,6 +705,7 @@ static CLUSTER: Table = Table {
             "Ports that connections come from, within net.ipv4.ip_local_port_range. Absent: all of that. Needs Linux 6.3.",
         ),
         table("ejection", &EJECTION),
+        choice("hash", &HASH),
         choice("tls", &CLUSTER_TLS),
     ],
 };

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use rustls::pki_types::ServerName;
 
 use super::Cpus;
+use crate::balance::WEIGHT_MAX;
 use crate::base::identity::IdentityPattern;
 use crate::proxy::snapshot::EndpointAddress;
 use crate::route::HostPattern;
@@ -136,6 +137,25 @@ pub(super) fn endpoint(text: &str) -> Result<EndpointAddress, Fault> {
         return fault(format!("\"{shown}\" is neither an address nor a name with port"), cure);
     }
     Ok(EndpointAddress::Name { host: host.to_ascii_lowercase().into(), port })
+}
+
+/// An endpoint and its weight: `127.0.0.1:9000 weight=3`, without it 1.
+pub(super) fn weighed(text: &str) -> Result<(EndpointAddress, u32), Fault> {
+    let Some((address, weight)) = text.split_once(" weight=") else { return Ok((endpoint(text)?, 1)) };
+    let shown = super::node::shorten(text);
+    let endpoint = endpoint(address)?;
+    let Some(weight) = weight.parse().ok().filter(|weight| (1..=WEIGHT_MAX).contains(weight)) else {
+        return fault(
+            format!("\"{shown}\" has no weight from 1 to {WEIGHT_MAX}"),
+            format!("write it as \"{address} weight=3\""),
+        );
+    };
+    if let (EndpointAddress::Name { .. }, 2..) = (&endpoint, weight) {
+        let what = format!("\"{shown}\": a name may have any number of addresses, and has no weight");
+        let cure = "name its addresses, or give it a cluster of its own and weigh the clusters in the route";
+        return fault(what, cure);
+    }
+    Ok((endpoint, weight))
 }
 
 /// A host to match: a name, `*.` and a name, or an IP address. Any case.

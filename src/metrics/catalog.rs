@@ -236,6 +236,26 @@ causes! {
     }
 }
 
+causes! {
+    /// What a connection began with on a listener that expects a PROXY header.
+    ProxyHeader, PROXY_HEADER, "outcome" {
+        V1: "v1", "A header of version 1 that names the client.";
+        V2: "v2", "One of version 2.";
+        Unnamed: "unnamed", "A header that names nobody (LOCAL, UNKNOWN, UNSPEC): the peer's own address counts.";
+        Malformed: "malformed", "No header, or a broken one; it was reset.";
+        TimedOut: "timed_out", "The header was not whole by its deadline.";
+        Untrusted: "untrusted", "The peer is none of the trusted proxies; it was reset.";
+    }
+}
+
+causes! {
+    /// Whose budget a request was refused under.
+    RateLimited, RATE_LIMITED, "budget" {
+        Own: "own", "The key's own.";
+        Shared: "shared", "That of all keys for which the limit's table has no room: raise keys_max.";
+    }
+}
+
 family! {
     /// Counters of one worker.
     Counter Counter {
@@ -313,6 +333,10 @@ family! {
             "TLS handshakes that failed, by cause.";
         TlsPassedOn: "ringfort_tls_passed_on_connections_total" One Sum None,
             "TLS connections that a passthrough listener passed on undecrypted.";
+        RateLimited: "ringfort_rate_limited_requests_total" One Sum Some(RATE_LIMITED),
+            "Requests refused with 429, by whose budget was used up.";
+        ProxyHeaders: "ringfort_proxy_protocol_headers_total" One Sum Some(PROXY_HEADER),
+            "Connections to a listener that expects a PROXY header, by what they began with.";
         Plaintext: "ringfort_tls_plaintext_connections_total" One Sum None,
             "Plaintext connections that a permissive listener took.";
         Misdirected: "ringfort_tls_misdirected_requests_total" One Sum None,
@@ -694,7 +718,7 @@ mod tests {
 
     /// Variants of the catalogue that `source` never names. Those with a method of their own count by its call.
     fn unwritten(source: &str) -> Vec<String> {
-        let families: [(&str, &[&str]); 13] = [
+        let families: [(&str, &[&str]); 15] = [
             ("Counter", Counter::NAMES),
             ("Gauge", Gauge::NAMES),
             ("Histogram", Histogram::NAMES),
@@ -708,6 +732,8 @@ mod tests {
             ("Drained", Drained::NAMES),
             ("AcceptError", AcceptError::NAMES),
             ("HandshakeFailure", HandshakeFailure::NAMES),
+            ("ProxyHeader", ProxyHeader::NAMES),
+            ("RateLimited", RateLimited::NAMES),
         ];
         let by_method = [
             ("Counter::Shed", ".shed("),
@@ -715,6 +741,8 @@ mod tests {
             ("Counter::AcceptErrors", ".accept_error("),
             ("ListenerCounter::Requests", ".request("),
             ("ListenerCounter::TlsFailures", ".handshake_failed("),
+            ("ListenerCounter::ProxyHeaders", ".proxy_header("),
+            ("ListenerCounter::RateLimited", ".rate_limited("),
             ("ListenerCounter::Tunnels", ".tunnel_opened("),
             ("ClusterCounter::Requests", ".response("),
             ("ClusterCounter::GrpcStatus", ".grpc_status("),

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use super::catalog::{
     AcceptError, BUCKET_BOUNDS_NS, ClusterCounter, ClusterGauge, ClusterHistogram, Counter, Drained,
-    GRPC_STATUS, Gauge, HISTOGRAM_CELLS, HandshakeFailure, Histogram, ListenerCounter, ListenerGauge, Shed,
-    TunnelProtocol, class_index, offsets, width,
+    GRPC_STATUS, Gauge, HISTOGRAM_CELLS, HandshakeFailure, Histogram, ListenerCounter, ListenerGauge,
+    ProxyHeader, RateLimited, Shed, TunnelProtocol, class_index, offsets, width,
 };
 
 /// Values of one worker. Counters only grow, gauges may go both ways, durations are nanoseconds.
@@ -247,6 +247,16 @@ impl ListenerShard {
     pub fn handshake_failed(&self, cause: HandshakeFailure) {
         let at = LISTENER_COUNTER_AT[ListenerCounter::TlsFailures as usize] + cause as usize;
         self.cells.add(at, 1);
+    }
+
+    /// Counts what a connection began with where a PROXY header is expected.
+    pub fn proxy_header(&self, outcome: ProxyHeader) {
+        self.cells.add(LISTENER_COUNTER_AT[ListenerCounter::ProxyHeaders as usize] + outcome as usize, 1);
+    }
+
+    /// Counts a request that a rate limit refused.
+    pub fn rate_limited(&self, budget: RateLimited) {
+        self.cells.add(LISTENER_COUNTER_AT[ListenerCounter::RateLimited as usize] + budget as usize, 1);
     }
 
     /// Counts a tunnel as opened.

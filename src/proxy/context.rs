@@ -27,7 +27,7 @@ use super::tls::{Tls, TlsMaterials};
 use super::upstream::{Left, Upstreams};
 
 /// Room for the state of one exchange.
-pub const EXCHANGE_BYTES: usize = 2_560;
+pub const EXCHANGE_BYTES: usize = 2_624;
 /// Blocks for exchanges kept while there are none.
 const EXCHANGES_KEPT_MAX: usize = 2_048;
 
@@ -122,6 +122,7 @@ impl Context {
                 served.take_away(now, &old);
             }
         }
+        old.rate_limits.give_back(now);
         self.serving.replace(serving);
         self.set_tls(&next.tls);
         self.handshakes.set_per_turn_max(snapshot.limits.handshakes_per_turn_max);

@@ -26,7 +26,10 @@ terminations! {
     TlsFailed: "tls_failed", "The TLS handshake failed; the alert said why.";
     NameUnknown: "name_unknown", "No route has the server name that the client asked for; an alert said so.";
     PlaintextRefused: "plaintext_refused", "The client sent no TLS to a listener that takes nothing else.";
+    ProxyUntrusted: "proxy_untrusted", "The peer is none of the proxies that the listener is for.";
+    ProxyHeader: "proxy_header", "A trusted proxy did not begin with a valid PROXY header.";
     HeaderTimeout: "header_timeout", "The client did not finish its request head in time.";
+    RateLimited: "rate_limited", "Closed with the 429 to a request whose body was not worth reading.";
     BodyTimeout: "body_timeout", "The client sent its request body too slowly.";
     IdleTimeout: "idle_timeout", "No request, or no byte of a relay or tunnel, came in time.";
     WriteStalled: "write_stalled", "The client did not take what was sent to it.";

@@ -9,6 +9,7 @@ use crate::runtime::Socket;
 use crate::tls::client_hello::{ClientHello, Hello, Reader, fatal_alert};
 
 use super::context::{Serving, SessionGuard};
+use super::facts::Facts;
 use super::handshake::{LINGER, first_bytes, linger};
 use super::hello_input::HelloInput;
 use super::outcome::Termination;
@@ -17,10 +18,10 @@ use super::tcp;
 use super::upstream::Connection;
 
 /// Reads the hello, finds its endpoint, and relays until both directions have ended.
-pub async fn relay(guard: SessionGuard, socket: Socket) {
+pub async fn relay(guard: SessionGuard, socket: Socket, mut facts: Facts) {
     // What is needed until the endpoint has the hello lives in recycled memory: a relay may last for days.
     let context = guard.context().clone();
-    match context.exchanges.place(begin(&guard, &socket)).await {
+    match context.exchanges.place(begin(&guard, &socket, &mut facts)).await {
         Ok(connection) => {
             let termination = tcp::join(&guard, Stream::Socket(socket), connection).await;
             guard.ended(termination);
@@ -61,11 +62,11 @@ impl Refusal {
 }
 
 /// Up to the connection that has been sent the hello.
-async fn begin(guard: &SessionGuard, socket: &Socket) -> Result<Connection, Refusal> {
+async fn begin(guard: &SessionGuard, socket: &Socket, facts: &mut Facts) -> Result<Connection, Refusal> {
     let (hello, kept) = read_hello(guard, socket).await?;
     let serving = guard.serving();
     let cluster = route(guard, &serving, &hello)?;
-    let connection = tcp::connect(&serving, cluster).await.map_err(|termination| Refusal {
+    let connection = tcp::connect(&serving, facts, socket, cluster).await.map_err(|termination| Refusal {
         failure: None,
         termination,
         leave: Leave::Alert(AlertDescription::InternalError),

@@ -1,7 +1,11 @@
 //! A downstream connection relayed byte for byte to an endpoint. Each direction ends by itself; a reset on one side
 //! becomes a reset on the other.
 
+use crate::runtime::Socket;
+
+use super::caller::Caller;
 use super::context::{Serving, SessionGuard};
+use super::facts::Facts;
 use super::outcome::Termination;
 use super::relay::{self, Direction, Inlet, Meter, Outlet, Way, Ways};
 use super::snapshot::Protocol;
@@ -9,8 +13,8 @@ use super::stream::Stream;
 use super::upstream::{AcquireError, Connection};
 
 /// Relays until both directions have ended.
-pub async fn relay(guard: SessionGuard, downstream: Stream) {
-    let termination = match connect_to_own(&guard).await {
+pub async fn relay(guard: SessionGuard, downstream: Stream, mut facts: Facts) {
+    let termination = match connect_to_own(&guard, &mut facts, downstream.socket()).await {
         Ok(connection) => join(&guard, downstream, connection).await,
         Err(termination) => {
             downstream.abort();
@@ -21,19 +25,30 @@ pub async fn relay(guard: SessionGuard, downstream: Stream) {
 }
 
 /// A connection to an endpoint of the listener's own cluster, as the present configuration names it.
-async fn connect_to_own(guard: &SessionGuard) -> Result<Connection, Termination> {
+async fn connect_to_own(
+    guard: &SessionGuard,
+    facts: &mut Facts,
+    socket: &Socket,
+) -> Result<Connection, Termination> {
     let serving = guard.serving();
     match serving.listener(guard.listener()).map(|listener| listener.protocol) {
-        Some(Protocol::Tcp { cluster }) => connect(&serving, cluster).await,
+        Some(Protocol::Tcp { cluster }) => connect(&serving, facts, socket, cluster).await,
         // A session goes on only with a listener of its kind.
         _ => Err(Termination::UpstreamConnect),
     }
 }
 
 /// A connection to an endpoint of the cluster; else why the session ends.
-pub(super) async fn connect(serving: &Serving, cluster: u16) -> Result<Connection, Termination> {
+pub(super) async fn connect(
+    serving: &Serving,
+    facts: &mut Facts,
+    socket: &Socket,
+    cluster: u16,
+) -> Result<Connection, Termination> {
     let upstreams = &serving.upstreams;
-    let acquired = upstreams.acquire_for_relay(cluster).await;
+    let spec = upstreams.spec(cluster);
+    let caller = spec.map_or_else(Caller::default, |spec| Caller::of_connection(spec, facts, Some(socket)));
+    let acquired = upstreams.acquire_for_relay(cluster, caller).await;
     let connection = acquired.map_err(|error| match error {
         AcquireError::TimedOut => Termination::UpstreamTimeout,
         AcquireError::Untrusted => Termination::UpstreamTls,

@@ -16,6 +16,7 @@ use crate::metrics::shard::ClusterShard;
 use crate::metrics::{ListenerGauge, TunnelProtocol};
 use crate::runtime::RecvBuf;
 
+use super::caller::Caller;
 use super::context::{Context, SessionGuard};
 use super::http2::{Receiver, Sender};
 use super::outcome::Termination;
@@ -59,13 +60,14 @@ pub struct Opening {
     pub route: u16,
     /// As it goes up in HTTP/1.1.
     pub head: Vec<u8>,
+    pub caller: Caller,
     /// The `Sec-WebSocket-Accept` of the 101, where one side of the handshake is ours.
     accept: RefCell<Option<String>>,
 }
 
 impl Opening {
-    pub fn new(kind: Kind, cluster: u16, route: u16, head: Vec<u8>) -> Rc<Self> {
-        Rc::new(Self { kind, cluster, route, head, accept: RefCell::default() })
+    pub fn new(kind: Kind, cluster: u16, route: u16, head: Vec<u8>, caller: Caller) -> Rc<Self> {
+        Rc::new(Self { kind, cluster, route, head, caller, accept: RefCell::default() })
     }
 
     pub fn is_connect(&self) -> bool {

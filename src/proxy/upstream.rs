@@ -10,15 +10,18 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::balance::{self, Candidate};
+use crate::balance::{Balancer, Candidate, Member};
+use crate::base::hash::hash_address;
 use crate::base::random::Random;
 use crate::base::time::Instant;
 use crate::health::{ClusterHealth, Verdict};
 use crate::metrics::shard::ClusterShard;
 use crate::metrics::{ClusterCounter, ClusterGauge, ClusterHistogram};
+use crate::proxy_protocol;
 use crate::runtime::{Deadline, Runtime, Socket, TimedOut};
 use crate::tls::{self, Client, ClientMaterial, Purpose, Session};
 
+use super::caller::Caller;
 use super::snapshot::change::{Change, Was};
 use super::snapshot::{self, EndpointAddress, Snapshot};
 use super::stream::{Failure, Stream, TlsStream};
@@ -55,12 +58,17 @@ pub struct Tried {
     avoided: Avoided,
     /// What a new connection waits for.
     pace: Option<Turnstile>,
+    caller: Caller,
 }
 
 impl Tried {
+    pub fn new(caller: Caller) -> Self {
+        Self { caller, ..Self::default() }
+    }
+
     /// Of a request that is one of many that come at once.
-    pub fn paced(pace: &Turnstile) -> Self {
-        Self { pace: Some(pace.clone()), ..Self::default() }
+    pub fn paced(pace: &Turnstile, caller: Caller) -> Self {
+        Self { pace: Some(pace.clone()), ..Self::new(caller) }
     }
 }
 
@@ -137,6 +145,8 @@ struct Cluster {
     counts: Arc<ClusterShard>,
     spec: snapshot::Cluster,
     endpoints: RefCell<Vec<Rc<Endpoint>>>,
+    /// Of these endpoints.
+    balancer: RefCell<Balancer>,
     health: RefCell<ClusterHealth>,
     /// `None`: endpoints are spoken to in plaintext.
     tls: RefCell<Option<Rc<Client>>>,
@@ -186,6 +196,7 @@ impl Cluster {
         Rc::new(Self {
             counts: counts.clone(),
             spec: spec.clone(),
+            balancer: RefCell::new(balancer(spec, &addresses)),
             endpoints: RefCell::new(addresses.into_iter().enumerate().map(new_endpoint).collect()),
             health: RefCell::new(health),
             tls: RefCell::default(),
@@ -335,6 +346,7 @@ impl Upstreams {
             endpoint.position.set(position);
             endpoints.push(endpoint);
         }
+        cluster.balancer.replace(balancer(&cluster.spec, addresses));
         let rearranged = cluster.health.borrow().rearranged(&kept);
         *cluster.health.borrow_mut() = rearranged;
     }
@@ -357,8 +369,8 @@ impl Upstreams {
     ///
     /// # Errors
     /// As `acquire`.
-    pub async fn acquire_for_relay(&self, cluster: u16) -> Result<Connection, AcquireError> {
-        self.acquire_for(Purpose::Relay, cluster, true, &mut Tried::default()).await
+    pub async fn acquire_for_relay(&self, cluster: u16, caller: Caller) -> Result<Connection, AcquireError> {
+        self.acquire_for(Purpose::Relay, cluster, true, &mut Tried::new(caller)).await
     }
 
     async fn acquire_for(
@@ -386,7 +398,7 @@ impl Upstreams {
             if cluster.connections.get() >= cluster.spec.connections_max && !self.drop_oldest_idle(cluster) {
                 return Err(AcquireError::Busy);
             }
-            match self.connect(cluster, &endpoint, purpose).await {
+            match self.connect(cluster, &endpoint, purpose, &tried.caller).await {
                 Ok(made) => return Ok(self.begin(cluster, endpoint, made, false)),
                 Err(AcquireError::Local) => return Err(AcquireError::Local),
                 Err(error) => last_error = error,
@@ -454,7 +466,8 @@ impl Upstreams {
                 Candidate::Ejected { load }
             }
         };
-        let picked = balance::pick(&mut self.random.borrow_mut(), endpoints.len(), candidate)?;
+        let mut random = self.random.borrow_mut();
+        let picked = cluster.balancer.borrow().pick(&mut random, tried.caller.key, candidate)?;
         Some(endpoints[picked].clone())
     }
 
@@ -507,6 +520,7 @@ impl Upstreams {
         cluster: &Cluster,
         endpoint: &Endpoint,
         purpose: Purpose,
+        caller: &Caller,
     ) -> Result<Made, AcquireError> {
         let started = self.runtime.now();
         // It may be the trial of an endpoint that was ejected.
@@ -519,6 +533,7 @@ impl Upstreams {
             deadline.within(Socket::connect(&self.runtime, endpoint.address, &cluster.spec.socket)).await;
         let result: io::Result<Socket> = connected.map_err(|_| AcquireError::TimedOut)?;
         let socket = result.map_err(|error| connect_error(&error))?;
+        let socket = self.introduced(cluster, socket, purpose, caller);
         // Read together: the certificates may change during the handshake.
         let (client, generation) = (cluster.tls.borrow().clone(), cluster.generation.get());
         let stream = match client {
@@ -533,6 +548,18 @@ impl Upstreams {
         counts.add(ClusterCounter::ConnectionsOpened, 1);
         counts.observe(ClusterHistogram::ConnectDuration, self.runtime.now().since(started));
         Ok((stream, generation))
+    }
+
+    /// Tells the endpoint whom the connection is for, if it is to be told so.
+    // Takes the socket and gives it back: borrowed, it would have two places in every exchange.
+    fn introduced(&self, cluster: &Cluster, socket: Socket, purpose: Purpose, caller: &Caller) -> Socket {
+        let Some(version) = cluster.spec.proxy_protocol else { return socket };
+        let mut header = self.runtime.take_block();
+        proxy_protocol::write(&mut header, version, caller.ends.as_deref());
+        // A handshake or a head follows at once; of a relay the endpoint may be the one to speak first.
+        socket.send(&header, purpose != Purpose::Relay);
+        self.runtime.put_block(header);
+        socket
     }
 
     /// The TLS handshake on a new connection.
@@ -641,7 +668,9 @@ impl Upstreams {
         let outdated = lease.generation != cluster.generation.get()
             || endpoint.position.get() == usize::MAX
             || cluster.has_left.get();
-        if cluster.idle.get() >= cluster.spec.idle_per_worker_max || outdated {
+        // One that was introduced as a client's must not carry what others ask.
+        let is_own = cluster.spec.proxy_protocol.is_some();
+        if cluster.idle.get() >= cluster.spec.idle_per_worker_max || outdated || is_own {
             stream.close();
             return;
         }
@@ -733,6 +762,12 @@ fn connect_error(error: &io::Error) -> AcquireError {
         ) => AcquireError::Local,
         _ => AcquireError::Refused,
     }
+}
+
+fn balancer(spec: &snapshot::Cluster, addresses: &[SocketAddr]) -> Balancer {
+    let member =
+        |address: &SocketAddr| Member { identity: hash_address(*address), weight: spec.weight(*address) };
+    Balancer::new(&addresses.iter().map(member).collect::<Vec<_>>(), spec.hash.is_some())
 }
 
 fn known_address(endpoint: &EndpointAddress) -> Option<SocketAddr> {

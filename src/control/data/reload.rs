@@ -15,7 +15,7 @@ use crate::control::requests::{self, Supervisor};
 use crate::control::source::Source;
 use crate::proxy::context::Compiled;
 use crate::proxy::snapshot::Snapshot;
-use crate::proxy::snapshot::change::Change;
+use crate::proxy::snapshot::change::{Change, keep_budgets};
 use crate::proxy::tls::Tls;
 use crate::steal;
 use crate::sys::process;
@@ -120,7 +120,8 @@ impl Reloader {
         let mut config = source.parse().map_err(|text| vec![text])?;
         self.machine.hold(&mut config);
         prove_socket_options(&mut config.snapshot);
-        let Config { snapshot, steal, effective, .. } = config;
+        let Config { mut snapshot, steal, effective, .. } = config;
+        keep_budgets(present, &mut snapshot);
         let snapshot = Arc::new(snapshot);
         let change = Change::between(present, &snapshot);
         // The supervisor judged from the same text: it is to have opened what is new, and no more.

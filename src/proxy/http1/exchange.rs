@@ -33,6 +33,7 @@ use crate::runtime::{Deadline, RecvBuf};
 
 use super::super::ask::{self, Attempt, Client, Gone, Plan, ResponseBody, broken_by, unless_gone};
 use super::super::body::{Body, BodyError, Pace, drained};
+use super::super::caller::Caller;
 use super::super::context::{Context, Serving, SessionGuard};
 use super::super::outcome::{Ending, Termination};
 use super::super::snapshot::Timeouts;
@@ -102,7 +103,7 @@ pub(super) async fn run(session: &mut Http1, first: RecvBuf) -> Next {
     };
     exchange.guard.counts().add(ListenerCounter::ReceivedBytes, request.head_len as u64);
     let next = match &request.answer {
-        Answer::Forward { cluster, route, head } => exchange.forward(*cluster, *route, head, rest).await,
+        Answer::Forward { cluster, route, head, .. } => exchange.forward(*cluster, *route, head, rest).await,
         Answer::Tunnel(opening) => Box::pin(exchange.open(opening, rest)).await,
         Answer::Gone => Next::End(Ending::Abort(Termination::ClientAborted)),
         _ => exchange.answer(rest).await,
@@ -180,7 +181,12 @@ impl Exchange<'_> {
             }
             BodyFraming::Chunked | BodyFraming::UntilClose => false,
         };
-        let refused = matches!(answer, Answer::Own { tunnel: true, .. } | Answer::Shed { tunnel: true, .. });
+        let refused = matches!(
+            answer,
+            Answer::Own { tunnel: true, .. }
+                | Answer::Shed { tunnel: true, .. }
+                | Answer::Limited { tunnel: true, .. }
+        );
         self.keep_alive.set(self.keep_alive.get() && drainable && !refused && !self.moves());
         let connection = connection_option(self.keep_alive.get(), self.request.version);
         let mut out = self.context.runtime.take_block();
@@ -203,6 +209,12 @@ impl Exchange<'_> {
                 Answer::Shed { random, .. } => {
                     self.status.set(Some(503));
                     self.context.door.refusal(*random).write(&mut out, connection, is_head, date);
+                }
+                Answer::Limited { after_s, .. } => {
+                    self.status.set(Some(429));
+                    let after_s = after_s.to_string();
+                    let fields = [("Retry-After", after_s.as_str())];
+                    write_answer(&mut out, 429, "", connection, is_head, &fields, date);
                 }
                 Answer::Own { status, text, fields, .. } => {
                     self.status.set(Some(*status));
@@ -260,10 +272,18 @@ impl Exchange<'_> {
         }
     }
 
+    /// Whom an endpoint is asked for.
+    fn caller(&self) -> Caller {
+        match &self.request.answer {
+            Answer::Forward { caller, .. } => caller.clone(),
+            _ => Caller::default(),
+        }
+    }
+
     /// Has an endpoint answer.
     async fn forward(&self, cluster: u16, route: u16, head: &[u8], rest: RecvBuf) -> Next {
         let upstreams = &self.serving.upstreams;
-        let mut tried = Tried::default();
+        let mut tried = Tried::new(self.caller());
         let mut fresh = false;
         let mut rest = Some(rest);
         if upstreams.may_multiplex(cluster) {

@@ -26,6 +26,7 @@ use crate::runtime::Deadline;
 
 use super::super::ask::{self, Attempt, Client, Gone, Plan, ResponseBody, broken_by, unless_gone};
 use super::super::body::{BodyError, Pace};
+use super::super::caller::Caller;
 use super::super::context::{Context, Serving};
 use super::super::http1::failure::{Failure, UNANSWERED, cannot_acquire, is_clients_fault};
 use super::super::http1::judge::{Answer, Asker, Request, judge};
@@ -164,6 +165,7 @@ struct Destination<'a> {
     cluster: u16,
     route: u16,
     head: &'a [u8],
+    caller: &'a Caller,
 }
 
 impl Exchange<'_> {
@@ -193,12 +195,16 @@ impl Exchange<'_> {
         }
         match &request.answer {
             Answer::Tunnel(opening) => self.open(opening).await,
-            Answer::Forward { cluster, route, head } => {
-                let to = Destination { cluster: *cluster, route: *route, head };
+            Answer::Forward { cluster, route, head, caller } => {
+                let to = Destination { cluster: *cluster, route: *route, head, caller };
                 self.forward(&request, to, body).await;
             }
             Answer::Gone => self.reset(Reason::CANCEL),
             Answer::Own { status, text, fields, .. } => self.answer_own(*status, text, fields).await,
+            Answer::Limited { after_s, .. } => {
+                let after_s = after_s.to_string();
+                self.answer_own(429, "", &[("Retry-After", &after_s)]).await;
+            }
             // A stream passed the door before it began.
             Answer::Shed { .. } => self.reset(Reason::REFUSED_STREAM),
             Answer::Prepared { route } => self.answer_prepared(*route).await,
@@ -340,7 +346,7 @@ impl Exchange<'_> {
     async fn forward(&self, request: &Request, to: Destination<'_>, body: &mut Receiver) {
         let upstreams = &self.serving.upstreams;
         let shard = self.serving.upstreams.counts(to.cluster);
-        let mut tried = Tried::paced(&self.session.pace);
+        let mut tried = Tried::paced(&self.session.pace, to.caller.clone());
         let mut attempts = 0;
         self.ungraded.set(self.is_grpc.then_some(to.cluster));
         let Some(retries_max) = upstreams.spec(to.cluster).map(|spec| spec.retries_max) else {
@@ -569,7 +575,11 @@ impl Client for Exchange<'_> {
 /// Whether this is an answer that a client does not take for an open tunnel unless it is one.
 fn may_answer_extended(serving: &Serving, answer: &Answer) -> bool {
     match answer {
-        Answer::Tunnel(_) | Answer::Redirect { .. } | Answer::Shed { .. } | Answer::Gone => true,
+        Answer::Tunnel(_)
+        | Answer::Redirect { .. }
+        | Answer::Shed { .. }
+        | Answer::Limited { .. }
+        | Answer::Gone => true,
         Answer::Prepared { route } => {
             serving.prepared(*route).is_some_and(|prepared| prepared.status() >= 300)
         }

@@ -167,13 +167,11 @@ impl Http2 {
         self.finish(&context, termination).await;
     }
 
-    /// Asks the kernel for the client's address, once for all streams. `false`: the client is gone.
+    /// Asks the kernel for the client's addresses, once for all streams. `false`: the client is gone.
     fn learn_peer(&self) -> bool {
         let mut facts = self.session.facts.borrow_mut();
-        if facts.peer.is_none() {
-            facts.peer = self.link.stream().peer_ip().ok();
-        }
-        facts.peer.is_some()
+        let socket = self.link.stream().socket();
+        facts.learn_peer(socket).is_some() && facts.learn_ends(socket).is_some()
     }
 
     async fn run(&self, context: &Rc<Context>) -> Termination {

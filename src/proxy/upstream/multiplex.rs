@@ -8,6 +8,7 @@ use std::rc::{Rc, Weak};
 use crate::metrics::shard::ClusterShard;
 use crate::metrics::{ClusterCounter, ClusterGauge};
 
+use super::super::caller::Caller;
 use super::super::http2::{Connecting, Multiplexed, Slot};
 use super::super::snapshot::ClusterProtocol;
 use super::super::stream::Stream;
@@ -286,7 +287,7 @@ impl Upstreams {
         cluster: &Rc<Cluster>,
         endpoint: &Rc<Endpoint>,
     ) -> Result<Option<Made>, AcquireError> {
-        let (stream, generation) = self.connect(cluster, endpoint, Purpose::Http).await?;
+        let (stream, generation) = self.connect(cluster, endpoint, Purpose::Http, &Caller::default()).await?;
         // `connect` leaves the count to whoever keeps the connection.
         let counted = Counted::adopt(&cluster.connections);
         let speaks_h2 = matches!(stream, Stream::Socket(_)) || stream.alpn().as_deref() == Some(b"h2");

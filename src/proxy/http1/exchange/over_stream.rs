@@ -35,7 +35,7 @@ impl Exchange<'_> {
         let upstreams = &self.serving.upstreams;
         let shard = self.serving.upstreams.counts(cluster);
         let retries_max = upstreams.spec(cluster).map_or(0, |spec| spec.retries_max);
-        let mut tried = Tried::default();
+        let mut tried = Tried::new(self.caller());
         let mut attempts = 0;
         loop {
             let acquired = {

@@ -12,7 +12,7 @@ use super::Exchange;
 impl Exchange<'_> {
     /// Has an endpoint open the tunnel.
     pub(super) async fn open(&self, opening: &Rc<Opening>) {
-        let tried = Tried::paced(&self.session.pace);
+        let tried = Tried::paced(&self.session.pace, opening.caller.clone());
         match ask::open(self, self.context, opening, tried).await {
             Ok(ask::Opened { side, upward, first_down }) => {
                 let tunnel = Tunnel { opening: opening.clone(), upward, first_up: None, first_down };
