@@ -1,5 +1,5 @@
-//! Passive health of a cluster's endpoints as one worker sees it: consecutive failures eject an endpoint for a while.
-//! Pure: time comes in, verdicts go out. Never connects, never probes on its own.
+//! Health of a cluster's endpoints as one worker sees it: consecutive failures eject an endpoint for a while, and what
+//! active checks found (`check`) is taken over. Pure: time comes in, verdicts go out. Never connects, never probes.
 //!
 //! ```text
 //!            failures reach the threshold                 time is up
@@ -15,6 +15,8 @@
 use std::time::Duration;
 
 use crate::base::time::Instant;
+
+pub mod check;
 
 /// When endpoints are ejected and for how long. Part of a cluster.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -48,6 +50,18 @@ struct Endpoint {
     /// In a row without a success between; sets the length of the next one.
     ejections: u32,
     state: State,
+    /// Active checks took it out.
+    is_unhealthy: bool,
+}
+
+/// Whether an endpoint is given requests.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Standing {
+    Ready,
+    /// Only where no other is ready.
+    Ejected,
+    /// Not at all: active checks took it out, or there is no such endpoint.
+    Unhealthy,
 }
 
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -68,27 +82,64 @@ enum State {
 pub struct ClusterHealth {
     spec: EjectionSpec,
     endpoints: Vec<Endpoint>,
+    panic_percent: u8,
+    /// Too few are healthy for the checks to be believed.
+    is_panicking: bool,
 }
 
 impl ClusterHealth {
     pub fn new(spec: EjectionSpec, endpoints: usize) -> Self {
-        Self { spec, endpoints: vec![Endpoint::default(); endpoints] }
+        let endpoints = vec![Endpoint::default(); endpoints];
+        Self { spec, endpoints, panic_percent: 0, is_panicking: false }
     }
 
     /// The state for another set of endpoints: `old[i]` is where the new endpoint `i` stood before, if it did.
     #[must_use]
     pub fn rearranged(&self, old: &[Option<usize>]) -> Self {
         let state = |position: &Option<usize>| position.and_then(|at| self.endpoints.get(at).copied());
-        Self { spec: self.spec, endpoints: old.iter().map(|at| state(at).unwrap_or_default()).collect() }
+        let endpoints = old.iter().map(|at| state(at).unwrap_or_default()).collect();
+        let mut rearranged = Self { endpoints, ..*self };
+        rearranged.judge_panic();
+        rearranged
     }
 
-    /// Whether requests should go elsewhere. An index that does not exist is not available.
-    pub fn is_available(&self, endpoint: usize, now: Instant) -> bool {
-        match self.endpoints.get(endpoint).map(|endpoint| endpoint.state) {
-            Some(State::Serving) => true,
-            Some(State::Ejected { until: at } | State::Trial { next: at }) => now >= at,
-            None => false,
+    /// Takes over what active checks found. An endpoint that they bring back starts anew: what it was ejected for is
+    /// over. `panic_percent` as in [`check::CheckSpec`].
+    pub fn set_unhealthy(&mut self, panic_percent: u8, is_unhealthy: impl Fn(usize) -> bool) {
+        for (position, endpoint) in self.endpoints.iter_mut().enumerate() {
+            let was = std::mem::replace(&mut endpoint.is_unhealthy, is_unhealthy(position));
+            if was && !endpoint.is_unhealthy {
+                *endpoint = Endpoint::default();
+            }
         }
+        self.panic_percent = panic_percent;
+        self.judge_panic();
+    }
+
+    fn judge_panic(&mut self) {
+        let healthy = self.endpoints.iter().filter(|endpoint| !endpoint.is_unhealthy).count();
+        self.is_panicking = healthy * 100 < usize::from(self.panic_percent) * self.endpoints.len();
+    }
+
+    /// Whether every endpoint is used whatever active checks found, as too few are healthy.
+    pub const fn is_panicking(&self) -> bool {
+        self.is_panicking
+    }
+
+    /// An endpoint that active checks took out, where they are believed, gets nothing; one that was ejected what no
+    /// other can take.
+    pub fn standing(&self, endpoint: usize, now: Instant) -> Standing {
+        match self.endpoints.get(endpoint) {
+            None => Standing::Unhealthy,
+            Some(endpoint) if endpoint.is_unhealthy && !self.is_panicking => Standing::Unhealthy,
+            Some(endpoint) if endpoint.takes_requests(now) => Standing::Ready,
+            Some(_) => Standing::Ejected,
+        }
+    }
+
+    /// Whether requests go to the endpoint first of all. An index that does not exist is not available.
+    pub fn is_available(&self, endpoint: usize, now: Instant) -> bool {
+        self.standing(endpoint, now) == Standing::Ready
     }
 
     /// To be called when a request is given to an endpoint: it may be its trial.
@@ -107,7 +158,7 @@ impl ClusterHealth {
         if let Some(endpoint) = self.endpoints.get_mut(endpoint) {
             // A late answer to a request from before the ejection is no proof that new ones are answered.
             if !matches!(endpoint.state, State::Ejected { .. }) {
-                *endpoint = Endpoint::default();
+                *endpoint = Endpoint { is_unhealthy: endpoint.is_unhealthy, ..Endpoint::default() };
             }
         }
     }
@@ -143,7 +194,7 @@ impl ClusterHealth {
         Verdict::Ejected { until }
     }
 
-    /// Endpoints that get no request now.
+    /// Endpoints that are not given requests first of all now.
     pub fn ejected(&self, now: Instant) -> usize {
         (0..self.endpoints.len()).filter(|&endpoint| !self.is_available(endpoint, now)).count()
     }
@@ -156,6 +207,15 @@ impl ClusterHealth {
         }
         let others = (0..count).filter(|&other| other != endpoint && !self.is_available(other, now)).count();
         others == 0 || (others + 1) * 100 <= percent * count
+    }
+}
+
+impl Endpoint {
+    fn takes_requests(&self, now: Instant) -> bool {
+        match self.state {
+            State::Serving => true,
+            State::Ejected { until: at } | State::Trial { next: at } => now >= at,
+        }
     }
 }
 

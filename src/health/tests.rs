@@ -130,3 +130,43 @@ fn an_endpoint_stays_ejected_when_the_others_change() {
     let available = [0, 1, 2].map(|endpoint| health.is_available(endpoint, now));
     assert_eq!(available, [false, true, true]);
 }
+
+fn unhealthy(health: &mut ClusterHealth, panic_percent: u8, which: &[usize]) -> Vec<Standing> {
+    health.set_unhealthy(panic_percent, |endpoint| which.contains(&endpoint));
+    (0..health.endpoints.len()).map(|endpoint| health.standing(endpoint, at(0))).collect()
+}
+
+#[test]
+fn what_checks_took_out_gets_nothing_until_too_few_are_left() {
+    use Standing::{Ready, Unhealthy};
+    let mut health = ClusterHealth::new(SPEC, 4);
+    assert_eq!(unhealthy(&mut health, 50, &[1]), [Ready, Unhealthy, Ready, Ready]);
+    assert_eq!(unhealthy(&mut health, 50, &[1, 2]), [Ready, Unhealthy, Unhealthy, Ready], "half is enough");
+    assert_eq!(unhealthy(&mut health, 50, &[1, 2, 3]), [Ready; 4]);
+    assert!(health.is_panicking());
+    assert_eq!(unhealthy(&mut health, 1, &[1, 2, 3]), [Ready, Unhealthy, Unhealthy, Unhealthy]);
+    assert_eq!(unhealthy(&mut health, 1, &[0, 1, 2, 3]), [Ready; 4], "none is left");
+    assert_eq!(unhealthy(&mut health, 0, &[0, 1, 2, 3]), [Unhealthy; 4], "it is never doubted");
+    let health = health.rearranged(&[Some(1), None]);
+    assert_eq!([0, 1].map(|endpoint| health.standing(endpoint, at(0))), [Unhealthy, Ready]);
+}
+
+#[test]
+fn what_checks_bring_back_is_not_ejected_any_more_and_answers_do_not_bring_back() {
+    let mut health = ClusterHealth::new(SPEC, 2);
+    fail(&mut health, 0, 3, at(0));
+    unhealthy(&mut health, 0, &[0]);
+    health.on_success(0);
+    assert_eq!(health.standing(0, at(60_000)), Standing::Unhealthy);
+    assert_eq!(unhealthy(&mut health, 0, &[]), [Standing::Ready; 2]);
+    fail(&mut health, 0, 3, at(0));
+    assert_eq!(unhealthy(&mut health, 0, &[]), [Standing::Ejected, Standing::Ready], "it was not checks that took it out");
+}
+
+#[test]
+fn the_share_taken_out_counts_what_checks_took_out() {
+    let mut health = ClusterHealth::new(SPEC, 4);
+    unhealthy(&mut health, 0, &[0]);
+    assert!(matches!(fail(&mut health, 1, 3, at(0)), Verdict::Ejected { .. }));
+    assert_eq!(fail(&mut health, 2, 3, at(0)), Verdict::Spared);
+}
