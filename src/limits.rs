@@ -34,6 +34,9 @@ pub const HELLO_BYTES_MAX: usize = 64 * KIB;
 /// Most records that one ClientHello may be spread over. They may hold a byte each, or none: a bound on what is kept.
 pub const HELLO_RECORDS_MAX: usize = 8 * KIB;
 
+/// Probes of endpoints under way at once, over all clusters: the control thread may share a CPU with a worker.
+pub const HEALTH_PROBES_AT_ONCE: usize = 64;
+
 /// One receive buffer of a worker's pool.
 pub const RECV_BUF_BYTES: usize = 16 * KIB;
 /// One receive buffer for long bodies.

@@ -57,6 +57,8 @@ pub enum Message {
     Drain { deadline: Instant },
     /// All addresses of one cluster, sorted.
     Endpoints { cluster: u16, addresses: Vec<SocketAddr> },
+    /// All endpoints of one cluster that active checks found unhealthy.
+    Unhealthy { cluster: u16, addresses: Vec<SocketAddr> },
     /// What a listener's new connections are served with from now on.
     ServerTls { listener: u16, material: Arc<ServerMaterial> },
     /// What a cluster's endpoints are spoken to with from now on.
@@ -192,6 +194,10 @@ async fn serve(
             }
             Ok(Message::Endpoints { cluster, addresses }) => {
                 context.upstreams.set_endpoints(cluster, &addresses);
+                continue;
+            }
+            Ok(Message::Unhealthy { cluster, addresses }) => {
+                context.upstreams.set_unhealthy(cluster, &addresses);
                 continue;
             }
             Ok(Message::ServerTls { listener, material }) => {

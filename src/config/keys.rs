@@ -684,6 +684,7 @@ static CLUSTER: Table = Table {
             Absent("\"40000-49999\""),
             "Ports that connections come from, within net.ipv4.ip_local_port_range. Absent: all of that. Needs Linux 6.3.",
         ),
+        choice("health_check", &HEALTH_CHECK),
         table("ejection", &EJECTION),
         choice("tls", &CLUSTER_TLS),
     ],
@@ -714,6 +715,62 @@ static CLUSTER_TLS: Table = Table {
             "SPIFFE ids, one of which the endpoint must have, or a trust domain; looked for instead of the name.",
         ),
         VERSION_MIN,
+    ],
+};
+
+static HEALTH_CHECK: Table = Table {
+    help: "Endpoints are probed, once for all workers, and get no requests while they do not pass.",
+    shown: false,
+    rows: &[
+        row(
+            "type",
+            Word(&["tcp", "tls", "http"], &[]),
+            Preset::Text("tcp"),
+            "\"tcp\": it takes a connection. \"tls\": a handshake as in [cluster.tls]. \"http\": GET, over TLS where the cluster has it.",
+        ),
+        number("interval_ms", DEADLINE, 5_000, "ms", "From the end of one probe of an endpoint to the next."),
+        number("timeout_ms", DEADLINE, 2_000, "ms", "Of one probe, connecting included."),
+        number(
+            "jitter_percent",
+            Integer { min: 0, max: 100 },
+            10,
+            "%",
+            "By how much of itself the interval varies at random.",
+        ),
+        number(
+            "rise",
+            Integer { min: 1, max: 1_000 },
+            2,
+            "",
+            "Probes that pass in a row and bring an endpoint back.",
+        ),
+        number(
+            "fall",
+            Integer { min: 1, max: 1_000 },
+            3,
+            "",
+            "Probes that fail in a row and take an endpoint out; of a new one the first is enough.",
+        ),
+        row("path", Text, Preset::Text("/"), "Of type \"http\": what is asked for, with its query."),
+        row(
+            "host",
+            Text,
+            Absent("\"www.api.test\""),
+            "Of type \"http\": the Host field. Absent: the endpoint's address.",
+        ),
+        row(
+            "expected_status",
+            TextList,
+            Absent("[\"200-399\", \"401\"]"),
+            "Of type \"http\": statuses and ranges that pass. Absent: \"200-399\".",
+        ),
+        number(
+            "panic_percent",
+            Integer { min: 0, max: 100 },
+            1,
+            "%",
+            "Below this share of healthy endpoints all get requests: 1: where none is healthy. 0: never, it is 503.",
+        ),
     ],
 };
 

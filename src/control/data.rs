@@ -13,6 +13,7 @@ use tokio::time::MissedTickBehavior;
 
 use super::admin::{self, Phase, State};
 use super::handover::{self, Facts, Sockets};
+use super::health::Health;
 use super::log::Log;
 use super::resolve::{FIRST_LOOKUP_TIMEOUT, Names};
 use super::steal::{Sampler, Steering};
@@ -166,6 +167,7 @@ async fn control(
     probe(engine, ring)?;
     // Workers accept as soon as they run: connections wait in the accept queues until there are addresses to go to.
     let mut endpoints = resolve(&snapshot).await;
+    let mut health = Health::start(&snapshot, &tls, &state);
     let steering = Steering::new(sockets.workers.first().map_or(&[], Vec::as_slice));
     let plans =
         sockets.workers.into_iter().zip(&facts.cpus).enumerate().map(|(index, (listeners, cpu))| Plan {
@@ -185,6 +187,7 @@ async fn control(
     let reports = ready(&handles)?;
     while let Ok((cluster, addresses)) = endpoints.try_recv() {
         tell_endpoints(&handles, cluster, &addresses);
+        health.set_endpoints(cluster, &addresses, &state, &handles);
     }
     announce(&facts, &state, &reports, &banner);
     give_way(facts.cpus.len());
@@ -193,7 +196,7 @@ async fn control(
     let handshakes_max = snapshot.limits.handshakes_per_turn_max;
     let sampler =
         (steal.mode != Mode::Off).then(|| Sampler::new(steal, &host, workers, steering, handshakes_max));
-    let live = Live { handles, endpoints, tls: live_tls, sampler, supervisor };
+    let live = Live { handles, endpoints, health, tls: live_tls, sampler, supervisor };
     Ok(serve(&facts, &state, live, &mut signals, snapshot.drain.deadline).await)
 }
 
@@ -293,6 +296,7 @@ fn tell_endpoints(handles: &[Handle], cluster: u16, addresses: &[std::net::Socke
 struct Live {
     handles: Vec<Handle>,
     endpoints: UnboundedReceiver<(u16, Vec<std::net::SocketAddr>)>,
+    health: Health,
     tls: LiveTls,
     /// `None` where lost CPU time is not measured.
     sampler: Option<Sampler>,
@@ -307,7 +311,7 @@ async fn serve(
     signals: &mut Signals,
     drain_deadline: Duration,
 ) -> Outcome {
-    let Live { handles, mut endpoints, mut tls, mut sampler, supervisor } = live;
+    let Live { handles, mut endpoints, mut health, mut tls, mut sampler, supervisor } = live;
     supervisor.say(Word::Ready);
     let mut look = tokio::time::interval(LOOK_SERVING);
     let mut sample = tokio::time::interval(SAMPLE_INTERVAL);
@@ -323,9 +327,13 @@ async fn serve(
                 }
                 break;
             }
-            Some((cluster, addresses)) = endpoints.recv() => tell_endpoints(&handles, cluster, &addresses),
+            Some((cluster, addresses)) = endpoints.recv() => {
+                tell_endpoints(&handles, cluster, &addresses);
+                health.set_endpoints(cluster, &addresses, state, &handles);
+            }
+            Some(told) = health.changed() => health.take(told, state, &handles),
             _ = signals.hang_up.recv() => {
-                tls.look(state, &handles, true);
+                tls.look(state, &handles, &mut health, true);
                 supervisor.say(Word::Ready);
             }
             _ = sample.tick(), if sampler.is_some() => {
@@ -335,7 +343,7 @@ async fn serve(
             }
             _ = look.tick() => {
                 if !sampler.as_mut().is_some_and(Sampler::postpones) {
-                    tls.look(state, &handles, false);
+                    tls.look(state, &handles, &mut health, false);
                 }
                 if let Some(index) = handles.iter().position(Handle::finished) {
                     tracing::error!(worker = index, "a worker ended without being told to");
@@ -345,7 +353,7 @@ async fn serve(
         }
     }
     // With it go copies of listeners, which would keep them open.
-    drop(sampler);
+    drop((sampler, health));
     state.set_phase(Phase::Draining);
     tracing::info!(deadline_ms = drain_deadline.as_millis() as u64, "draining");
     let deadline = clock::now() + drain_deadline;

@@ -163,7 +163,8 @@ mod tests {
 
     #[test]
     fn failures_in_a_row_take_out_and_passes_in_a_row_bring_back() {
-        let outcomes = [Passed, Failed, Failed, Passed, Failed, Failed, Failed, Passed, Failed, Passed, Passed];
+        let outcomes =
+            [Passed, Failed, Failed, Passed, Failed, Failed, Failed, Passed, Failed, Passed, Passed];
         let healthy = [true, true, true, true, true, true, false, false, false, false, true];
         assert_eq!(verdicts(&spec(2, 3), &outcomes), healthy);
     }

@@ -160,7 +160,11 @@ fn what_checks_bring_back_is_not_ejected_any_more_and_answers_do_not_bring_back(
     assert_eq!(health.standing(0, at(60_000)), Standing::Unhealthy);
     assert_eq!(unhealthy(&mut health, 0, &[]), [Standing::Ready; 2]);
     fail(&mut health, 0, 3, at(0));
-    assert_eq!(unhealthy(&mut health, 0, &[]), [Standing::Ejected, Standing::Ready], "it was not checks that took it out");
+    assert_eq!(
+        unhealthy(&mut health, 0, &[]),
+        [Standing::Ejected, Standing::Ready],
+        "it was not checks that took it out"
+    );
 }
 
 #[test]

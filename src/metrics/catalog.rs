@@ -236,6 +236,15 @@ causes! {
     }
 }
 
+causes! {
+    /// What a probe of an endpoint showed.
+    ProbeResult, PROBE_RESULT, "result" {
+        Passed: "passed", "The endpoint did what is asked of it.";
+        Failed: "failed", "It did not.";
+        Excused: "excused", "The prober itself stood still: it shows nothing.";
+    }
+}
+
 family! {
     /// Counters of one worker.
     Counter Counter {
@@ -564,6 +573,26 @@ pub const STEAL_SAMPLER_CPU: Metric = whole(
     "CPU time that sampling lost time and judging it took.",
 );
 
+/// Counted by the control thread, by cluster and [`PROBE_RESULT`].
+pub const HEALTH_PROBES: Metric = whole(
+    "ringfort_health_probes_total",
+    Kind::Counter,
+    Unit::One,
+    "Probes of endpoints, by what they showed.",
+);
+
+/// Known to the control thread, by cluster.
+pub const HEALTH_ENDPOINTS: Metric =
+    whole("ringfort_health_endpoints", Kind::Gauge, Unit::One, "Endpoints of the cluster that are probed.");
+
+/// Known to the control thread, by cluster.
+pub const HEALTH_ENDPOINTS_HEALTHY: Metric = whole(
+    "ringfort_health_endpoints_healthy",
+    Kind::Gauge,
+    Unit::One,
+    "Endpoints of the cluster whose probes pass.",
+);
+
 /// A metric that is no cell of a shard.
 const fn whole(name: &'static str, kind: Kind, unit: Unit, help: &'static str) -> Metric {
     Metric { name, kind, unit, across: Across::Sum, label: None, help }
@@ -616,6 +645,9 @@ mod tests {
             CGROUP_THROTTLED,
             STEAL_SAMPLE_AGE,
             STEAL_SAMPLER_CPU,
+            HEALTH_PROBES,
+            HEALTH_ENDPOINTS,
+            HEALTH_ENDPOINTS_HEALTHY,
         ];
         all.extend(Counter::TABLE);
         all.extend(Gauge::TABLE);
@@ -672,7 +704,7 @@ mod tests {
 
     /// Variants of the catalogue that `source` never names. Those with a method of their own count by its call.
     fn unwritten(source: &str) -> Vec<String> {
-        let families: [(&str, &[&str]); 13] = [
+        let families: [(&str, &[&str]); 14] = [
             ("Counter", Counter::NAMES),
             ("Gauge", Gauge::NAMES),
             ("Histogram", Histogram::NAMES),
@@ -686,6 +718,7 @@ mod tests {
             ("Drained", Drained::NAMES),
             ("AcceptError", AcceptError::NAMES),
             ("HandshakeFailure", HandshakeFailure::NAMES),
+            ("ProbeResult", ProbeResult::NAMES),
         ];
         let by_method = [
             ("Counter::Shed", ".shed("),

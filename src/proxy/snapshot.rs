@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use crate::health::EjectionSpec;
+use crate::health::check::CheckSpec;
 pub use crate::http::ForwardedPolicy;
 use crate::route;
 use crate::sys::socket_options::SocketOptions;
@@ -128,6 +129,8 @@ pub struct Cluster {
     /// Whether and how endpoints are spoken to in TLS. The handshake counts towards `connect_timeout`.
     pub tls: Option<ClientSpec>,
     pub ejection: EjectionSpec,
+    /// How endpoints are probed; `None`: requests alone show how they are.
+    pub health_check: Option<CheckSpec>,
     pub protocol: ClusterProtocol,
     /// HTTP/2 connections of one worker to one endpoint; a request for which none has room gets 503.
     pub http2_connections_max: u32,

@@ -26,6 +26,7 @@ pub(super) async fn connect(guard: &SessionGuard, cluster: u16) -> Result<Connec
     let connection = acquired.map_err(|error| match error {
         AcquireError::TimedOut => Termination::UpstreamTimeout,
         AcquireError::Untrusted => Termination::UpstreamTls,
+        AcquireError::Unhealthy => Termination::UpstreamUnhealthy,
         _ => Termination::UpstreamConnect,
     })?;
     upstreams.on_answer(&connection);

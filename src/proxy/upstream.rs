@@ -13,7 +13,7 @@ use std::time::Duration;
 use crate::balance::{self, Candidate};
 use crate::base::random::Random;
 use crate::base::time::Instant;
-use crate::health::{ClusterHealth, Verdict};
+use crate::health::{ClusterHealth, Standing, Verdict};
 use crate::metrics::{ClusterCounter, ClusterGauge, ClusterHistogram, Shard};
 use crate::runtime::{Deadline, Runtime, Socket, TimedOut};
 use crate::tls::{self, Client, Purpose, Session};
@@ -32,6 +32,8 @@ use multiplex::{Avoided, Making, Shared};
 pub enum AcquireError {
     /// The cluster has no endpoint (left to try).
     NoEndpoint,
+    /// Active checks took out every endpoint (left to try).
+    Unhealthy,
     /// The cluster's connections are all in use.
     Busy,
     /// The last endpoint tried refused or was unreachable.
@@ -224,6 +226,23 @@ impl Upstreams {
         *cluster.health.borrow_mut() = rearranged;
     }
 
+    /// Takes over which endpoints of a cluster active checks found unhealthy.
+    pub fn set_unhealthy(&self, cluster: u16, addresses: &[SocketAddr]) {
+        let Some(cluster) = self.clusters.get(usize::from(cluster)) else { return };
+        let endpoints = cluster.endpoints.borrow();
+        let panic_percent = cluster.spec.health_check.as_ref().map_or(0, |check| check.panic_percent);
+        let is_unhealthy = |position: usize| addresses.contains(&endpoints[position].address);
+        cluster.health.borrow_mut().set_unhealthy(panic_percent, is_unhealthy);
+    }
+
+    /// Why there is no endpoint for a request that has not been tried yet.
+    fn nobody(cluster: &Cluster) -> AcquireError {
+        match cluster.endpoints.borrow().is_empty() {
+            true => AcquireError::NoEndpoint,
+            false => AcquireError::Unhealthy,
+        }
+    }
+
     /// A connection for one request: an idle one unless `fresh`, else a new one. Endpoints that cannot be connected
     /// to are added to `tried` and others taken, as often as the cluster allows retries.
     ///
@@ -254,7 +273,7 @@ impl Upstreams {
         tried: &mut Tried,
     ) -> Result<Connection, AcquireError> {
         let cluster = self.clusters.get(usize::from(cluster)).ok_or(AcquireError::NoEndpoint)?;
-        let mut last_error = AcquireError::NoEndpoint;
+        let mut last_error = Self::nobody(cluster);
         let mut waited = false;
         loop {
             let Some(endpoint) = self.pick(cluster, tried) else { return Err(last_error) };
@@ -331,10 +350,12 @@ impl Upstreams {
             };
             if tried.addresses.contains(address) || tried.spared.iter().any(is_spared) {
                 Candidate::Excluded
-            } else if health.is_available(position, now) {
-                Candidate::Ready { load }
             } else {
-                Candidate::Ejected { load }
+                match health.standing(position, now) {
+                    Standing::Ready => Candidate::Ready { load },
+                    Standing::Ejected => Candidate::Ejected { load },
+                    Standing::Unhealthy => Candidate::Excluded,
+                }
             }
         };
         let picked = balance::pick(&mut self.random.borrow_mut(), endpoints.len(), candidate)?;

@@ -14,6 +14,7 @@ mod drain;
 mod faults;
 mod first_minute;
 mod grpc;
+mod health;
 mod http1_basic;
 mod http2_bad_inputs;
 mod http2_basic;

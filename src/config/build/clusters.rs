@@ -5,6 +5,7 @@ use crate::config::node::{Node, shorten};
 use crate::config::problem::{Finding, Findings};
 use crate::config::values;
 use crate::health::EjectionSpec;
+use crate::health::check::{CheckSpec, HttpProbe, Probe};
 use crate::proxy::snapshot::{Cluster, ClusterProtocol, EndpointAddress};
 
 /// Clusters are counted in 16 bits.
@@ -31,6 +32,7 @@ pub(super) fn build<'t>(
         clusters.push(Cluster {
             name: name.into(),
             tls: tls::client(node, &endpoints, files, findings),
+            health_check: health_check(node, findings),
             endpoints,
             connect_timeout: millis_or(node, &all, "connect_timeout_ms"),
             request_timeout: millis_or(node, &all, "request_timeout_ms"),
@@ -91,4 +93,58 @@ fn ejection(node: &Node<'_>, findings: &mut Findings) -> EjectionSpec {
         findings.push(Finding::error(&node.value_span(key), what).cure("make max_ms at least base_ms"));
     }
     spec
+}
+
+/// Of [`CheckSpec`] what `health_check` asks for. `None`: nothing, or an error among the findings.
+fn health_check(cluster: &Node<'_>, findings: &mut Findings) -> Option<CheckSpec> {
+    cluster.key_span("health_check")?;
+    let node = cluster.table("health_check");
+    let kind = node.text("type");
+    let probe = match kind.as_ref().map(|text| text.text) {
+        Some("http") => Probe::Http(http_probe(&node, findings)?),
+        Some("tls") => Probe::Tls,
+        _ => Probe::Tcp,
+    };
+    if probe == Probe::Tls && !cluster.has("tls") {
+        let finding =
+            Finding::error(&node.value_span("type"), "a check of type \"tls\" of a cluster without \"tls\"");
+        findings.push(finding.cure("add [cluster.tls], or set type = \"tcp\"").absence());
+    }
+    for key in ["path", "host", "expected_status"] {
+        if let (Some(span), Probe::Tcp | Probe::Tls) = (node.key_span(key), &probe) {
+            let what = format!("\"{key}\" has no effect: the check asks for nothing");
+            findings.push(Finding::warning(&span, what).cure("set type = \"http\", or remove it"));
+        }
+    }
+    Some(CheckSpec {
+        probe,
+        interval: millis(&node, "interval_ms"),
+        timeout: millis(&node, "timeout_ms"),
+        jitter_percent: number(&node, "jitter_percent") as u8,
+        rise: number_u32(&node, "rise"),
+        fall: number_u32(&node, "fall"),
+        panic_percent: number(&node, "panic_percent") as u8,
+    })
+}
+
+fn http_probe(node: &Node<'_>, findings: &mut Findings) -> Option<HttpProbe> {
+    let path = node.text("path").and_then(|text| tell(values::target(text.text), &text.span, findings));
+    let host = node.text("host");
+    if let Some(text) = &host {
+        tell(values::authority(text.text), &text.span, findings);
+    }
+    let texts = node.texts("expected_status");
+    if node.is_empty_list("expected_status") {
+        let finding = Finding::error(
+            &node.value_span("expected_status"),
+            "no status passes: no endpoint is ever healthy",
+        );
+        findings.push(finding.cure("name at least one, such as \"200-399\", or leave it out"));
+    }
+    let ranges = texts.iter().filter_map(|text| tell(values::statuses(text.text), &text.span, findings));
+    let mut expected: Vec<(u16, u16)> = ranges.collect();
+    if !node.has("expected_status") {
+        expected.push((200, 399));
+    }
+    Some(HttpProbe { path: path?.into(), host: host.map(|text| text.text.into()), expected })
 }

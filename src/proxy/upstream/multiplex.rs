@@ -171,7 +171,7 @@ impl Upstreams {
         if asks || cluster.spec.protocol == ClusterProtocol::Http1 {
             return self.acquire(at as u16, fresh, tried).await.map(Acquired::Connection);
         }
-        let mut last_error = AcquireError::NoEndpoint;
+        let mut last_error = Self::nobody(&cluster);
         tried.spared.retain(|(_, why)| *why != Spared::Full);
         loop {
             let Some(endpoint) = self.pick(&cluster, tried) else { return Err(last_error) };
