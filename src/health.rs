@@ -17,6 +17,9 @@ use std::time::Duration;
 use crate::base::time::Instant;
 
 pub mod check;
+pub mod success_rate;
+
+use success_rate::{SuccessRateSpec, Tally, outliers};
 
 /// When endpoints are ejected and for how long. Part of a cluster.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -30,7 +33,30 @@ pub struct EjectionSpec {
     /// Share of the cluster that may be ejected at once, 0 to 100. One endpoint may always be, where there are two or
     /// more and this is not 0; the only endpoint of a cluster never is.
     pub max_ejected_percent: u8,
+    /// Whether endpoints are ejected for their rate of success, too.
+    pub success_rate: Option<SuccessRateSpec>,
 }
+
+/// How an endpoint that comes back, or is new, gets its share.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct SlowStart {
+    /// Until it has all of it.
+    pub window: Duration,
+    /// What it begins with, 1 to 100.
+    pub floor_percent: u8,
+}
+
+impl SlowStart {
+    /// The part of its share that an endpoint gets so long after it began, in thousandths.
+    fn part(&self, elapsed: Duration) -> u32 {
+        let floor = u128::from(self.floor_percent.min(100)) * 10;
+        let grown = (1_000 - floor) * elapsed.as_nanos() / self.window.as_nanos().max(1);
+        u32::try_from(floor + grown).unwrap_or(WHOLE).min(WHOLE)
+    }
+}
+
+/// All of an endpoint's share, in thousandths.
+pub const WHOLE: u32 = 1_000;
 
 /// What a failure led to.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -52,6 +78,10 @@ struct Endpoint {
     state: State,
     /// Active checks took it out.
     is_unhealthy: bool,
+    /// What became of its requests within this interval.
+    tally: Tally,
+    /// When it came, or came back; `None`: it was there from the beginning.
+    began: Option<Instant>,
 }
 
 /// Whether an endpoint is given requests.
@@ -85,19 +115,22 @@ pub struct ClusterHealth {
     panic_percent: u8,
     /// Too few are healthy for the checks to be believed.
     is_panicking: bool,
+    /// When this interval of rates of success began.
+    tallied: Instant,
 }
 
 impl ClusterHealth {
     pub fn new(spec: EjectionSpec, endpoints: usize) -> Self {
         let endpoints = vec![Endpoint::default(); endpoints];
-        Self { spec, endpoints, panic_percent: 0, is_panicking: false }
+        Self { spec, endpoints, panic_percent: 0, is_panicking: false, tallied: Instant::ZERO }
     }
 
     /// The state for another set of endpoints: `old[i]` is where the new endpoint `i` stood before, if it did.
     #[must_use]
-    pub fn rearranged(&self, old: &[Option<usize>]) -> Self {
+    pub fn rearranged(&self, old: &[Option<usize>], now: Instant) -> Self {
         let state = |position: &Option<usize>| position.and_then(|at| self.endpoints.get(at).copied());
-        let endpoints = old.iter().map(|at| state(at).unwrap_or_default()).collect();
+        let new = Endpoint { began: Some(now), ..Endpoint::default() };
+        let endpoints = old.iter().map(|at| state(at).unwrap_or(new)).collect();
         let mut rearranged = Self { endpoints, ..*self };
         rearranged.judge_panic();
         rearranged
@@ -105,11 +138,11 @@ impl ClusterHealth {
 
     /// Takes over what active checks found. An endpoint that they bring back starts anew: what it was ejected for is
     /// over. `panic_percent` as in [`check::CheckSpec`].
-    pub fn set_unhealthy(&mut self, panic_percent: u8, is_unhealthy: impl Fn(usize) -> bool) {
+    pub fn set_unhealthy(&mut self, panic_percent: u8, now: Instant, is_unhealthy: impl Fn(usize) -> bool) {
         for (position, endpoint) in self.endpoints.iter_mut().enumerate() {
             let was = std::mem::replace(&mut endpoint.is_unhealthy, is_unhealthy(position));
             if was && !endpoint.is_unhealthy {
-                *endpoint = Endpoint::default();
+                *endpoint = Endpoint { began: Some(now), ..Endpoint::default() };
             }
         }
         self.panic_percent = panic_percent;
@@ -137,6 +170,12 @@ impl ClusterHealth {
         }
     }
 
+    /// The part of its share that an endpoint is to get now, in thousandths.
+    pub fn share(&self, endpoint: usize, slow_start: &SlowStart, now: Instant) -> u32 {
+        let began = self.endpoints.get(endpoint).and_then(|endpoint| endpoint.began);
+        began.map_or(WHOLE, |began| slow_start.part(now.since(began)))
+    }
+
     /// Whether requests go to the endpoint first of all. An index that does not exist is not available.
     pub fn is_available(&self, endpoint: usize, now: Instant) -> bool {
         self.standing(endpoint, now) == Standing::Ready
@@ -153,12 +192,14 @@ impl ClusterHealth {
         }
     }
 
-    /// The endpoint answered. Resets its count and its back-off.
-    pub fn on_success(&mut self, endpoint: usize) {
+    /// The endpoint answered. Resets its count and its back-off. `is_error`: with a status of 5xx, which is an answer, but
+    /// no success.
+    pub fn on_answer(&mut self, endpoint: usize, is_error: bool) {
         if let Some(endpoint) = self.endpoints.get_mut(endpoint) {
+            endpoint.tally.count(!is_error);
             // A late answer to a request from before the ejection is no proof that new ones are answered.
             if !matches!(endpoint.state, State::Ejected { .. }) {
-                *endpoint = Endpoint { is_unhealthy: endpoint.is_unhealthy, ..Endpoint::default() };
+                (endpoint.failures, endpoint.ejections, endpoint.state) = (0, 0, State::Serving);
             }
         }
     }
@@ -168,6 +209,7 @@ impl ClusterHealth {
         let may_eject = self.may_eject(endpoint, now);
         let spec = self.spec;
         let Some(endpoint) = self.endpoints.get_mut(endpoint) else { return Verdict::Kept };
+        endpoint.tally.count(false);
         match endpoint.state {
             // Requests from before the ejection keep failing; they do not prolong it.
             State::Ejected { .. } => return Verdict::Kept,
@@ -186,12 +228,29 @@ impl ClusterHealth {
             endpoint.state = State::Serving;
             return Verdict::Spared;
         }
-        let length = spec.base.saturating_mul(1 << endpoint.ejections.min(16)).min(spec.max);
-        let until = now + length;
-        endpoint.ejections = endpoint.ejections.saturating_add(1);
-        endpoint.failures = 0;
-        endpoint.state = State::Ejected { until };
-        Verdict::Ejected { until }
+        endpoint.eject(&spec, now)
+    }
+
+    /// Judges rates of success where an interval is over. To be called now and then.
+    pub fn judge_rates(&mut self, now: Instant) -> Vec<(usize, Verdict)> {
+        let Some(spec) = self.spec.success_rate else { return Vec::new() };
+        if now.since(self.tallied) < spec.interval {
+            return Vec::new();
+        }
+        self.tallied = now;
+        let tallies: Vec<Tally> =
+            self.endpoints.iter_mut().map(|endpoint| std::mem::take(&mut endpoint.tally)).collect();
+        let mut verdicts = Vec::new();
+        for position in outliers(&spec, &tallies) {
+            let may_eject = self.may_eject(position, now);
+            let endpoint = &mut self.endpoints[position];
+            match endpoint.state {
+                State::Ejected { .. } => {}
+                _ if may_eject => verdicts.push((position, endpoint.eject(&self.spec, now))),
+                _ => verdicts.push((position, Verdict::Spared)),
+            }
+        }
+        verdicts
     }
 
     /// Endpoints that are not given requests first of all now.
@@ -211,6 +270,15 @@ impl ClusterHealth {
 }
 
 impl Endpoint {
+    fn eject(&mut self, spec: &EjectionSpec, now: Instant) -> Verdict {
+        let length = spec.base.saturating_mul(1 << self.ejections.min(16)).min(spec.max);
+        let until = now + length;
+        self.ejections = self.ejections.saturating_add(1);
+        self.failures = 0;
+        self.state = State::Ejected { until };
+        Verdict::Ejected { until }
+    }
+
     fn takes_requests(&self, now: Instant) -> bool {
         match self.state {
             State::Serving => true,

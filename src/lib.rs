@@ -12,6 +12,7 @@ pub mod detect;
 pub mod h1;
 pub mod health;
 pub mod http;
+pub mod limit;
 pub mod route;
 pub mod steal;
 pub mod tls;

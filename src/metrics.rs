@@ -8,7 +8,7 @@ pub mod steal;
 
 pub use catalog::{
     AcceptError, ClusterCounter, ClusterGauge, ClusterHistogram, Counter, Drained, Gauge, HandshakeFailure,
-    Histogram, ListenerCounter, ListenerGauge, ProbeResult, Process, Shed, TunnelProtocol,
+    Histogram, ListenerCounter, ListenerGauge, Overflow, ProbeResult, Process, Shed, TunnelProtocol,
 };
 pub use render::{CertificateEnd, CertificateFacts, HealthFacts, ProcessFacts, WorkerFacts};
 pub use shard::Shard;

@@ -171,11 +171,8 @@ async fn serve(
     mailbox: Mailbox,
     inbox: Receiver<Message>,
 ) {
-    let copies = if context.door.sheds() {
-        listeners.iter().filter_map(|(_, listener)| listener.try_clone().ok()).collect()
-    } else {
-        Vec::new()
-    };
+    let steered = listeners.iter().filter(|_| context.door.sheds());
+    let copies = steered.filter_map(|(_, listener)| listener.try_clone().ok()).collect();
     let handshakes_max = context.serving().snapshot.limits.handshakes_per_turn_max;
     let mut easing = Easing::new(handshakes_max, copies);
     for (index, listener) in listeners {
@@ -279,7 +276,8 @@ impl Housekeeping {
         for ejected in context.upstreams.take_ejected() {
             let (cluster, endpoint) = (&*ejected.cluster, ejected.endpoint);
             let ejected_ms = ejected.duration.as_millis() as u64;
-            tracing::warn!(cluster, %endpoint, ejected_ms, "endpoint ejected after consecutive failures");
+            let cause = ejected.cause;
+            tracing::warn!(cluster, %endpoint, ejected_ms, cause, "endpoint ejected");
         }
         let snapshot = &context.serving().snapshot;
         for Refused { listener, peer, error } in context.handshakes.take_refused() {

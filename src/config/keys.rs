@@ -1,5 +1,7 @@
 //! Every key of the configuration file, declared once. This file is one table.
 
+mod endpoints;
+
 use super::schema::Kind::{Boolean, Fields, Integer, Ratio, Text, TextList, TextOrList, Word};
 use super::schema::Preset::{Absent, Required, Shown};
 use super::schema::{Kind, Preset, Row, Table};
@@ -8,6 +10,8 @@ use crate::limits::{
     HTTP2_GLITCHES_MAX_DEFAULT, HTTP2_STREAMS_MAX_DEFAULT, TARGET_BYTES_MAX_DEFAULT,
     WORKER_MEMORY_BYTES_MAX_DEFAULT,
 };
+
+use endpoints::{EJECTION, HEALTH_CHECK, RETRY};
 
 const DAY_MS: u64 = 86_400_000;
 /// A deadline: never 0, never without end.
@@ -659,14 +663,28 @@ static CLUSTER: Table = Table {
             Integer { min: 1, max: 4_000_000 },
             16_384,
             "",
-            "Connections of one worker to the cluster, busy and idle; beyond it 503.",
+            "Connections of one worker to the cluster, busy and idle; beyond it requests wait for one.",
+        ),
+        number(
+            "pending_max",
+            Integer { min: 0, max: 1_000_000 },
+            1_024,
+            "",
+            "Requests of one worker that wait for a connection, for connect_timeout_ms at most; beyond it 503.",
+        ),
+        number(
+            "requests_max",
+            Integer { min: 1, max: 4_000_000 },
+            65_536,
+            "",
+            "Requests, relays and tunnels under way to the cluster at once, over all workers; beyond it 503.",
         ),
         number(
             "retries_max",
             Integer { min: 0, max: 8 },
             1,
             "",
-            "Further endpoints tried where that is safe: connecting failed, or a reused connection died unanswered.",
+            "Further endpoints tried where one cannot be connected to, and as often where [cluster.retry] says so.",
         ),
         number(
             "resolve_interval_ms",
@@ -684,6 +702,21 @@ static CLUSTER: Table = Table {
             Absent("\"40000-49999\""),
             "Ports that connections come from, within net.ipv4.ip_local_port_range. Absent: all of that. Needs Linux 6.3.",
         ),
+        number(
+            "slow_start_ms",
+            Integer { min: 0, max: DAY_MS },
+            0,
+            "ms",
+            "An endpoint that probes bring back, or that a name newly has, gets its share little by little; 0: at once.",
+        ),
+        number(
+            "slow_start_floor_percent",
+            Integer { min: 1, max: 100 },
+            10,
+            "%",
+            "What of its share it begins with.",
+        ),
+        table("retry", &RETRY),
         choice("health_check", &HEALTH_CHECK),
         table("ejection", &EJECTION),
         choice("tls", &CLUSTER_TLS),
@@ -715,84 +748,5 @@ static CLUSTER_TLS: Table = Table {
             "SPIFFE ids, one of which the endpoint must have, or a trust domain; looked for instead of the name.",
         ),
         VERSION_MIN,
-    ],
-};
-
-static HEALTH_CHECK: Table = Table {
-    help: "Endpoints are probed, once for all workers, and get no requests while they do not pass.",
-    shown: false,
-    rows: &[
-        row(
-            "type",
-            Word(&["tcp", "tls", "http"], &[]),
-            Preset::Text("tcp"),
-            "\"tcp\": it takes a connection. \"tls\": a handshake as in [cluster.tls]. \"http\": GET, over TLS where the cluster has it.",
-        ),
-        number("interval_ms", DEADLINE, 5_000, "ms", "From the end of one probe of an endpoint to the next."),
-        number("timeout_ms", DEADLINE, 2_000, "ms", "Of one probe, connecting included."),
-        number(
-            "jitter_percent",
-            Integer { min: 0, max: 100 },
-            10,
-            "%",
-            "By how much of itself the interval varies at random.",
-        ),
-        number(
-            "rise",
-            Integer { min: 1, max: 1_000 },
-            2,
-            "",
-            "Probes that pass in a row and bring an endpoint back.",
-        ),
-        number(
-            "fall",
-            Integer { min: 1, max: 1_000 },
-            3,
-            "",
-            "Probes that fail in a row and take an endpoint out; of a new one the first is enough.",
-        ),
-        row("path", Text, Preset::Text("/"), "Of type \"http\": what is asked for, with its query."),
-        row(
-            "host",
-            Text,
-            Absent("\"www.api.test\""),
-            "Of type \"http\": the Host field. Absent: the endpoint's address.",
-        ),
-        row(
-            "expected_status",
-            TextList,
-            Absent("[\"200-399\", \"401\"]"),
-            "Of type \"http\": statuses and ranges that pass. Absent: \"200-399\".",
-        ),
-        number(
-            "panic_percent",
-            Integer { min: 0, max: 100 },
-            1,
-            "%",
-            "Below this share of healthy endpoints all get requests: 1: where none is healthy. 0: never, it is 503.",
-        ),
-    ],
-};
-
-static EJECTION: Table = Table {
-    help: "An endpoint that fails again and again gets no requests for a while, as each worker sees it.",
-    shown: false,
-    rows: &[
-        number(
-            "consecutive_failures",
-            Integer { min: 0, max: 10_000 },
-            5,
-            "",
-            "Failures in a row that eject; 0 turns ejection off.",
-        ),
-        number("base_ms", DEADLINE, 1_000, "ms", "First ejection; each further one lasts twice as long."),
-        number("max_ms", DEADLINE, 30_000, "ms", "Longest ejection. Not less than base_ms."),
-        number(
-            "max_ejected_percent",
-            Integer { min: 0, max: 100 },
-            50,
-            "%",
-            "Share of the cluster ejected at once; one of several always may be, the only one never.",
-        ),
     ],
 };

@@ -237,6 +237,16 @@ causes! {
 }
 
 causes! {
+    /// Which limit of a cluster was reached.
+    Overflow, OVERFLOW, "limit" {
+        Connections: "connections", "No connection became free in time, or none may be waited for.";
+        Pending: "pending", "Too many requests wait for a connection.";
+        Requests: "requests", "Too many requests are under way.";
+        Retries: "retries", "Too many requests were tried again.";
+    }
+}
+
+causes! {
     /// What a probe of an endpoint showed.
     ProbeResult, PROBE_RESULT, "result" {
         Passed: "passed", "The endpoint did what is asked of it.";
@@ -378,10 +388,12 @@ family! {
             "HTTP/2 connections left because the endpoint sent more frames that cost than work.";
         GrpcStatus: "ringfort_upstream_grpc_responses_total" One Sum Some(GRPC_STATUS),
             "Calls of gRPC to the cluster, by the status that ended them, also where the gateway gave it.";
+        Overflows: "ringfort_upstream_overflows_total" One Sum Some(OVERFLOW),
+            "Requests refused because a limit of the cluster was reached, and retries that were not made.";
         FailuresExcused: "ringfort_upstream_failures_excused_total" One Sum None,
             "Deadlines of endpoints that passed while the worker itself stood still: not held against them.";
         Ejections: "ringfort_upstream_ejections_total" One Sum None,
-            "Endpoints taken out of balancing after consecutive failures.";
+            "Endpoints taken out of balancing for consecutive failures or their rate of success.";
         ReceivedBytes: "ringfort_upstream_received_bytes_total" Bytes Sum None,
             "Bytes received from endpoints.";
         SentBytes: "ringfort_upstream_sent_bytes_total" Bytes Sum None,
@@ -396,6 +408,10 @@ family! {
             "Connections to endpoints kept idle in the pool.";
         ConnectionsActive: "ringfort_upstream_connections_active" One Sum None,
             "Connections to endpoints carrying work now.";
+        RequestsActive: "ringfort_upstream_requests_active" One Sum None,
+            "Requests, relays and tunnels under way to the cluster, those that wait or connect among them.";
+        RequestsPending: "ringfort_upstream_requests_pending" One Sum None,
+            "Requests that wait for a connection, as all are in use.";
     }
 }
 
@@ -704,7 +720,7 @@ mod tests {
 
     /// Variants of the catalogue that `source` never names. Those with a method of their own count by its call.
     fn unwritten(source: &str) -> Vec<String> {
-        let families: [(&str, &[&str]); 14] = [
+        let families: [(&str, &[&str]); 15] = [
             ("Counter", Counter::NAMES),
             ("Gauge", Gauge::NAMES),
             ("Histogram", Histogram::NAMES),
@@ -719,6 +735,7 @@ mod tests {
             ("AcceptError", AcceptError::NAMES),
             ("HandshakeFailure", HandshakeFailure::NAMES),
             ("ProbeResult", ProbeResult::NAMES),
+            ("Overflow", Overflow::NAMES),
         ];
         let by_method = [
             ("Counter::Shed", ".shed("),
@@ -729,6 +746,7 @@ mod tests {
             ("ListenerCounter::Tunnels", ".tunnel_opened("),
             ("ClusterCounter::Requests", ".response("),
             ("ClusterCounter::GrpcStatus", ".grpc_status("),
+            ("ClusterCounter::Overflows", ".overflowed("),
         ];
         let mut unwritten = Vec::new();
         for (family, names) in families {

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use super::catalog::{
     AcceptError, BUCKET_BOUNDS_NS, ClusterCounter, ClusterGauge, ClusterHistogram, Counter, Drained,
-    GRPC_STATUS, Gauge, HISTOGRAM_CELLS, HandshakeFailure, Histogram, ListenerCounter, ListenerGauge, Shed,
-    TunnelProtocol, class_index, offsets, width,
+    GRPC_STATUS, Gauge, HISTOGRAM_CELLS, HandshakeFailure, Histogram, ListenerCounter, ListenerGauge,
+    Overflow, Shed, TunnelProtocol, class_index, offsets, width,
 };
 
 /// Values of one worker. Counters only grow, gauges may go both ways, durations are nanoseconds.
@@ -275,6 +275,12 @@ impl ClusterShard<'_> {
     /// Counts one request sent upstream by the status received; `None` when none came.
     pub fn response(self, status: Option<u16>) {
         let at = CLUSTER_COUNTER_AT[ClusterCounter::Requests as usize] + class_index(status);
+        self.shard.add_at(self.base + at, 1);
+    }
+
+    /// Counts a request or retry that met a limit of the cluster.
+    pub fn overflowed(self, limit: Overflow) {
+        let at = CLUSTER_COUNTER_AT[ClusterCounter::Overflows as usize] + limit as usize;
         self.shard.add_at(self.base + at, 1);
     }
 

@@ -23,7 +23,7 @@ use super::tls::{Tls, TlsMaterials};
 use super::upstream::Upstreams;
 
 /// Room for the state of one exchange.
-pub const EXCHANGE_BYTES: usize = 2_560;
+pub const EXCHANGE_BYTES: usize = 2_688;
 /// Blocks for exchanges kept while there are none.
 const EXCHANGES_KEPT_MAX: usize = 2_048;
 

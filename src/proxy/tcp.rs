@@ -27,9 +27,10 @@ pub(super) async fn connect(guard: &SessionGuard, cluster: u16) -> Result<Connec
         AcquireError::TimedOut => Termination::UpstreamTimeout,
         AcquireError::Untrusted => Termination::UpstreamTls,
         AcquireError::Unhealthy => Termination::UpstreamUnhealthy,
+        AcquireError::Busy | AcquireError::TooMany => Termination::UpstreamOverflow,
         _ => Termination::UpstreamConnect,
     })?;
-    upstreams.on_answer(&connection);
+    upstreams.on_answer(&connection, false);
     Ok(connection)
 }
 

@@ -10,10 +10,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::balance::{self, Candidate};
 use crate::base::random::Random;
 use crate::base::time::Instant;
-use crate::health::{ClusterHealth, Standing, Verdict};
+use crate::health::ClusterHealth;
+use crate::limit::circuit::Share;
+use crate::limit::retry::Budget;
 use crate::metrics::{ClusterCounter, ClusterGauge, ClusterHistogram, Shard};
 use crate::runtime::{Deadline, Runtime, Socket, TimedOut};
 use crate::tls::{self, Client, Purpose, Session};
@@ -22,10 +23,15 @@ use super::snapshot::{self, EndpointAddress, Snapshot};
 use super::stream::{Failure, Stream, TlsStream};
 use super::turnstile::Turnstile;
 
+mod choice;
+mod circuit;
 mod multiplex;
+mod pending;
 
+use circuit::Queue;
 pub use multiplex::{Acquired, Exchange};
 use multiplex::{Avoided, Making, Shared};
+use pending::Pending;
 
 /// Why no connection could be had.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -34,8 +40,10 @@ pub enum AcquireError {
     NoEndpoint,
     /// Active checks took out every endpoint (left to try).
     Unhealthy,
-    /// The cluster's connections are all in use.
+    /// The cluster's connections are all in use, and none became free in time.
     Busy,
+    /// As many requests as the cluster takes are under way.
+    TooMany,
     /// The last endpoint tried refused or was unreachable.
     Refused,
     /// The last endpoint tried did not answer within the connect deadline.
@@ -55,12 +63,42 @@ pub struct Tried {
     avoided: Avoided,
     /// What a new connection waits for.
     pace: Option<Turnstile>,
+    /// How often the request was sent again.
+    retries: u32,
+    /// By when the response's head is there, however often it is tried.
+    deadline: Option<Instant>,
 }
 
 impl Tried {
     /// Of a request that is one of many that come at once.
     pub fn paced(pace: &Turnstile) -> Self {
         Self { pace: Some(pace.clone()), ..Self::default() }
+    }
+
+    /// Whether the request was sent before: it is not to meet another connection that has died.
+    pub const fn is_again(&self) -> bool {
+        self.retries > 0
+    }
+
+    /// By when a try that is sent at `now` is to be answered, and by when the request is, however often it is tried.
+    pub fn deadlines(&mut self, spec: &snapshot::Cluster, now: Instant) -> (Instant, Instant) {
+        let whole = *self.deadline.get_or_insert(now + spec.request_timeout);
+        (spec.retry.per_try_timeout.map_or(whole, |per_try| whole.min(now + per_try)), whole)
+    }
+
+    /// How often the request was sent again.
+    pub const fn retries(&self) -> u32 {
+        self.retries
+    }
+
+    /// The request is sent again.
+    pub const fn again(&mut self) {
+        self.retries += 1;
+    }
+
+    /// Asks this endpoint again only where there is no other.
+    pub fn spare(&mut self, endpoint: SocketAddr) {
+        self.spared.push((endpoint, Spared::Refused));
     }
 }
 
@@ -79,6 +117,8 @@ pub struct Ejected {
     pub cluster: Box<str>,
     pub endpoint: SocketAddr,
     pub duration: Duration,
+    /// What it was ejected for.
+    pub cause: &'static str,
 }
 
 /// A TLS handshake with an endpoint failed; for the log.
@@ -116,6 +156,11 @@ struct Cluster {
     /// Busy and idle ones.
     connections: Cell<u32>,
     idle: Cell<u32>,
+    /// Those who wait for a connection.
+    pending: Pending,
+    /// This worker's part of the requests that may be under way.
+    requests: Share,
+    budget: RefCell<Budget>,
     /// Endpoints whose floods nobody has logged yet; at most `NOTES_KEPT_MAX`, all are counted.
     floods: RefCell<Vec<SocketAddr>>,
 }
@@ -157,6 +202,9 @@ impl Upstreams {
                 generation: Cell::new(0),
                 connections: Cell::new(0),
                 idle: Cell::new(0),
+                pending: Pending::default(),
+                requests: Share::new(&spec.requests),
+                budget: RefCell::default(),
                 floods: RefCell::default(),
             })
         });
@@ -222,25 +270,8 @@ impl Upstreams {
             endpoint.position.set(position);
             endpoints.push(endpoint);
         }
-        let rearranged = cluster.health.borrow().rearranged(&kept);
+        let rearranged = cluster.health.borrow().rearranged(&kept, self.runtime.now());
         *cluster.health.borrow_mut() = rearranged;
-    }
-
-    /// Takes over which endpoints of a cluster active checks found unhealthy.
-    pub fn set_unhealthy(&self, cluster: u16, addresses: &[SocketAddr]) {
-        let Some(cluster) = self.clusters.get(usize::from(cluster)) else { return };
-        let endpoints = cluster.endpoints.borrow();
-        let panic_percent = cluster.spec.health_check.as_ref().map_or(0, |check| check.panic_percent);
-        let is_unhealthy = |position: usize| addresses.contains(&endpoints[position].address);
-        cluster.health.borrow_mut().set_unhealthy(panic_percent, is_unhealthy);
-    }
-
-    /// Why there is no endpoint for a request that has not been tried yet.
-    fn nobody(cluster: &Cluster) -> AcquireError {
-        match cluster.endpoints.borrow().is_empty() {
-            true => AcquireError::NoEndpoint,
-            false => AcquireError::Unhealthy,
-        }
     }
 
     /// A connection for one request: an idle one unless `fresh`, else a new one. Endpoints that cannot be connected
@@ -275,10 +306,16 @@ impl Upstreams {
         let cluster = self.clusters.get(usize::from(cluster)).ok_or(AcquireError::NoEndpoint)?;
         let mut last_error = Self::nobody(cluster);
         let mut waited = false;
+        let admitted = self.admit(cluster, tried)?;
+        let mut queue = Queue::new(self, cluster);
+        if cluster.pending.len() > 0 {
+            Box::pin(queue.wait()).await?;
+        }
         loop {
             let Some(endpoint) = self.pick(cluster, tried) else { return Err(last_error) };
             if !fresh && let Some(idle) = self.take_idle(cluster, &endpoint) {
                 cluster.health.borrow_mut().on_request(endpoint.position.get(), self.runtime.now());
+                admitted.keep();
                 return Ok(self.begin(cluster, endpoint, idle, true));
             }
             if let (Some(pace), false) = (&tried.pace, std::mem::replace(&mut waited, true)) {
@@ -288,20 +325,23 @@ impl Upstreams {
             waited = false;
             // Idle connections to other endpoints give way to a request that needs one here.
             if cluster.connections.get() >= cluster.spec.connections_max && !self.drop_oldest_idle(cluster) {
-                return Err(AcquireError::Busy);
+                Box::pin(queue.wait()).await?;
+                continue;
             }
             match self.connect(cluster, &endpoint, purpose).await {
-                Ok(made) => return Ok(self.begin(cluster, endpoint, made, false)),
+                Ok(made) => {
+                    admitted.keep();
+                    return Ok(self.begin(cluster, endpoint, made, false));
+                }
                 Err(AcquireError::Local) => return Err(AcquireError::Local),
                 Err(error) => last_error = error,
             }
             self.shard.cluster(cluster.position).add(ClusterCounter::ConnectFailures, 1);
             self.not_connected(cluster, &endpoint, last_error);
             tried.addresses.push(endpoint.address);
-            if tried.addresses.len() > cluster.spec.retries_max as usize {
+            if !self.connects_again(cluster, tried) {
                 return Err(last_error);
             }
-            self.shard.cluster(cluster.position).add(ClusterCounter::Retries, 1);
         }
     }
 
@@ -309,6 +349,7 @@ impl Upstreams {
     pub fn sweep(&self) {
         let now = self.runtime.now();
         for cluster in &self.clusters {
+            self.judge_rates(cluster);
             for endpoint in cluster.endpoints.borrow().iter() {
                 self.drop_idle(cluster, endpoint, |idle| {
                     idle.stream.is_quiet() && now.since(idle.since) < cluster.spec.idle_timeout
@@ -328,40 +369,6 @@ impl Upstreams {
         }
     }
 
-    fn pick(&self, cluster: &Cluster, tried: &Tried) -> Option<Rc<Endpoint>> {
-        let endpoints = cluster.endpoints.borrow();
-        let health = cluster.health.borrow();
-        let now = self.runtime.now();
-        let all_refused = || {
-            let is_left = |endpoint: &Rc<Endpoint>| {
-                let address = &endpoint.address;
-                !tried.addresses.contains(address)
-                    && !tried.spared.iter().any(|(spared, _)| spared == address)
-            };
-            !endpoints.iter().any(is_left)
-        };
-        let any_refused = tried.spared.iter().any(|(_, why)| *why == Spared::Refused);
-        let spare_refused = any_refused && !all_refused();
-        let candidate = |position: usize| {
-            let load = endpoints[position].in_flight.get();
-            let address = &endpoints[position].address;
-            let is_spared = |&(spared, why): &(SocketAddr, Spared)| {
-                spared == *address && (why == Spared::Full || spare_refused)
-            };
-            if tried.addresses.contains(address) || tried.spared.iter().any(is_spared) {
-                Candidate::Excluded
-            } else {
-                match health.standing(position, now) {
-                    Standing::Ready => Candidate::Ready { load },
-                    Standing::Ejected => Candidate::Ejected { load },
-                    Standing::Unhealthy => Candidate::Excluded,
-                }
-            }
-        };
-        let picked = balance::pick(&mut self.random.borrow_mut(), endpoints.len(), candidate)?;
-        Some(endpoints[picked].clone())
-    }
-
     fn take_idle(&self, cluster: &Cluster, endpoint: &Endpoint) -> Option<Made> {
         let mut idle = endpoint.idle.borrow_mut();
         while let Some(Idle { stream, .. }) = idle.pop() {
@@ -372,7 +379,7 @@ impl Upstreams {
                 return Some((stream, cluster.generation.get()));
             }
             // Bytes, an end or an error that nobody asked for: what comes next could be taken for an answer.
-            cluster.connections.set(cluster.connections.get() - 1);
+            cluster.freed(1);
         }
         None
     }
@@ -386,7 +393,7 @@ impl Upstreams {
         }
         if dropped > 0 {
             cluster.idle.set(cluster.idle.get() - dropped);
-            cluster.connections.set(cluster.connections.get() - dropped);
+            cluster.freed(dropped);
             let gauge_delta = -i64::from(dropped);
             self.shard.cluster(cluster.position).gauge_add(ClusterGauge::ConnectionsIdle, gauge_delta);
         }
@@ -418,7 +425,7 @@ impl Upstreams {
         let deadline = self.runtime.deadline();
         deadline.set(started + cluster.spec.connect_timeout);
         // Counted while it is being made, so that a burst cannot exceed the limit.
-        let counted = Counted::new(&cluster.connections);
+        let counted = Counted::new(cluster);
         let connected =
             deadline.within(Socket::connect(&self.runtime, endpoint.address, &cluster.spec.socket)).await;
         let result: io::Result<Socket> = connected.map_err(|_| AcquireError::TimedOut)?;
@@ -506,26 +513,25 @@ impl Upstreams {
     /// The same for the deadline of the cluster's responses.
     pub fn excuses(&self, cluster: u16) -> bool {
         let cluster = self.clusters.get(usize::from(cluster));
-        cluster.is_some_and(|cluster| self.excuse(cluster, cluster.spec.request_timeout))
+        cluster.is_some_and(|cluster| {
+            let whole = cluster.spec.request_timeout;
+            self.excuse(
+                cluster,
+                cluster.spec.retry.per_try_timeout.map_or(whole, |per_try| whole.min(per_try)),
+            )
+        })
     }
 
     fn failed(&self, cluster: &Cluster, endpoint: &Endpoint) {
         let now = self.runtime.now();
         let verdict = cluster.health.borrow_mut().on_failure(endpoint.position.get(), now);
-        if let Verdict::Ejected { until } = verdict {
-            self.shard.cluster(cluster.position).add(ClusterCounter::Ejections, 1);
-            let mut ejected = self.ejected.borrow_mut();
-            if ejected.len() < NOTES_KEPT_MAX {
-                let cluster = cluster.spec.name.clone();
-                ejected.push(Ejected { cluster, endpoint: endpoint.address, duration: until.since(now) });
-            }
-        }
+        self.note_ejection(cluster, endpoint.address, verdict, "consecutive failures");
     }
 
-    /// Reports that the endpoint answered.
-    pub fn on_answer(&self, connection: &Connection) {
+    /// Reports that the endpoint answered; `is_error`: with a status of 5xx.
+    pub fn on_answer(&self, connection: &Connection, is_error: bool) {
         let lease = &connection.lease;
-        lease.cluster.health.borrow_mut().on_success(lease.endpoint.position.get());
+        lease.cluster.health.borrow_mut().on_answer(lease.endpoint.position.get(), is_error);
     }
 
     /// Reports that the endpoint broke its word: no answer in time, a broken or invalid one.
@@ -585,23 +591,26 @@ struct Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         self.endpoint.in_flight.set(self.endpoint.in_flight.get() - 1);
-        self.cluster.connections.set(self.cluster.connections.get() - 1);
-        self.shard.cluster(self.cluster.position).gauge_add(ClusterGauge::ConnectionsActive, -1);
+        self.cluster.requests.release();
+        self.cluster.freed(1);
+        let shard = self.shard.cluster(self.cluster.position);
+        shard.gauge_add(ClusterGauge::ConnectionsActive, -1);
+        shard.gauge_add(ClusterGauge::RequestsActive, -1);
     }
 }
 
 /// Counts one connection being made, unless it is kept.
-struct Counted<'a>(Option<&'a Cell<u32>>);
+struct Counted<'a>(Option<&'a Cluster>);
 
 impl<'a> Counted<'a> {
-    fn new(count: &'a Cell<u32>) -> Self {
-        count.set(count.get() + 1);
-        Self(Some(count))
+    fn new(cluster: &'a Cluster) -> Self {
+        cluster.connections.set(cluster.connections.get() + 1);
+        Self(Some(cluster))
     }
 
     /// Takes over a count that somebody kept.
-    const fn adopt(count: &'a Cell<u32>) -> Self {
-        Self(Some(count))
+    const fn adopt(cluster: &'a Cluster) -> Self {
+        Self(Some(cluster))
     }
 
     fn keep(mut self) {
@@ -611,8 +620,8 @@ impl<'a> Counted<'a> {
 
 impl Drop for Counted<'_> {
     fn drop(&mut self) {
-        if let Some(count) = self.0 {
-            count.set(count.get() - 1);
+        if let Some(cluster) = self.0 {
+            cluster.freed(1);
         }
     }
 }
