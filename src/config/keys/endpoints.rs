@@ -10,7 +10,9 @@ pub(super) static RETRY: Table = Table {
         row(
             "on",
             TextList,
-            Absent("[\"connect-failure\", \"refused-stream\", \"reset-before-request\", \"timeout\", \"gateway-error\"]"),
+            Absent(
+                "[\"connect-failure\", \"refused-stream\", \"reset-before-request\", \"timeout\", \"gateway-error\"]",
+            ),
             "Those, or \"reset\", \"5xx\", a status or a range. A request with a body only while none of it went. Absent: the first three.",
         ),
         row(
