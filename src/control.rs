@@ -7,6 +7,7 @@ pub mod certificates;
 pub mod cpus;
 pub mod data;
 pub mod handover;
+pub mod health;
 pub mod log;
 pub mod requests;
 pub mod resolve;

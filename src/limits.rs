@@ -36,6 +36,9 @@ pub const HELLO_RECORDS_MAX: usize = 8 * KIB;
 /// A header of the PROXY protocol with its TLVs.
 pub const PROXY_HEADER_BYTES_MAX: usize = 4 * KIB;
 
+/// Probes of endpoints under way at once, over all clusters: the control thread may share a CPU with a worker.
+pub const HEALTH_PROBES_AT_ONCE: usize = 64;
+
 /// One receive buffer of a worker's pool.
 pub const RECV_BUF_BYTES: usize = 16 * KIB;
 /// One receive buffer for long bodies.

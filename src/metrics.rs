@@ -8,8 +8,9 @@ pub mod steal;
 
 pub use catalog::{
     AcceptError, ClusterCounter, ClusterGauge, ClusterHistogram, Counter, Drained, Gauge, HandshakeFailure,
-    Histogram, ListenerCounter, ListenerGauge, Process, ProxyHeader, RateLimited, Shed, TunnelProtocol,
+    Histogram, ListenerCounter, ListenerGauge, Overflow, ProbeResult, Process, ProxyHeader, RateLimited,
+    Shed, TunnelProtocol,
 };
-pub use render::{CertificateEnd, CertificateFacts, ProcessFacts, WorkerFacts};
+pub use render::{CertificateEnd, CertificateFacts, HealthFacts, ProcessFacts, WorkerFacts};
 pub use shard::Shard;
 pub use steal::{CpuFacts, StealFacts, WorkerLoss};

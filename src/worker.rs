@@ -73,6 +73,8 @@ pub enum Message {
     Drain { deadline: Instant },
     /// All addresses of one cluster, sorted.
     Endpoints { cluster: u16, addresses: Vec<SocketAddr> },
+    /// All endpoints of one cluster that active checks found unhealthy.
+    Unhealthy { cluster: u16, addresses: Vec<SocketAddr> },
     /// What a listener's new connections are served with from now on.
     ServerTls { listener: u16, material: Arc<ServerMaterial> },
     /// What a cluster's endpoints are spoken to with from now on.
@@ -235,6 +237,9 @@ fn obey(context: &Rc<Context>, ports: &mut Ports, easing: &mut Easing, message: 
         Message::Endpoints { cluster, addresses } => {
             context.serving().upstreams.set_endpoints(cluster, &addresses);
         }
+        Message::Unhealthy { cluster, addresses } => {
+            context.serving().upstreams.set_unhealthy(cluster, &addresses);
+        }
         Message::ServerTls { listener, material } => context.set_server_tls(listener, &material),
         Message::ClientTls { cluster, material } => context.set_client_tls(cluster, &material),
         Message::Ease(ease) => easing.take(ease, context.runtime.now(), context),
@@ -270,7 +275,8 @@ impl Housekeeping {
         for ejected in serving.upstreams.take_ejected() {
             let (cluster, endpoint) = (&*ejected.cluster, ejected.endpoint);
             let ejected_ms = ejected.duration.as_millis() as u64;
-            tracing::warn!(cluster, %endpoint, ejected_ms, "endpoint ejected after consecutive failures");
+            let cause = ejected.cause;
+            tracing::warn!(cluster, %endpoint, ejected_ms, cause, "endpoint ejected");
         }
         for Refused { listener, peer, error } in context.handshakes.take_refused() {
             let (listener, peer) = (listener.name(), peer.map(|peer| peer.to_string()));

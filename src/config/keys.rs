@@ -1,5 +1,8 @@
 //! Every key of the configuration file, declared once. This file is one table.
 
+mod clients;
+mod endpoints;
+
 use super::schema::Kind::{Boolean, Fields, Integer, Ratio, Text, TextList, TextOrList, Word};
 use super::schema::Preset::{Absent, Required, Shown};
 use super::schema::{Kind, Preset, Row, Table};
@@ -9,9 +12,8 @@ use crate::limits::{
     WORKER_MEMORY_BYTES_MAX_DEFAULT,
 };
 
-mod clients;
-
 use clients::{HASH, LISTENER_PROXY_PROTOCOL, RATE_LIMIT};
+use endpoints::{EJECTION, HEALTH_CHECK, RETRY};
 
 const DAY_MS: u64 = 86_400_000;
 /// A deadline: never 0, never without end.
@@ -679,14 +681,28 @@ static CLUSTER: Table = Table {
             Integer { min: 1, max: 4_000_000 },
             16_384,
             "",
-            "Connections of one worker to the cluster, busy and idle; beyond it 503.",
+            "Connections of one worker to the cluster, busy and idle; beyond it requests wait for one.",
+        ),
+        number(
+            "pending_max",
+            Integer { min: 0, max: 1_000_000 },
+            1_024,
+            "",
+            "Requests of one worker that wait for a connection, for connect_timeout_ms at most; beyond it 503.",
+        ),
+        number(
+            "requests_max",
+            Integer { min: 1, max: 4_000_000 },
+            65_536,
+            "",
+            "Requests, relays and tunnels under way to the cluster at once, over all workers; beyond it 503.",
         ),
         number(
             "retries_max",
             Integer { min: 0, max: 8 },
             1,
             "",
-            "Further endpoints tried where that is safe: connecting failed, or a reused connection died unanswered.",
+            "Further endpoints tried where one cannot be connected to, and as often where [cluster.retry] says so.",
         ),
         number(
             "resolve_interval_ms",
@@ -704,6 +720,22 @@ static CLUSTER: Table = Table {
             Absent("\"40000-49999\""),
             "Ports that connections come from, within net.ipv4.ip_local_port_range. Absent: all of that. Needs Linux 6.3.",
         ),
+        number(
+            "slow_start_ms",
+            Integer { min: 0, max: DAY_MS },
+            0,
+            "ms",
+            "An endpoint that probes bring back, or that a name newly has, gets its share little by little; 0: at once.",
+        ),
+        number(
+            "slow_start_floor_percent",
+            Integer { min: 1, max: 100 },
+            10,
+            "%",
+            "What of its share it begins with.",
+        ),
+        table("retry", &RETRY),
+        choice("health_check", &HEALTH_CHECK),
         table("ejection", &EJECTION),
         choice("hash", &HASH),
         choice("tls", &CLUSTER_TLS),
@@ -735,28 +767,5 @@ static CLUSTER_TLS: Table = Table {
             "SPIFFE ids, one of which the endpoint must have, or a trust domain; looked for instead of the name.",
         ),
         VERSION_MIN,
-    ],
-};
-
-static EJECTION: Table = Table {
-    help: "An endpoint that fails again and again gets no requests for a while, as each worker sees it.",
-    shown: false,
-    rows: &[
-        number(
-            "consecutive_failures",
-            Integer { min: 0, max: 10_000 },
-            5,
-            "",
-            "Failures in a row that eject; 0 turns ejection off.",
-        ),
-        number("base_ms", DEADLINE, 1_000, "ms", "First ejection; each further one lasts twice as long."),
-        number("max_ms", DEADLINE, 30_000, "ms", "Longest ejection. Not less than base_ms."),
-        number(
-            "max_ejected_percent",
-            Integer { min: 0, max: 100 },
-            50,
-            "%",
-            "Share of the cluster ejected at once; one of several always may be, the only one never.",
-        ),
     ],
 };

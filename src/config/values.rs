@@ -260,6 +260,38 @@ pub(super) fn path(text: &str) -> Result<(), Fault> {
     Ok(())
 }
 
+/// What a request can ask an origin for: a path, with a query or without.
+pub(super) fn target(text: &str) -> Result<&str, Fault> {
+    let (before, query) = text.split_once('?').unwrap_or((text, ""));
+    path(before)?;
+    match query.chars().find(|c| !c.is_ascii_graphic() || *c == '#') {
+        Some(odd) => {
+            let what = format!("\"{}\" has {odd:?}, which no request has", super::node::shorten(text));
+            fault(what, "write it percent-encoded, as clients send it")
+        }
+        None => Ok(text),
+    }
+}
+
+/// A final status, or a range of them with both ends.
+pub(super) fn statuses(text: &str) -> Result<(u16, u16), Fault> {
+    let status = |text: &str| {
+        let digits = text.len() == 3 && text.bytes().all(|byte| byte.is_ascii_digit());
+        text.parse().ok().filter(|status| digits && (200..=599).contains(status))
+    };
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    match (status(first), status(last)) {
+        (Some(first), Some(last)) if first <= last => Ok((first, last)),
+        (Some(first), Some(last)) => {
+            fault(format!("the range {first}-{last} is backwards"), format!("write \"{last}-{first}\""))
+        }
+        _ => fault(
+            format!("\"{}\" is no status from 200 to 599, nor a range of them", super::node::shorten(text)),
+            "write it as \"204\" or \"200-399\"",
+        ),
+    }
+}
+
 /// RFC 9110 §5.6.2.
 pub(super) fn is_token(text: &str) -> bool {
     !text.is_empty()

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::admin::{Admin, Phase, State};
 use super::handover::{self, Facts, Sockets};
+use super::health::Health;
 use super::log::Log;
 use super::requests::Supervisor;
 use super::{Outcome, banner, log};
@@ -186,6 +187,7 @@ async fn control(
     let (fresh, first) = names.begin(&snapshot);
     first_answers(first).await;
     let known = names.go_on(fresh, &snapshot);
+    let health = Health::start(&snapshot, &tls, &known, &state);
     let groups = groups(&listeners, facts.cpus.len())?;
     let (compiled, tls) = (Compiled::new(snapshot.clone()), Arc::new(tls));
     let by_worker = Sockets::by_worker(listeners, facts.cpus.len());
@@ -216,7 +218,7 @@ async fn control(
     let workers = reports.iter().zip(&facts.cpus).zip(state.shards());
     let workers = workers.map(|((report, cpu), shard)| (*cpu, report.thread, shard.clone())).collect();
     let sampling = Sampling::new(host, workers, groups, steal, &snapshot);
-    let live = Live { handles, snapshot, names, tls: live_tls, sampling, reloader, asked, admin };
+    let live = Live { handles, snapshot, names, health, tls: live_tls, sampling, reloader, asked, admin };
     Ok(live.serve(&facts, &state, signals).await)
 }
 

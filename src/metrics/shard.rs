@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::catalog::{
     AcceptError, BUCKET_BOUNDS_NS, ClusterCounter, ClusterGauge, ClusterHistogram, Counter, Drained,
     GRPC_STATUS, Gauge, HISTOGRAM_CELLS, HandshakeFailure, Histogram, ListenerCounter, ListenerGauge,
-    ProxyHeader, RateLimited, Shed, TunnelProtocol, class_index, offsets, width,
+    Overflow, ProxyHeader, RateLimited, Shed, TunnelProtocol, class_index, offsets, width,
 };
 
 /// Values of one worker. Counters only grow, gauges may go both ways, durations are nanoseconds.
@@ -326,6 +326,11 @@ impl ClusterShard {
     pub fn response(&self, status: Option<u16>) {
         let at = CLUSTER_COUNTER_AT[ClusterCounter::Requests as usize] + class_index(status);
         self.cells.add(at, 1);
+    }
+
+    /// Counts a request or retry that met a limit of the cluster.
+    pub fn overflowed(&self, limit: Overflow) {
+        self.cells.add(CLUSTER_COUNTER_AT[ClusterCounter::Overflows as usize] + limit as usize, 1);
     }
 
     /// Counts one response of gRPC by the status that ended it; `None` when none did.

@@ -27,7 +27,7 @@ use super::tls::{Tls, TlsMaterials};
 use super::upstream::{Left, Upstreams};
 
 /// Room for the state of one exchange.
-pub const EXCHANGE_BYTES: usize = 2_624;
+pub const EXCHANGE_BYTES: usize = 2_752;
 /// Blocks for exchanges kept while there are none.
 const EXCHANGES_KEPT_MAX: usize = 2_048;
 

@@ -37,6 +37,8 @@ terminations! {
     EarlyResponse: "early_response", "Closed with a response that came before the request body ended.";
     ResponseUnframed: "response_unframed", "Closed to end a response whose length the client cannot know otherwise.";
     UpstreamConnect: "upstream_connect", "No endpoint could be connected to.";
+    UpstreamOverflow: "upstream_overflow", "A limit of the cluster was reached: connections, waiting requests or all requests.";
+    UpstreamUnhealthy: "upstream_unhealthy", "Active checks took out every endpoint.";
     UpstreamTls: "upstream_tls", "No endpoint passed the TLS handshake, or none took our certificate.";
     UpstreamFailed: "upstream_failed", "The endpoint broke its response off, or sent an invalid one.";
     UpstreamReset: "upstream_reset", "The endpoint reset a relayed connection or tunnel.";

@@ -5,9 +5,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::health::EjectionSpec;
+use crate::health::check::CheckSpec;
+use crate::health::{EjectionSpec, SlowStart};
 pub use crate::http::ForwardedPolicy;
+use crate::limit::circuit::Pool;
 use crate::limit::rate::Store;
+use crate::limit::retry::RetrySpec;
 use crate::proxy_protocol;
 use crate::route;
 use crate::sys::socket_options::SocketOptions;
@@ -140,15 +143,24 @@ pub struct Cluster {
     pub idle_timeout: Duration,
     /// Pooled connections without a request that one worker keeps for the cluster; 0 turns pooling off.
     pub idle_per_worker_max: u32,
-    /// Connections of one worker to the cluster, busy and idle; beyond it the answer is 503.
+    /// Connections of one worker to the cluster, busy and idle; beyond it requests wait for one.
     pub connections_max: u32,
+    /// Requests of one worker that wait for a connection, for `connect_timeout` at most; beyond it the answer is 503.
+    pub pending_max: u32,
+    /// Requests, relays and tunnels under way to the cluster at once, over all workers; beyond it the answer is 503.
+    pub requests: Arc<Pool>,
     /// Further endpoints tried where a retry is safe; 0 turns retries off.
     pub retries_max: u32,
+    pub retry: RetrySpec,
     /// How often names among the endpoints are looked up again.
     pub resolve_interval: Duration,
     /// Whether and how endpoints are spoken to in TLS. The handshake counts towards `connect_timeout`.
     pub tls: Option<ClientSpec>,
     pub ejection: EjectionSpec,
+    /// How an endpoint that comes back gets its share; `None`: all of it at once.
+    pub slow_start: Option<SlowStart>,
+    /// How endpoints are probed; `None`: requests alone show how they are.
+    pub health_check: Option<CheckSpec>,
     pub protocol: ClusterProtocol,
     /// What connections begin with, to tell endpoints of the client. Only with `ClusterProtocol::Http1`; no connection is
     /// used twice then.

@@ -52,9 +52,11 @@ pub(super) async fn connect(
     let connection = acquired.map_err(|error| match error {
         AcquireError::TimedOut => Termination::UpstreamTimeout,
         AcquireError::Untrusted => Termination::UpstreamTls,
+        AcquireError::Unhealthy => Termination::UpstreamUnhealthy,
+        AcquireError::Busy | AcquireError::TooMany => Termination::UpstreamOverflow,
         _ => Termination::UpstreamConnect,
     })?;
-    upstreams.on_answer(&connection);
+    upstreams.on_answer(&connection, false);
     Ok(connection)
 }
 

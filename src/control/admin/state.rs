@@ -9,7 +9,7 @@ use crate::control::data::reload::{Asked, Outcome, Requests};
 use crate::control::handover::Facts;
 use crate::control::log::Log;
 use crate::control::steal::View;
-use crate::metrics::{CertificateFacts, Process, ProcessFacts, Shard, WorkerFacts};
+use crate::metrics::{CertificateFacts, HealthFacts, Process, ProcessFacts, Shard, WorkerFacts};
 use crate::sys::{clock, process};
 
 /// Where the data process is in its life.
@@ -58,6 +58,7 @@ pub struct State {
     upgrade: Mutex<Result<(), Vec<String>>>,
     /// What to count of certificates, and what is wrong with their files.
     certificates: Mutex<(CertificateFacts, Vec<String>)>,
+    health: Mutex<Vec<HealthFacts>>,
     steal: Mutex<View>,
 }
 
@@ -90,6 +91,7 @@ impl State {
                 ok_unix_s: clock::unix_seconds(),
             }),
             certificates: Mutex::default(),
+            health: Mutex::default(),
             steal: Mutex::default(),
         }
     }
@@ -179,6 +181,11 @@ impl State {
         self.certificates.lock().unwrap_or_else(PoisonError::into_inner).1.clone()
     }
 
+    /// Of the clusters whose endpoints are probed.
+    pub fn set_health(&self, facts: Vec<HealthFacts>) {
+        *self.health.lock().unwrap_or_else(PoisonError::into_inner) = facts;
+    }
+
     /// What is known of lost CPU time.
     pub fn steal(&self) -> MutexGuard<'_, View> {
         self.steal.lock().unwrap_or_else(PoisonError::into_inner)
@@ -199,6 +206,7 @@ impl State {
         let certificates = self.certificates.lock().unwrap_or_else(PoisonError::into_inner).0.clone();
         let steal = self.steal().facts(clock::now(), self.workers());
         let mut facts = ProcessFacts::new(env!("CARGO_PKG_VERSION"), certificates, steal);
+        facts.set_health(self.health.lock().unwrap_or_else(PoisonError::into_inner).clone());
         facts.set(Process::Ready, u64::from(self.phase() == Phase::Serving));
         {
             let reloads = self.reloads();

@@ -20,6 +20,7 @@ use super::tls::LiveTls;
 use crate::control::Outcome;
 use crate::control::admin::{Admin, Phase, State};
 use crate::control::handover::Facts;
+use crate::control::health::Health;
 use crate::metrics::shard::forget_unused;
 use crate::proxy::context::Next;
 use crate::proxy::snapshot::Snapshot;
@@ -42,6 +43,7 @@ pub(super) struct Live {
     /// In use.
     pub snapshot: Arc<Snapshot>,
     pub names: Resolving,
+    pub health: Health,
     pub tls: LiveTls,
     pub sampling: Sampling,
     pub reloader: Arc<Reloader>,
@@ -115,7 +117,10 @@ impl Live {
                     }
                     break Leave::Stop;
                 }
-                (cluster, addresses) = self.names.changed() => self.tell_endpoints_of(&cluster, &addresses),
+                (cluster, addresses) = self.names.changed() => {
+                    self.tell_endpoints_of(&cluster, &addresses, state);
+                }
+                Some(told) = self.health.changed() => self.health.take(told, state, &self.handles),
                 _ = signals.hang_up.recv() => drop(state.ask(Asked::Reload)),
                 _ = signals.user_2.recv() => drop(state.ask(Asked::Upgrade)),
                 Some(asked) = self.asked.recv(), if under_way.step.is_none() => self.begin(asked, &mut under_way),
@@ -126,7 +131,7 @@ impl Live {
                 _ = sample.tick(), if self.sampling.is_on() => self.sampling.sample(state, &self.handles),
                 _ = look.tick() => {
                     if !self.sampling.postpones() {
-                        self.tls.look(state, &self.handles, false);
+                        self.tls.look(state, &self.handles, &mut self.health, false);
                     }
                     forget_unused(state.shards());
                     if let Some(index) = self.handles.iter().position(Handle::finished) {
@@ -162,10 +167,10 @@ impl Live {
 
     async fn drain(self, state: &State) -> Outcome {
         // Kept: who asks is answered to the end.
-        let Self { handles, sampling, snapshot, admin: _admin, .. } = self;
+        let Self { handles, sampling, health, snapshot, admin: _admin, .. } = self;
         let drain_deadline = snapshot.drain.deadline;
         // With it go copies of listeners, which would keep them open.
-        drop(sampling);
+        drop((sampling, health));
         state.set_phase(Phase::Draining);
         tracing::info!(deadline_ms = drain_deadline.as_millis() as u64, "draining");
         let deadline = clock::now() + drain_deadline;
@@ -190,10 +195,11 @@ impl Live {
         Outcome::Good
     }
 
-    fn tell_endpoints_of(&self, cluster: &str, addresses: &[SocketAddr]) {
+    fn tell_endpoints_of(&mut self, cluster: &str, addresses: &[SocketAddr], state: &State) {
         let at = self.snapshot.clusters.iter().position(|at| *at.name == *cluster);
         if let Some(at) = at.and_then(|at| u16::try_from(at).ok()) {
             tell_endpoints(&self.handles, at, addresses);
+            self.health.set_endpoints(at, addresses, state, &self.handles);
         }
     }
 
@@ -216,7 +222,7 @@ impl Live {
                     tracing::error!(problem, "the configuration was not reloaded; the one in use stays");
                 }
                 // Files of certificates that changed come into use all the same, where they can be.
-                self.tls.look(state, &self.handles, true);
+                self.tls.look(state, &self.handles, &mut self.health, true);
                 state.note_reload(Err(problems.clone()));
                 self.reloader.supervisor.ready();
                 under_way.end(&Err(problems));
@@ -259,6 +265,7 @@ impl Live {
             let sockets = by_worker.next().unwrap_or_default();
             handle.send(Message::Reload(Box::new(Reload { next, sockets, steal, done: done.clone() })));
         }
+        self.health.change(&snapshot, &change, &tls, &addresses, state, &self.handles);
         let told = told(&change, &self.snapshot);
         tracing::info!(change = told, "configuration reloaded");
         state.set_config(effective);

@@ -27,6 +27,7 @@ use crate::base::field_edits::FieldEdits;
 use crate::h1::{Parsed, ResponseHead, framing_to_client, write_response};
 use crate::http::answer::{connection_option, write_answer};
 use crate::http::{BodyFraming, Reject, Version};
+use crate::limit::retry::Failed;
 use crate::limits;
 use crate::metrics::{ClusterCounter, Histogram, ListenerCounter};
 use crate::runtime::{Deadline, RecvBuf};
@@ -284,7 +285,6 @@ impl Exchange<'_> {
     async fn forward(&self, cluster: u16, route: u16, head: &[u8], rest: RecvBuf) -> Next {
         let upstreams = &self.serving.upstreams;
         let mut tried = Tried::new(self.caller());
-        let mut fresh = false;
         let mut rest = Some(rest);
         if upstreams.may_multiplex(cluster) {
             // In a block of its own: what goes to HTTP/1.1 must not pay for its size.
@@ -292,7 +292,7 @@ impl Exchange<'_> {
         }
         loop {
             let acquired = {
-                let acquire = pin!(upstreams.acquire(cluster, fresh, &mut tried));
+                let acquire = pin!(upstreams.acquire(cluster, tried.is_again(), &mut tried));
                 unless_gone(self, acquire).await
             };
             let connection = match acquired {
@@ -300,22 +300,21 @@ impl Exchange<'_> {
                 Ok(Err(error)) => return self.fail(cannot_acquire(error), rest).await,
                 Ok(Ok(connection)) => connection,
             };
-            if let Some(next) = self.attempt(connection, cluster, route, head, &mut rest, !fresh).await {
+            if let Some(next) = self.attempt(connection, (cluster, route), head, &mut rest, &mut tried).await
+            {
                 return next;
             }
-            fresh = true;
         }
     }
 
-    /// Has this connection's endpoint answer. `None`: another one may be tried, which `may_retry` allows.
+    /// Has this connection's endpoint answer. `None`: the request is to be sent again.
     async fn attempt(
         &self,
         connection: Connection,
-        cluster: u16,
-        route: u16,
+        (cluster, route): (u16, u16),
         head: &[u8],
         rest: &mut Option<RecvBuf>,
-        may_retry: bool,
+        tried: &mut Tried,
     ) -> Option<Next> {
         let upstreams = &self.serving.upstreams;
         // A client that left while it waited for a connection gets nothing done.
@@ -324,20 +323,17 @@ impl Exchange<'_> {
             return Some(Next::End(Ending::Abort(Termination::ClientAborted)));
         }
         connection.stream.set_on_demand(false);
-        let attempt = Attempt::new(self.context, self.serving, (cluster, route), self.request.is_head);
-        attempt.sent(head);
+        let mut attempt = Attempt::new(self.context, self.serving, (cluster, route), self.request.is_head);
         if self.request.framing.has_body() {
+            attempt.sent(head);
             // In a block of its own: requests without a body must not pay for its size.
             let first = rest.take().unwrap_or_else(|| self.context.runtime.empty_buffer());
             let forwarded = self.forward_with_body(attempt, connection, head, first);
             return Some(self.context.exchanges.place(forwarded).await);
         }
+        attempt.wait_for(self.deadline, tried, self.request.idempotent);
+        attempt.sent(head);
         connection.stream.send(head, false);
-        let Some(spec) = upstreams.spec(cluster) else {
-            return Some(self.fail(UNANSWERED, rest.take()).await);
-        };
-        let may_retry = may_retry && spec.retries_max > 0 && self.request.idempotent;
-        self.deadline.set(self.context.runtime.now() + spec.request_timeout);
         let responded = {
             let respond = pin!(attempt.respond(self, &connection));
             unless_gone(self, respond).await
@@ -351,8 +347,11 @@ impl Exchange<'_> {
                 self.settle(connection, reusable);
                 return Some(self.after_response(rest.take()).await);
             }
-            Responded::Unanswered if may_retry => {
-                attempt.add(ClusterCounter::Retries, 1);
+            Responded::Again(failed) => {
+                tried.again();
+                if failed != Failed::ResetBeforeRequest {
+                    tried.spare(connection.endpoint());
+                }
                 return None;
             }
             Responded::Unanswered | Responded::Refused | Responded::Opened(_) => UNANSWERED,
@@ -422,7 +421,7 @@ impl Exchange<'_> {
                 connection.abort();
                 Next::End(Ending::Graceful(Termination::EarlyResponse))
             }
-            (Responded::Unanswered | Responded::Refused | Responded::Opened(_), _) => {
+            (Responded::Unanswered | Responded::Refused | Responded::Again(_) | Responded::Opened(_), _) => {
                 self.fail_and_close(UNANSWERED)
             }
             (Responded::Failed(failure), _) => {

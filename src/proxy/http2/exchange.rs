@@ -21,6 +21,7 @@ use crate::base::field_edits::FieldEdits;
 use crate::h1::{FieldSlots, HeadLimits, Parsed, ResponseHead, parse_response};
 use crate::http::answer::{standard_text, write_answer};
 use crate::http::{Reject, grpc, trim_ows};
+use crate::limit::retry::Failed;
 use crate::metrics::{ClusterCounter, Histogram};
 use crate::runtime::Deadline;
 
@@ -345,16 +346,11 @@ impl Exchange<'_> {
     /// Has an endpoint answer.
     async fn forward(&self, request: &Request, to: Destination<'_>, body: &mut Receiver) {
         let upstreams = &self.serving.upstreams;
-        let shard = self.serving.upstreams.counts(to.cluster);
         let mut tried = Tried::paced(&self.session.pace, to.caller.clone());
-        let mut attempts = 0;
         self.ungraded.set(self.is_grpc.then_some(to.cluster));
-        let Some(retries_max) = upstreams.spec(to.cluster).map(|spec| spec.retries_max) else {
-            return self.fail(&UNANSWERED).await;
-        };
         loop {
             let acquired = {
-                let acquire = pin!(upstreams.acquire_any(to.cluster, attempts > 0, &mut tried));
+                let acquire = pin!(upstreams.acquire_any(to.cluster, tried.is_again(), &mut tried));
                 unless_gone(self, acquire).await
             };
             let acquired = match acquired {
@@ -362,28 +358,39 @@ impl Exchange<'_> {
                 Ok(Err(error)) => return self.fail(&cannot_acquire(error)).await,
                 Ok(Ok(acquired)) => acquired,
             };
-            let attempt = Attempt::new(self.context, self.serving, (to.cluster, to.route), self.is_head);
+            let mut attempt = Attempt::new(self.context, self.serving, (to.cluster, to.route), self.is_head);
+            if !request.framing.has_body() {
+                attempt.wait_for(&self.deadline, &mut tried, request.idempotent);
+            }
             let responded = match acquired {
                 Acquired::Connection(connection) => {
-                    self.over_connection(&attempt, request, connection, &to, body).await
+                    let endpoint = connection.endpoint();
+                    let responded = self.over_connection(&attempt, request, connection, &to, body).await;
+                    if matches!(responded, Ok(Responded::Again(failed)) if failed != Failed::ResetBeforeRequest)
+                    {
+                        tried.spare(endpoint);
+                    }
+                    responded
                 }
                 Acquired::Stream(exchange) => {
                     self.over_stream(&attempt, request, exchange, &to, body, &mut tried).await
                 }
             };
-            let safe = match responded {
+            let goes_again = match responded {
                 Ok(Responded::Complete { .. } | Responded::Broken(_) | Responded::Opened(_)) | Err(Gone) => {
                     return;
                 }
                 Ok(Responded::Failed(failure)) => return self.fail(&failure).await,
-                Ok(Responded::Refused) => !body.is_touched(),
-                Ok(Responded::Unanswered) => request.idempotent && !request.framing.has_body(),
+                Ok(Responded::Again(_)) => true,
+                Ok(Responded::Refused) => {
+                    !body.is_touched() && upstreams.goes_again(to.cluster, tried.retries(), Failed::Refused)
+                }
+                Ok(Responded::Unanswered) => false,
             };
-            if !safe || attempts >= retries_max {
+            if !goes_again {
                 return self.fail(&UNANSWERED).await;
             }
-            attempts += 1;
-            shard.add(ClusterCounter::Retries, 1);
+            tried.again();
         }
     }
 

@@ -46,8 +46,17 @@ impl Change {
     }
 }
 
-/// Rate limits that stay as they were go on with what their keys have left.
+/// Rate limits that stay as they were go on with what their keys have left, and limits of clusters with what is under way.
 pub fn keep_budgets(old: &Snapshot, new: &mut Snapshot) {
+    let by_name: HashMap<&str, &Cluster> =
+        old.clusters.iter().map(|cluster| (&*cluster.name, cluster)).collect();
+    for cluster in &mut new.clusters {
+        if let Some(before) = by_name.get(&*cluster.name)
+            && before.requests == cluster.requests
+        {
+            cluster.requests = before.requests.clone();
+        }
+    }
     for limit in &mut new.rate_limits {
         let is_same = |before: &&RateLimit| {
             (&before.name, &before.by, before.ipv6_prefix_len)
