@@ -8,7 +8,7 @@ pub mod steal;
 
 pub use catalog::{
     AcceptError, ClusterCounter, ClusterGauge, ClusterHistogram, Counter, Drained, Gauge, HandshakeFailure,
-    Histogram, ListenerCounter, ListenerGauge, Process, Shed, TunnelProtocol,
+    Histogram, ListenerCounter, ListenerGauge, LogDrop, Process, Shed, TunnelProtocol,
 };
 pub use render::{CertificateEnd, CertificateFacts, ProcessFacts, WorkerFacts};
 pub use shard::Shard;

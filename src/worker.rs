@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use crate::base::time::Instant;
 use crate::metrics::{Counter, Gauge, Histogram, Shard};
+use crate::proxy::access::Announce;
 use crate::proxy::context::Context;
 use crate::proxy::handshakes::Refused;
 use crate::proxy::snapshot::Snapshot;
@@ -48,6 +49,8 @@ pub struct Plan {
     pub seed: u64,
     pub ring: RingSizes,
     pub steal: steal::Spec,
+    /// Where the ring of its access log is announced.
+    pub access_log: Announce,
 }
 
 /// What the control thread tells a worker.
@@ -148,6 +151,7 @@ fn run(plan: Plan, inbox: Receiver<Message>, report: &Sender<Result<(EngineRepor
         }
     };
     let context = Context::new(runtime.clone(), plan.shard, plan.snapshot, &plan.tls, plan.seed);
+    context.access.connect(plan.access_log);
     context.door.set_objective(plan.steal.latency_objective, plan.steal.mode == steal::Mode::Act, &runtime);
     for (listener, material) in (0..).zip(plan.tls.listeners) {
         material.into_iter().for_each(|material| set_server_tls(&context, listener, &material));
@@ -290,6 +294,13 @@ impl Housekeeping {
             tracing::warn!(cluster, %endpoint, "a connection was left: the endpoint flooded it with HTTP/2 frames");
         }
         let shard = &context.shard;
+        context.access.count_lost(shard);
+        if let Some(lines) = context.access.take_dropped(now) {
+            tracing::warn!(
+                lines,
+                "lines of the access log were dropped: its reader or disk is too slow; sample them (access_log.rules), or raise access_log.buffer_bytes"
+            );
+        }
         let (turns, gap_max) = context.runtime.take_loop_facts();
         shard.add(Counter::LoopTurns, turns - std::mem::replace(&mut self.turns, turns));
         shard.set_max(Gauge::LoopGapMax, u64::try_from(gap_max.as_nanos()).unwrap_or(u64::MAX));

@@ -13,9 +13,10 @@ use crate::base::roff::Page;
 use crate::config;
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
-const SIGNALS: [(&str, &str); 2] = [
+const SIGNALS: [(&str, &str); 3] = [
     ("SIGTERM, SIGINT", "Drain and end. A second SIGINT ends at once."),
     ("SIGHUP", "Read the files of certificates anew."),
+    ("SIGUSR1", "Open the file of the access log anew."),
 ];
 const FILES: [(&str, &str); 2] = [
     ("/etc/ringfort/ringfort.toml", "The configuration that the service runs on, see `ringfort.toml`(5)."),
@@ -61,7 +62,7 @@ fn manual() -> String {
     for (code, meaning) in [("0", "Good."), ("1", "It ran and found problems."), ("2", "It could not run.")] {
         page.item(code, meaning);
     }
-    for (heading, rows) in [("SIGNALS", &SIGNALS), ("FILES", &FILES)] {
+    for (heading, rows) in [("SIGNALS", &SIGNALS[..]), ("FILES", &FILES)] {
         page.heading(heading);
         for (term, text) in rows {
             page.item(term, text);

@@ -11,6 +11,7 @@ use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
+use super::access_log::AccessLog;
 use super::admin::{self, Phase, State};
 use super::handover::{self, Facts, Sockets};
 use super::log::Log;
@@ -164,6 +165,7 @@ async fn control(
     let ring = RingSizes::new(config.workers.ring.entries, config.workers.ring.recv_buffers);
     let engine = config.workers.engine;
     probe(engine, ring)?;
+    let access_log = start_access_log(&snapshot, facts.restarts)?;
     // Workers accept as soon as they run: connections wait in the accept queues until there are addresses to go to.
     let mut endpoints = resolve(&snapshot).await;
     let steering = Steering::new(sockets.workers.first().map_or(&[], Vec::as_slice));
@@ -179,6 +181,7 @@ async fn control(
             seed: random::seed(),
             ring,
             steal,
+            access_log: access_log.announce(),
         });
     let started: io::Result<Vec<Handle>> = plans.map(worker::spawn).collect();
     let handles = started.map_err(|error| format!("cannot start a worker thread: {error}"))?;
@@ -193,8 +196,22 @@ async fn control(
     let handshakes_max = snapshot.limits.handshakes_per_turn_max;
     let sampler =
         (steal.mode != Mode::Off).then(|| Sampler::new(steal, &host, workers, steering, handshakes_max));
-    let live = Live { handles, endpoints, tls: live_tls, sampler, supervisor };
+    let live = Live { handles, endpoints, tls: live_tls, sampler, supervisor, access_log };
     Ok(serve(&facts, &state, live, &mut signals, snapshot.drain.deadline).await)
+}
+
+/// A log that the operator wants and cannot have is no way to start. After a crash a refusal would serve nobody.
+fn start_access_log(snapshot: &Snapshot, restarts: u32) -> Result<AccessLog, String> {
+    let mut access_log = AccessLog::default();
+    let target = snapshot.access_log.as_ref().map(|spec| &spec.target);
+    match access_log.follow(target) {
+        Err(problem) if restarts > 0 => {
+            tracing::error!("{problem}; then send SIGUSR1: nothing is logged until then");
+            access_log.await_target(target);
+        }
+        followed => followed?,
+    }
+    Ok(access_log)
 }
 
 /// Tells at once where the engine that the configuration insists on cannot be had: names may take seconds.
@@ -297,6 +314,7 @@ struct Live {
     /// `None` where lost CPU time is not measured.
     sampler: Option<Sampler>,
     supervisor: Mouth,
+    access_log: AccessLog,
 }
 
 /// Serves until every worker has ended.
@@ -307,7 +325,7 @@ async fn serve(
     signals: &mut Signals,
     drain_deadline: Duration,
 ) -> Outcome {
-    let Live { handles, mut endpoints, mut tls, mut sampler, supervisor } = live;
+    let Live { handles, mut endpoints, mut tls, mut sampler, supervisor, mut access_log } = live;
     supervisor.say(Word::Ready);
     let mut look = tokio::time::interval(LOOK_SERVING);
     let mut sample = tokio::time::interval(SAMPLE_INTERVAL);
@@ -328,6 +346,11 @@ async fn serve(
                 tls.look(state, &handles, true);
                 supervisor.say(Word::Ready);
             }
+            _ = signals.user_1.recv() => match access_log.reopen() {
+                Ok(true) => tracing::info!("SIGUSR1: the access log is open anew"),
+                Ok(false) => tracing::info!("SIGUSR1: there is no access log to open anew"),
+                Err(problem) => tracing::error!("{problem}; the last one is still written"),
+            },
             _ = sample.tick(), if sampler.is_some() => {
                 if let Some(sampler) = &mut sampler {
                     sampler.sample(state, &handles);
@@ -362,6 +385,7 @@ async fn serve(
     for handle in handles {
         handle.join();
     }
+    access_log.finish(FLUSH_TIMEOUT);
     tracing::info!("drained");
     Outcome::Good
 }
@@ -371,18 +395,19 @@ struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hang_up: Signal,
-    /// Held so that none of them ends the process; the supervisor answers them.
-    _others: [Signal; 2],
+    user_1: Signal,
+    /// Held so that it does not end the process; the supervisor answers it.
+    _user_2: Signal,
 }
 
 impl Signals {
     fn new() -> io::Result<Self> {
-        let [user_1, user_2] = [SignalKind::user_defined1(), SignalKind::user_defined2()].map(signal);
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             hang_up: signal(SignalKind::hangup())?,
-            _others: [user_1?, user_2?],
+            user_1: signal(SignalKind::user_defined1())?,
+            _user_2: signal(SignalKind::user_defined2())?,
         })
     }
 

@@ -184,6 +184,10 @@ impl Supervisor {
                     Word::Ready => {}
                 },
                 ask = signals.next() => {
+                    if ask == Ask::User1 {
+                        signal_child(&child, process::Signal::User1);
+                        continue;
+                    }
                     if ask == Ask::HangUp {
                         self.notify.reloading();
                         tracing::info!("SIGHUP: certificates are read anew; a changed configuration needs a restart");
@@ -224,6 +228,8 @@ enum Ask {
     Terminate,
     /// Not to stop: to read files anew.
     HangUp,
+    /// Nor this: to open the access log anew.
+    User1,
 }
 
 /// The signals a supervisor takes.
@@ -250,20 +256,20 @@ impl Signals {
     async fn stop(&mut self) -> Ask {
         loop {
             match self.next().await {
-                Ask::HangUp => {}
+                Ask::HangUp | Ask::User1 => {}
                 ask => return ask,
             }
         }
     }
 
-    /// The others are answered with a line in the log, and never end the process.
+    /// SIGUSR2 is answered with a line in the log, and never ends the process.
     async fn next(&mut self) -> Ask {
         loop {
             tokio::select! {
                 _ = self.terminate.recv() => return Ask::Terminate,
                 _ = self.interrupt.recv() => return Ask::Interrupt,
                 _ = self.hang_up.recv() => return Ask::HangUp,
-                _ = self.user_1.recv() => tracing::warn!("SIGUSR1 has no meaning here"),
+                _ = self.user_1.recv() => return Ask::User1,
                 _ = self.user_2.recv() => tracing::warn!("SIGUSR2: upgrading is not supported yet; restart instead"),
             }
         }

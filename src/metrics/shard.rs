@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use super::catalog::{
     AcceptError, BUCKET_BOUNDS_NS, ClusterCounter, ClusterGauge, ClusterHistogram, Counter, Drained,
-    GRPC_STATUS, Gauge, HISTOGRAM_CELLS, HandshakeFailure, Histogram, ListenerCounter, ListenerGauge, Shed,
-    TunnelProtocol, class_index, offsets, width,
+    GRPC_STATUS, Gauge, HISTOGRAM_CELLS, HandshakeFailure, Histogram, ListenerCounter, ListenerGauge,
+    LogDrop, Shed, TunnelProtocol, class_index, offsets, width,
 };
 
 /// Values of one worker. Counters only grow, gauges may go both ways, durations are nanoseconds.
@@ -94,6 +94,16 @@ impl Shard {
     /// Connections that were asked to end for this reason.
     pub fn drains(&self, reason: Drained) -> u64 {
         self.load(COUNTER_AT[Counter::Drained as usize] + reason as usize)
+    }
+
+    /// Counts lines of the access log that were lost.
+    pub fn log_dropped(&self, reason: LogDrop, lines: u64) {
+        self.add_at(COUNTER_AT[Counter::AccessLogDropped as usize] + reason as usize, lines);
+    }
+
+    /// Lines of the access log that were lost for this reason.
+    pub fn log_drops(&self, reason: LogDrop) -> u64 {
+        self.load(COUNTER_AT[Counter::AccessLogDropped as usize] + reason as usize)
     }
 
     /// Counts one error of `accept`.

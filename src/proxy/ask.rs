@@ -16,6 +16,7 @@ use crate::limits;
 use crate::metrics::{ClusterCounter, Histogram};
 use crate::runtime::{Deadline, RecvBuf, TimedOut};
 
+use super::access::Line;
 use super::body::{BodyError, Pace};
 use super::context::{Context, Serving};
 use super::http1::failure::{
@@ -160,6 +161,7 @@ pub(super) async fn unless_gone<C: Client, T>(
 /// A request that goes to an endpoint, once. Counts its response; or, when it is dropped, that it got none.
 pub(super) struct Attempt<'a> {
     context: &'a Context,
+    line: &'a Line,
     pub(super) cluster: u16,
     route: u16,
     is_head: bool,
@@ -184,16 +186,25 @@ pub(super) struct Counting<'a> {
 impl Drop for Counting<'_> {
     fn drop(&mut self) {
         self.attempt.add(self.counter, self.moved.get());
+        match self.counter {
+            ClusterCounter::SentBytes => self.attempt.line.received(self.moved.get()),
+            _ => self.attempt.line.sent(self.moved.get()),
+        }
     }
 }
 
 impl<'a> Attempt<'a> {
-    pub(super) const fn new(context: &'a Context, (cluster, route): (u16, u16), is_head: bool) -> Self {
-        Self { context, cluster, route, is_head, opening: None, unanswered: Cell::new(false) }
+    pub(super) const fn new(
+        context: &'a Context,
+        line: &'a Line,
+        (cluster, route): (u16, u16),
+        is_head: bool,
+    ) -> Self {
+        Self { context, line, cluster, route, is_head, opening: None, unanswered: Cell::new(false) }
     }
 
     fn to_open(context: &'a Context, opening: &'a Opening) -> Self {
-        let mut attempt = Self::new(context, (opening.cluster, opening.route), false);
+        let mut attempt = Self::new(context, &opening.line, (opening.cluster, opening.route), false);
         attempt.opening = Some(opening);
         attempt
     }
@@ -277,6 +288,7 @@ impl<'a> Attempt<'a> {
 
     /// Brings the response that comes on a connection to the client.
     pub(super) async fn respond<C: Client>(&self, client: &C, connection: &Connection) -> Responded<C::Side> {
+        self.line.asked(connection.endpoint());
         match self.head_from_connection(client, connection).await {
             Ok((plan, rest)) if plan.opens => opened(client, plan, Behind::Connection(rest)),
             Ok((plan, rest)) => client.deliver(self, plan, ResponseBody::Connection(connection, rest)).await,
@@ -291,6 +303,7 @@ impl<'a> Attempt<'a> {
         exchange: &Exchange,
         call: &mut Call,
     ) -> Responded<C::Side> {
+        self.line.asked(exchange.endpoint());
         match self.head_from_stream(client, exchange, call).await {
             Ok((plan, receiver)) if plan.opens => opened(client, plan, Behind::Stream(receiver)),
             Ok((plan, mut receiver)) => client.deliver(self, plan, ResponseBody::Stream(&mut receiver)).await,
@@ -315,6 +328,7 @@ impl<'a> Attempt<'a> {
             Err(TimedOut) => return Err(Responded::Failed(TIMED_OUT)),
         };
         self.context.shard.observe(Histogram::UpstreamFirstByte, runtime.now().since(sent_at));
+        self.line.first_byte(runtime.now().since(sent_at));
         loop {
             let mut input = HeadInput::new(runtime, first);
             let plan = loop {
@@ -372,6 +386,7 @@ impl<'a> Attempt<'a> {
             };
             if !std::mem::replace(&mut answered, true) {
                 self.context.shard.observe(Histogram::UpstreamFirstByte, runtime.now().since(sent_at));
+                self.line.first_byte(runtime.now().since(sent_at));
             }
             let (head, receiver) = match next {
                 Answered::Interim(head) => (head, None),

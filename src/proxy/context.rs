@@ -2,6 +2,7 @@
 //! recycled memory. Lives on one thread.
 
 use std::cell::{Cell, RefCell};
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,11 +11,13 @@ use crate::base::random::Random;
 use crate::base::time::Instant;
 use crate::h1::HeadLimits;
 use crate::http::{Prepared, date};
-use crate::metrics::{ListenerGauge, Shard};
+use crate::metrics::{HandshakeFailure, ListenerGauge, Shard};
 use crate::route::{Action, Route};
 use crate::runtime::{Recycler, Runtime};
 use crate::sys::clock;
 
+use super::access::{Access, Line};
+use super::connections::{Connected, Connections, Doing};
 use super::door::Door;
 use super::handshakes::Handshakes;
 use super::outcome::Termination;
@@ -23,7 +26,7 @@ use super::tls::{Tls, TlsMaterials};
 use super::upstream::Upstreams;
 
 /// Room for the state of one exchange.
-pub const EXCHANGE_BYTES: usize = 2_560;
+pub const EXCHANGE_BYTES: usize = 2_688;
 /// Blocks for exchanges kept while there are none.
 const EXCHANGES_KEPT_MAX: usize = 2_048;
 
@@ -79,6 +82,8 @@ pub struct Context {
     pub door: Door,
     pub tls: Tls,
     pub exchanges: Recycler<EXCHANGE_BYTES>,
+    pub access: Access,
+    pub connections: Connections,
     serving: RefCell<Rc<Serving>>,
     random: RefCell<Random>,
     /// When draining began; sessions take no new work after their present exchange.
@@ -109,6 +114,8 @@ impl Context {
             handshakes,
             door,
             exchanges: Recycler::new(EXCHANGES_KEPT_MAX),
+            access: Access::default(),
+            connections: Connections::default(),
             serving: RefCell::new(Serving::new(snapshot)),
             random: RefCell::new(Random::new(seed)),
             drained_since: Cell::new(None),
@@ -148,10 +155,12 @@ impl Context {
     }
 
     /// Counts a session of a listener as open until the guard is dropped.
-    pub fn enter_session(self: &Rc<Self>, listener: u16) -> SessionGuard {
+    pub fn enter_session(self: &Rc<Self>, listener: u16, client: Option<IpAddr>) -> SessionGuard {
         self.sessions.set(self.sessions.get() + 1);
         self.shard.listener(usize::from(listener)).gauge_add(ListenerGauge::ConnectionsActive, 1);
-        SessionGuard { context: self.clone(), listener, counted: Cell::new(false) }
+        let (since, exchanges, doing) = (self.runtime.now(), 0, Doing::Opening);
+        let place = self.connections.enter(Connected { client, since, exchanges, listener, doing });
+        SessionGuard { context: self.clone(), place, listener, counted: Cell::new(false) }
     }
 
     /// Calls `write` with the present `Date` value (RFC 9110 §6.6.1), made at most twice a second.
@@ -169,6 +178,8 @@ impl Context {
 /// One open session, however it ends.
 pub struct SessionGuard {
     context: Rc<Context>,
+    /// In `Context::connections`.
+    place: u32,
     listener: u16,
     counted: Cell<bool>,
 }
@@ -192,10 +203,51 @@ impl SessionGuard {
     /// Counts how the session ended. The first cause wins; a session that is dropped without one was cut off at the
     /// end of a drain.
     pub fn ended(&self, termination: Termination) {
+        self.ended_with(termination, None);
+    }
+
+    /// As `ended`, for a TLS handshake that failed: counts that, too.
+    pub fn handshake_failed(&self, failure: HandshakeFailure, termination: Termination) {
+        self.context.shard.listener(usize::from(self.listener)).handshake_failed(failure);
+        self.ended_with(termination, Some(failure));
+    }
+
+    fn ended_with(&self, termination: Termination, failure: Option<HandshakeFailure>) {
         if self.counted.replace(true) {
             return;
         }
         self.context.shard.listener(usize::from(self.listener)).session_ended(termination as usize);
+        Line::of_session(self, termination, failure);
+    }
+
+    fn connected(&self) -> Option<Connected> {
+        self.context.connections.get(self.place)
+    }
+
+    /// The client's address, as far as it is known.
+    pub fn client(&self) -> Option<IpAddr> {
+        self.connected()?.client
+    }
+
+    /// When the connection was accepted.
+    pub fn since(&self) -> Instant {
+        self.connected().map_or(Instant::ZERO, |connected| connected.since)
+    }
+
+    /// Requests that it has brought, or 1 where it is relayed.
+    pub fn exchanges(&self) -> u32 {
+        self.connected().map_or(0, |connected| connected.exchanges)
+    }
+
+    pub fn count_exchange(&self) {
+        self.context.connections.change(self.place, |connected| {
+            connected.exchanges = connected.exchanges.saturating_add(1);
+        });
+    }
+
+    /// Notes what the connection is at.
+    pub fn does(&self, doing: Doing) {
+        self.context.connections.change(self.place, |connected| connected.doing = doing);
     }
 }
 
@@ -203,6 +255,7 @@ impl Drop for SessionGuard {
     fn drop(&mut self) {
         self.ended(Termination::Drained);
         let context = &self.context;
+        context.connections.leave(self.place);
         context.sessions.set(context.sessions.get() - 1);
         context.shard.listener(usize::from(self.listener)).gauge_add(ListenerGauge::ConnectionsActive, -1);
     }

@@ -45,8 +45,7 @@ pub async fn accept(guard: &SessionGuard, socket: Socket) -> Option<Accepted> {
     match shake(guard, socket).await {
         Ok(accepted) => Some(accepted),
         Err((failure, termination)) => {
-            context.shard.listener(usize::from(guard.listener())).handshake_failed(failure);
-            guard.ended(termination);
+            guard.handshake_failed(failure, termination);
             None
         }
     }

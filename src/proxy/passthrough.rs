@@ -8,7 +8,9 @@ use crate::metrics::{HandshakeFailure, ListenerCounter};
 use crate::runtime::Socket;
 use crate::tls::client_hello::{ClientHello, Hello, Reader, fatal_alert};
 
+use super::access::Line;
 use super::context::SessionGuard;
+use super::facts::Facts;
 use super::handshake::{LINGER, first_bytes, linger};
 use super::hello_input::HelloInput;
 use super::outcome::Termination;
@@ -20,12 +22,14 @@ use super::upstream::Connection;
 pub async fn relay(guard: SessionGuard, socket: Socket) {
     // What is needed until the endpoint has the hello lives in recycled memory: a relay may last for days.
     let context = guard.context().clone();
-    match context.exchanges.place(begin(&guard, &socket)).await {
+    let line = Line::of_relay(&guard, &Facts::default());
+    match context.exchanges.place(begin(&guard, &line, &socket)).await {
         Ok((connection, cluster)) => {
-            let termination = tcp::join(&guard, Stream::Socket(socket), connection, cluster).await;
+            let termination = tcp::join(&guard, &line, Stream::Socket(socket), connection, cluster).await;
+            line.ended(termination);
             guard.ended(termination);
         }
-        Err(refusal) => refuse(&guard, socket, refusal).await,
+        Err(refusal) => refuse(&guard, &line, socket, refusal).await,
     }
 }
 
@@ -61,16 +65,17 @@ impl Refusal {
 }
 
 /// Up to the connection that has been sent the hello.
-async fn begin(guard: &SessionGuard, socket: &Socket) -> Result<(Connection, u16), Refusal> {
+async fn begin(guard: &SessionGuard, line: &Line, socket: &Socket) -> Result<(Connection, u16), Refusal> {
     let (hello, kept) = read_hello(guard, socket).await?;
-    let cluster = route(guard, &hello)?;
-    let connection = tcp::connect(guard, cluster).await.map_err(|termination| Refusal {
+    line.hello(hello.server_name.as_deref(), hello.alpn.iter().next());
+    let cluster = route(guard, line, &hello)?;
+    let connection = tcp::connect(guard, line, cluster).await.map_err(|termination| Refusal {
         failure: None,
         termination,
         leave: Leave::Alert(AlertDescription::InternalError),
     })?;
     guard.context().shard.listener(usize::from(guard.listener())).add(ListenerCounter::TlsPassedOn, 1);
-    tcp::send_first(guard, &connection, cluster, kept.bytes());
+    tcp::send_first(guard, line, &connection, cluster, kept.bytes());
     Ok((connection, cluster))
 }
 
@@ -106,12 +111,13 @@ async fn read_hello<'g>(
 }
 
 /// The cluster for a hello.
-fn route(guard: &SessionGuard, hello: &ClientHello) -> Result<u16, Refusal> {
+fn route(guard: &SessionGuard, line: &Line, hello: &ClientHello) -> Result<u16, Refusal> {
     let context = guard.context();
     let routes = &context.serving().snapshot.routes;
     let name = hello.server_name.as_deref().unwrap_or_default();
     let find = |offers: &dyn Fn(&[u8]) -> bool| routes.find_passthrough(guard.listener(), name, offers);
-    if let Some((_, route)) = find(&|protocol| hello.alpn.contains(protocol)) {
+    if let Some((position, route)) = find(&|protocol| hello.alpn.contains(protocol)) {
+        line.route(position);
         // Every route of such a listener names a cluster.
         return route.action.cluster(context.random_u32()).ok_or_else(Refusal::unknown_name);
     }
@@ -123,10 +129,12 @@ fn route(guard: &SessionGuard, hello: &ClientHello) -> Result<u16, Refusal> {
     Err(Refusal::alert(failure, termination, AlertDescription::NoApplicationProtocol))
 }
 
-async fn refuse(guard: &SessionGuard, socket: Socket, refusal: Refusal) {
+async fn refuse(guard: &SessionGuard, line: &Line, socket: Socket, refusal: Refusal) {
     let Refusal { failure, termination, leave } = refusal;
     let context = guard.context();
+    line.ended(termination);
     if let Some(failure) = failure {
+        line.tls_failed(failure);
         context.shard.listener(usize::from(guard.listener())).handshake_failed(failure);
     }
     guard.ended(termination);

@@ -13,6 +13,7 @@ use crate::limits;
 use crate::metrics::{ClusterCounter, ListenerCounter};
 use crate::runtime::RecvBuf;
 
+use super::access::Line;
 use super::context::SessionGuard;
 use super::http2::{Piece, Receiver, Sender};
 use super::outcome::Termination;
@@ -73,6 +74,7 @@ enum Bytes {
 /// Counts bytes as they go, so that a relay of days shows while it lives.
 pub struct Meter<'a> {
     guard: &'a SessionGuard,
+    line: &'a Line,
     cluster: usize,
     /// Whether the client's bytes are counted here, and not by the connection that carries them.
     counts_client: bool,
@@ -80,14 +82,14 @@ pub struct Meter<'a> {
 }
 
 impl<'a> Meter<'a> {
-    pub fn new(guard: &'a SessionGuard, cluster: u16) -> Self {
+    pub fn new(guard: &'a SessionGuard, line: &'a Line, cluster: u16) -> Self {
         let active_at = Cell::new(guard.context().runtime.now());
-        Self { guard, cluster: usize::from(cluster), counts_client: true, active_at }
+        Self { guard, line, cluster: usize::from(cluster), counts_client: true, active_at }
     }
 
     /// For a client on a connection that counts what it carries.
-    pub fn on_stream(guard: &'a SessionGuard, cluster: u16) -> Self {
-        Self { counts_client: false, ..Self::new(guard, cluster) }
+    pub fn on_stream(guard: &'a SessionGuard, line: &'a Line, cluster: u16) -> Self {
+        Self { counts_client: false, ..Self::new(guard, line, cluster) }
     }
 
     pub fn moved(&self, direction: Direction, bytes: u64) {
@@ -97,6 +99,10 @@ impl<'a> Meter<'a> {
             Direction::Down => (ClusterCounter::ReceivedBytes, ListenerCounter::SentBytes),
         };
         shard.cluster(self.cluster).add(to_endpoint, bytes);
+        match direction {
+            Direction::Up => self.line.received(bytes),
+            Direction::Down => self.line.sent(bytes),
+        }
         if self.counts_client {
             shard.listener(usize::from(self.guard.listener())).add(to_client, bytes);
         }

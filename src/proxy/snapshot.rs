@@ -4,6 +4,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use super::access::spec::AccessLogSpec;
 use crate::health::EjectionSpec;
 pub use crate::http::ForwardedPolicy;
 use crate::route;
@@ -24,6 +25,8 @@ pub struct Snapshot {
     pub http: HttpSpec,
     pub limits: Limits,
     pub drain: DrainSpec,
+    /// `None`: nothing is logged of sessions.
+    pub access_log: Option<AccessLogSpec>,
 }
 
 /// One address that is accepted on.

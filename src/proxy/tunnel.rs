@@ -15,6 +15,8 @@ use crate::http::websocket::{self, WEBSOCKET};
 use crate::metrics::{ListenerGauge, TunnelProtocol};
 use crate::runtime::RecvBuf;
 
+use super::access::Line;
+use super::connections::Doing;
 use super::context::{Context, SessionGuard};
 use super::http2::{Receiver, Sender};
 use super::outcome::Termination;
@@ -60,11 +62,13 @@ pub struct Opening {
     pub head: Vec<u8>,
     /// The `Sec-WebSocket-Accept` of the 101, where one side of the handshake is ours.
     accept: RefCell<Option<String>>,
+    /// Of the request, and of the tunnel that it becomes.
+    pub line: Line,
 }
 
 impl Opening {
-    pub fn new(kind: Kind, cluster: u16, route: u16, head: Vec<u8>) -> Rc<Self> {
-        Rc::new(Self { kind, cluster, route, head, accept: RefCell::default() })
+    pub fn new(kind: Kind, (cluster, route): (u16, u16), head: Vec<u8>, line: &Line) -> Rc<Self> {
+        Rc::new(Self { kind, cluster, route, head, accept: RefCell::default(), line: line.clone() })
     }
 
     pub fn is_connect(&self) -> bool {
@@ -203,23 +207,26 @@ pub struct Tunnel {
 /// Counts and charges one open tunnel until it is dropped.
 struct Open<'a> {
     guard: &'a SessionGuard,
+    line: &'a Line,
     bytes: usize,
     /// Why it ended. One that is dropped before was cut off at the end of a drain.
     termination: Cell<Termination>,
 }
 
 impl<'a> Open<'a> {
-    fn new(guard: &'a SessionGuard, opening: &Opening) -> Self {
+    fn new(guard: &'a SessionGuard, opening: &'a Opening) -> Self {
+        opening.line.is_tunnel();
         let shard = guard.context().shard.listener(usize::from(guard.listener()));
         shard.tunnel_opened(opening.kind.protocol());
         shard.gauge_add(ListenerGauge::TunnelsActive, 1);
         let bytes = TUNNEL_BYTES + opening.head.len();
         guard.context().runtime.charge(bytes);
-        Self { guard, bytes, termination: Cell::new(Termination::Drained) }
+        Self { guard, line: &opening.line, bytes, termination: Cell::new(Termination::Drained) }
     }
 
     fn ended(&self, ended: &Result<(), Termination>) {
         self.termination.set(ended.err().unwrap_or(Termination::TunnelClosed));
+        self.line.ended(self.termination.get());
     }
 }
 
@@ -235,8 +242,10 @@ impl Drop for Open<'_> {
 
 /// Relays between a client's connection and the endpoint until both directions have ended.
 pub async fn over_connection(guard: SessionGuard, downstream: Stream, mut tunnel: Box<Tunnel>) {
-    let open = Open::new(&guard, &tunnel.opening);
-    let meter = Meter::new(&guard, tunnel.opening.cluster);
+    guard.does(Doing::Tunnel);
+    let opening = tunnel.opening.clone();
+    let open = Open::new(&guard, &opening);
+    let meter = Meter::new(&guard, &opening.line, opening.cluster);
     let (from, to) = (Inlet::Stream(&downstream), Outlet::Stream(&downstream));
     let ended = join(&meter, &guard, from, to, &mut tunnel).await;
     open.ended(&ended);
@@ -255,8 +264,9 @@ pub async fn over_stream(
     mut sender: Sender,
     mut tunnel: Tunnel,
 ) {
-    let open = Open::new(guard, &tunnel.opening);
-    let meter = Meter::on_stream(guard, tunnel.opening.cluster);
+    let opening = tunnel.opening.clone();
+    let open = Open::new(guard, &opening);
+    let meter = Meter::on_stream(guard, &opening.line, opening.cluster);
     let (from, to) = (Inlet::H2(&mut receiver), Outlet::H2(&mut sender));
     let ended = join(&meter, guard, from, to, &mut tunnel).await;
     open.ended(&ended);

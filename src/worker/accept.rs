@@ -9,6 +9,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use crate::metrics::{AcceptError, Counter, ListenerCounter, ListenerGauge, Shed};
+use crate::proxy::access::Line;
 use crate::proxy::context::{Context, SessionGuard};
 use crate::proxy::facts::Facts;
 use crate::proxy::handshake::{self, Accepted};
@@ -80,6 +81,7 @@ fn admit(context: &Rc<Context>, index: u16, incoming: Incoming) {
     if let Some(cause) = exceeded(context, index) {
         context.shard.shed(cause);
         shard.session_ended(Termination::Shed as usize);
+        Line::of_refused(context, index, Termination::Shed);
         incoming.refuse();
         return;
     }
@@ -88,6 +90,7 @@ fn admit(context: &Rc<Context>, index: u16, incoming: Incoming) {
         Err(_) => {
             context.shard.shed(Shed::Descriptors);
             shard.session_ended(Termination::Shed as usize);
+            Line::of_refused(context, index, Termination::Shed);
         }
     }
 }
@@ -95,7 +98,9 @@ fn admit(context: &Rc<Context>, index: u16, incoming: Incoming) {
 fn start(context: &Rc<Context>, index: u16, socket: Socket) {
     let serving = context.serving();
     let Some(listener) = serving.listener(index) else { return };
-    let guard = context.enter_session(index);
+    // Asked once for a connection: rules, endpoints and the log need it, and a reset socket does not know it any more.
+    let client = socket.peer_address().ok().map(|address| address.ip());
+    let guard = context.enter_session(index, client);
     let (protocol, runtime) = (listener.protocol, &context.runtime);
     if listener.tls.is_some() {
         runtime.spawn(over_tls(guard, socket, protocol));
@@ -103,8 +108,11 @@ fn start(context: &Rc<Context>, index: u16, socket: Socket) {
     }
     let stream = Stream::Socket;
     match protocol {
-        Protocol::Http => runtime.spawn(Http1::new(guard, stream(socket), Facts::default()).serve()),
-        Protocol::Tcp { cluster } => runtime.spawn(tcp::relay(guard, stream(socket), cluster)),
+        Protocol::Http => runtime.spawn(Http1::new(guard, stream(socket), Facts::of_peer(client)).serve()),
+        Protocol::Tcp { cluster } => {
+            let line = Line::of_relay(&guard, &Facts::default());
+            runtime.spawn(tcp::relay(guard, line, stream(socket), cluster));
+        }
         Protocol::TlsPassthrough => runtime.spawn(passthrough::relay(guard, socket)),
     }
 }
@@ -113,14 +121,18 @@ fn start(context: &Rc<Context>, index: u16, socket: Socket) {
 async fn over_tls(guard: SessionGuard, socket: Socket, protocol: Protocol) {
     let context = guard.context().clone();
     let accepted = context.exchanges.place(handshake::accept(&guard, socket)).await;
-    let Some(Accepted { stream, facts }) = accepted else { return };
+    let Some(Accepted { stream, mut facts }) = accepted else { return };
+    facts.peer = guard.client();
     match protocol {
         Protocol::Http if facts.speaks_h2() => {
             Box::pin(Http2::new(guard, stream, facts).serve()).await;
         }
         Protocol::Http => Http1::new(guard, stream, facts).serve().await,
         // In blocks of their own: an idle session in HTTP/1.1 must not pay for their size.
-        Protocol::Tcp { cluster } => Box::pin(tcp::relay(guard, stream, cluster)).await,
+        Protocol::Tcp { cluster } => {
+            let line = Line::of_relay(&guard, &facts);
+            Box::pin(tcp::relay(guard, line, stream, cluster)).await;
+        }
         Protocol::TlsPassthrough => {}
     }
 }
@@ -171,13 +183,13 @@ mod tests {
         let context = Context::new(runtime.clone(), shard, snapshot, &tls, 1);
         let (near, _far) = std::os::unix::net::UnixStream::pair().expect("a pair");
         let stream = Stream::Socket(Socket::new(&runtime, near.into()).expect("a socket"));
-        let session = Http1::new(context.enter_session(0), stream, Facts::default()).serve();
+        let session = Http1::new(context.enter_session(0, None), stream, Facts::default()).serve();
         println!("session {} http1 {}", size_of_val(&session), size_of::<Http1>());
         assert!(size_of_val(&session) <= SESSION_BYTES_MAX, "{} bytes", size_of_val(&session));
         drop(session);
         let (near, _far) = std::os::unix::net::UnixStream::pair().expect("a pair");
         let socket = Socket::new(&runtime, near.into()).expect("a socket");
-        let session = over_tls(context.enter_session(0), socket, Protocol::Http);
+        let session = over_tls(context.enter_session(0, None), socket, Protocol::Http);
         println!("session over TLS {}", size_of_val(&session));
         assert!(size_of_val(&session) <= 2 * SESSION_BYTES_MAX, "{} bytes over TLS", size_of_val(&session));
     }

@@ -3,6 +3,7 @@
 
 mod harness;
 
+mod access_log;
 mod admin;
 mod bad_inputs;
 mod bad_responses;

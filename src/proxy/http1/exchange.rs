@@ -31,6 +31,7 @@ use crate::limits;
 use crate::metrics::{ClusterCounter, Histogram, ListenerCounter};
 use crate::runtime::{Deadline, RecvBuf};
 
+use super::super::access::Line;
 use super::super::ask::{self, Attempt, Client, Gone, Plan, ResponseBody, broken_by, unless_gone};
 use super::super::body::{Body, BodyError, Pace, drained};
 use super::super::context::{Context, Serving};
@@ -53,10 +54,12 @@ pub(super) async fn run(session: &mut Http1, first: RecvBuf) -> Next {
     let started = context.runtime.now();
     let timeouts = session.guard.timeouts();
     session.requests += 1;
+    let line = Line::of_request(&session.guard, &serving, started);
     let mut input = HeadInput::new(&context.runtime, first);
     let request = loop {
         let listener = session.guard.listener();
-        let mut asker = Asker { listener, facts: &mut session.facts, stream: Some(&session.stream) };
+        let (facts, stream) = (&mut session.facts, Some(&session.stream));
+        let mut asker = Asker { listener, facts, stream, line: &line };
         match judge(&context, &serving, &mut asker, input.bytes()) {
             Ok(Parsed::Complete(request)) => break request,
             Ok(Parsed::Partial) => {
@@ -68,14 +71,17 @@ pub(super) async fn run(session: &mut Http1, first: RecvBuf) -> Next {
                 match input.more(&session.stream, &session.deadline, bytes_max).await {
                     Ok(()) => {}
                     Err(HeadError::TimedOut) => {
-                        return refuse(session, 408, "", Termination::HeaderTimeout);
+                        return refuse(session, &line, 408, "", Termination::HeaderTimeout);
                     }
                     Err(HeadError::Ended | HeadError::Broken) => {
+                        line.ended(Termination::ClientAborted);
                         return Next::End(Ending::Graceful(Termination::ClientAborted));
                     }
                 }
             }
-            Err(reject) => return refuse(session, reject.status, reject.text, Termination::BadRequest),
+            Err(reject) => {
+                return refuse(session, &line, reject.status, reject.text, Termination::BadRequest);
+            }
         }
     };
     let requests_max = serving.snapshot.http.requests_per_connection_max;
@@ -90,6 +96,7 @@ pub(super) async fn run(session: &mut Http1, first: RecvBuf) -> Next {
         timeouts,
         listener: usize::from(session.guard.listener()),
         request: &request,
+        line: &line,
         keep_alive: Cell::new(request.keep_alive && may_stay),
         status: Cell::new(None),
         unframed: Cell::new(false),
@@ -108,6 +115,12 @@ pub(super) async fn run(session: &mut Http1, first: RecvBuf) -> Next {
         _ => exchange.answer(rest).await,
     };
     context.shard.listener(exchange.listener).request(exchange.status.get());
+    line.status(exchange.status.get());
+    match &next {
+        Next::Request(_) => line.complete(),
+        Next::End(ending) => line.ended(ending.termination()),
+        Next::Tunnel(_) => {}
+    }
     let took = context.runtime.now().since(started);
     context.shard.observe(Histogram::RequestDuration, took);
     context.door.answered(took, exchange.status.get());
@@ -118,13 +131,16 @@ pub(super) async fn run(session: &mut Http1, first: RecvBuf) -> Next {
 }
 
 /// Answers a head that is not taken, and closes.
-fn refuse(session: &Http1, status: u16, text: &str, termination: Termination) -> Next {
+fn refuse(session: &Http1, line: &Line, status: u16, text: &str, termination: Termination) -> Next {
     let context = session.guard.context();
     let mut out = context.runtime.take_block();
     context.with_date(|date| write_answer(&mut out, status, text, Some("close"), false, &[], Some(date)));
     let shard = context.shard.listener(usize::from(session.guard.listener()));
     shard.request(Some(status));
     shard.add(ListenerCounter::SentBytes, out.len() as u64);
+    line.status(Some(status));
+    line.sent_message(&out);
+    line.ended(termination);
     session.stream.send(&out, true);
     context.runtime.put_block(out);
     Next::End(Ending::Graceful(termination))
@@ -138,6 +154,7 @@ struct Exchange<'a> {
     timeouts: Timeouts,
     listener: usize,
     request: &'a Request,
+    line: &'a Line,
     /// Whether the connection goes on after this exchange, as it stands.
     keep_alive: Cell<bool>,
     /// Sent to the client; a response has begun once there is one.
@@ -154,6 +171,18 @@ struct Exchange<'a> {
     early: Cell<bool>,
     /// The response went out in one small piece.
     at_once: Cell<bool>,
+}
+
+/// A response's body on its way, whose bytes are known also where the client leaves.
+struct Sending<'a> {
+    body: Body,
+    line: &'a Line,
+}
+
+impl Drop for Sending<'_> {
+    fn drop(&mut self) {
+        self.line.sent(self.body.moved);
+    }
 }
 
 /// A response head as a client of HTTP/1.1 gets it.
@@ -216,6 +245,7 @@ impl Exchange<'_> {
     /// Sends `out`, the last of this response, counts it and keeps its memory.
     fn send_block(&self, out: Vec<u8>) {
         self.context.shard.listener(self.listener).add(ListenerCounter::SentBytes, out.len() as u64);
+        self.line.sent_message(&out);
         if out.len() as u64 > 2 * SMALL_BODY_BYTES_MAX {
             self.at_once.set(false);
         }
@@ -299,7 +329,7 @@ impl Exchange<'_> {
             return Some(Next::End(Ending::Abort(Termination::ClientAborted)));
         }
         connection.stream.set_on_demand(false);
-        let attempt = Attempt::new(self.context, (cluster, route), self.request.is_head);
+        let attempt = Attempt::new(self.context, self.line, (cluster, route), self.request.is_head);
         attempt.sent(head);
         if self.request.framing.has_body() {
             // In a block of its own: requests without a body must not pay for its size.
@@ -365,6 +395,7 @@ impl Exchange<'_> {
             self.both_ways(pin!(upload), pin!(respond), spec.request_timeout).await
         };
         self.stream.set_bulk(false);
+        self.line.received(body.moved);
         context.shard.listener(self.listener).add(ListenerCounter::ReceivedBytes, body.moved);
         attempt.add(ClusterCounter::SentBytes, body.moved);
         match responded {
@@ -484,6 +515,7 @@ impl Exchange<'_> {
     fn send_failure(&self, failure: &Failure) {
         let mut out = self.context.runtime.take_block();
         self.status.set(Some(failure.status));
+        self.line.ended(failure.termination);
         if self.context.is_draining() {
             self.keep_alive.set(false);
         }
@@ -614,7 +646,8 @@ impl Exchange<'_> {
         }
         let pace = attempt.response_pace(self.timeouts.write_stall);
         self.at_once.set(false);
-        let mut body = Body::new(framing, framing_out);
+        let mut sending = Sending { body: Body::new(framing, framing_out), line: self.line };
+        let body = &mut sending.body;
         let runtime = &self.context.runtime;
         let moved = body.relay(runtime, &connection.stream, self.stream, &out, rest, pace).await;
         let shard = self.context.shard.listener(self.listener);

@@ -9,6 +9,7 @@ use crate::http::{BodyFraming, Forwarded, Reject, Version, normalize_path};
 use crate::metrics::{ListenerCounter, Shed};
 use crate::route::{self, Action, Route};
 
+use super::super::access::Line;
 use super::super::context::{Context, Serving};
 use super::super::facts::Facts;
 use super::super::stream::Stream;
@@ -20,6 +21,8 @@ pub(in crate::proxy) struct Asker<'a> {
     pub(in crate::proxy) facts: &'a mut Facts,
     /// The connection, where the facts of it are not all known yet.
     pub(in crate::proxy) stream: Option<&'a Stream>,
+    /// Of the request, for the access log.
+    pub(in crate::proxy) line: &'a Line,
 }
 
 /// What a head asks for, once it is whole and valid.
@@ -65,12 +68,14 @@ pub(in crate::proxy) fn judge(
         Parsed::Complete(head) => head,
         Parsed::Partial => return Ok(Parsed::Partial),
     };
+    asker.line.head(&head, asker.facts, asker.stream.is_none());
     // A stream of HTTP/2 has passed the door already.
     let answer = if asker.stream.is_some() && !context.door.admits(&context.runtime, Shed::Http1) {
         Answer::Shed { random: context.random_u32(), tunnel: matches!(head.target, Target::Authority(_)) }
     } else {
         answer(context, serving, asker, &mut head)?
     };
+    asker.line.judged(&answer);
     Ok(Parsed::Complete(Request {
         head_len: head.head_len,
         version: head.version,
@@ -145,7 +150,8 @@ fn answer(
     Ok(match head.upgrade {
         None => Answer::Forward { cluster, route: index, head: upstream_head },
         Some(protocol) => {
-            Answer::Tunnel(Opening::new(Kind::Upgrade(protocol.into()), cluster, index, upstream_head))
+            let kind = Kind::Upgrade(protocol.into());
+            Answer::Tunnel(Opening::new(kind, (cluster, index), upstream_head, asker.line))
         }
     })
 }
@@ -175,7 +181,9 @@ fn connect(
     };
     let target = (head.authority, None);
     Ok(match forwarded_head(context, serving, asker, head, route, target) {
-        Some(upstream_head) => Answer::Tunnel(Opening::new(Kind::Connect, cluster, index, upstream_head)),
+        Some(upstream_head) => {
+            Answer::Tunnel(Opening::new(Kind::Connect, (cluster, index), upstream_head, asker.line))
+        }
         None => Answer::Gone,
     })
 }

@@ -24,6 +24,7 @@ use crate::http::{Reject, grpc, trim_ows};
 use crate::metrics::{ClusterCounter, Histogram};
 use crate::runtime::Deadline;
 
+use super::super::access::Line;
 use super::super::ask::{self, Attempt, Client, Gone, Plan, ResponseBody, broken_by, unless_gone};
 use super::super::body::{BodyError, Pace};
 use super::super::context::{Context, Serving};
@@ -68,12 +69,14 @@ async fn answer(
     let context = session.guard.context().clone();
     let serving = context.serving();
     let started = context.runtime.now();
+    let line = Line::of_request(&session.guard, &serving, started);
     let (head, body) = request.into_parts();
     let ended = body.is_end_stream();
     let mut neutral = context.runtime.take_block();
     if translate::write_request(&mut neutral, &head, ended).is_err() {
         respond.send_reset(Reason::PROTOCOL_ERROR);
         context.shard.listener(session.listener()).request(None);
+        line.ended(Termination::BadRequest);
         return None;
     }
     let content_type = head.headers.get(::http::header::CONTENT_TYPE);
@@ -84,6 +87,7 @@ async fn answer(
         session,
         context: &context,
         serving: &serving,
+        line,
         client: RefCell::new(Answering::Waiting(respond)),
         timeouts: session.guard.timeouts(),
         deadline: context.runtime.deadline(),
@@ -110,9 +114,13 @@ async fn answer(
         }
     }
     context.shard.listener(session.listener()).request(exchange.status.get());
+    exchange.line.status(exchange.status.get());
     let took = context.runtime.now().since(started);
     context.shard.observe(Histogram::RequestDuration, took);
     context.door.answered(took, exchange.status.get());
+    if exchange.opened.borrow().is_none() {
+        exchange.line.complete();
+    }
     let (sender, tunnel) = exchange.opened.take()?;
     Some(Box::new(Opened { receiver: body, sender, tunnel }))
 }
@@ -126,6 +134,7 @@ struct Exchange<'a> {
     session: &'a Session,
     context: &'a Rc<Context>,
     serving: &'a Rc<Serving>,
+    line: Line,
     client: RefCell<Answering>,
     timeouts: Timeouts,
     /// Of the response's head.
@@ -174,7 +183,8 @@ impl Exchange<'_> {
             return Err(Reject::TOO_MANY_FIELDS);
         }
         let mut facts = self.session.facts.borrow_mut();
-        let mut asker = Asker { listener: self.session.guard.listener(), facts: &mut facts, stream: None };
+        let listener = self.session.guard.listener();
+        let mut asker = Asker { listener, facts: &mut facts, stream: None, line: &self.line };
         match judge(self.context, self.serving, &mut asker, neutral)? {
             Parsed::Complete(request) => Ok(request),
             Parsed::Partial => Err(Reject::HEAD_TOO_LARGE),
@@ -184,7 +194,10 @@ impl Exchange<'_> {
     async fn serve(&self, judged: Result<Request, Reject>, body: &mut Receiver) {
         let request = match judged {
             Ok(request) => request,
-            Err(reject) => return self.answer_own(reject.status, reject.text, &[]).await,
+            Err(reject) => {
+                self.line.ended(Termination::BadRequest);
+                return self.answer_own(reject.status, reject.text, &[]).await;
+            }
         };
         if self.is_extended && !may_answer_extended(self.serving, &request.answer) {
             return self.answer_own(501, "", &[]).await;
@@ -195,7 +208,10 @@ impl Exchange<'_> {
                 let to = Destination { cluster: *cluster, route: *route, head };
                 self.forward(&request, to, body).await;
             }
-            Answer::Gone => self.reset(Reason::CANCEL),
+            Answer::Gone => {
+                self.line.ended(Termination::ClientAborted);
+                self.reset(Reason::CANCEL);
+            }
             Answer::Own { status, text, fields, .. } => self.answer_own(*status, text, fields).await,
             // A stream passed the door before it began.
             Answer::Shed { .. } => self.reset(Reason::REFUSED_STREAM),
@@ -279,15 +295,18 @@ impl Exchange<'_> {
         if body.is_empty() {
             return;
         }
+        let whole = body.len();
         loop {
             let waiting = body.len();
             let sending = std::future::poll_fn(|cx| sender.poll_send(cx, &mut body, true));
             self.deadline.set(self.context.runtime.now() + self.timeouts.write_stall);
-            if self.deadline.within(sending).await.is_ok() {
-                return;
+            let sent = self.deadline.within(sending).await;
+            if sent.is_ok() {
+                return self.line.sent(whole as u64);
             }
             if body.len() == waiting {
                 self.session.note_offence();
+                self.line.ended(Termination::WriteStalled);
                 return sender.reset(Reason::CANCEL.into());
             }
         }
@@ -315,6 +334,7 @@ impl Exchange<'_> {
 
     /// What the client set as its deadline has come.
     async fn deadline_exceeded(&self) {
+        self.line.ended(Termination::UpstreamTimeout);
         self.grade(Some(grpc::DEADLINE_EXCEEDED));
         if self.status.get().is_none() {
             self.answer_grpc(grpc::DEADLINE_EXCEEDED, "The deadline of the request has passed.", 504);
@@ -322,6 +342,7 @@ impl Exchange<'_> {
     }
 
     async fn fail(&self, failure: &Failure) {
+        self.line.ended(failure.termination);
         if self.is_grpc {
             let code = match failure.termination {
                 Termination::UpstreamTimeout => grpc::DEADLINE_EXCEEDED,
@@ -350,11 +371,11 @@ impl Exchange<'_> {
                 unless_gone(self, acquire).await
             };
             let acquired = match acquired {
-                Err(Gone) => return,
+                Err(Gone) => return self.line.ended(Termination::ClientAborted),
                 Ok(Err(error)) => return self.fail(&cannot_acquire(error)).await,
                 Ok(Ok(acquired)) => acquired,
             };
-            let attempt = Attempt::new(self.context, (to.cluster, to.route), self.is_head);
+            let attempt = Attempt::new(self.context, &self.line, (to.cluster, to.route), self.is_head);
             let responded = match acquired {
                 Acquired::Connection(connection) => {
                     self.over_connection(&attempt, request, connection, &to, body).await
@@ -364,9 +385,9 @@ impl Exchange<'_> {
                 }
             };
             let safe = match responded {
-                Ok(Responded::Complete { .. } | Responded::Broken(_) | Responded::Opened(_)) | Err(Gone) => {
-                    return;
-                }
+                Ok(Responded::Complete { .. } | Responded::Opened(_)) => return,
+                Ok(Responded::Broken(termination)) => return self.line.ended(termination),
+                Err(Gone) => return self.line.ended(Termination::ClientAborted),
                 Ok(Responded::Failed(failure)) => return self.fail(&failure).await,
                 Ok(Responded::Refused) => !body.is_touched(),
                 Ok(Responded::Unanswered) => request.idempotent && !request.framing.has_body(),
@@ -430,6 +451,11 @@ impl Exchange<'_> {
 
     /// The request's body broke off or is invalid.
     async fn fail_body(&self, error: BodyError) {
+        self.line.ended(match error {
+            BodyError::SourceTimedOut => Termination::BodyTimeout,
+            BodyError::Malformed(_) | BodyError::Truncated => Termination::BadRequest,
+            _ => Termination::ClientAborted,
+        });
         match error {
             BodyError::SourceTimedOut if self.status.get().is_none() => self.answer_own(408, "", &[]).await,
             BodyError::Malformed(_) | BodyError::Truncated => self.reset(Reason::PROTOCOL_ERROR),
@@ -467,6 +493,7 @@ impl Exchange<'_> {
     fn grade(&self, code: Option<u8>) {
         if let Some(cluster) = self.ungraded.take() {
             self.context.shard.cluster(usize::from(cluster)).grpc_status(code);
+            self.line.grpc_status(code);
         }
     }
 }

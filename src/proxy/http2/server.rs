@@ -17,7 +17,9 @@ use crate::limits;
 use crate::metrics::{Drained, ListenerCounter, ListenerGauge, Shed};
 use crate::runtime::{Deadline, TimedOut};
 
+use super::super::access::Line;
 use super::super::body::drained;
+use super::super::connections::Doing;
 use super::super::context::{Context, SessionGuard};
 use super::super::facts::Facts;
 use super::super::outcome::Termination;
@@ -156,6 +158,7 @@ impl Http2 {
         let _charged = Charged(&context);
         let shard = context.shard.listener(self.session.listener());
         shard.add(ListenerCounter::Http2Connections, 1);
+        self.session.guard.does(Doing::Http2);
         let termination = match self.learn_peer() {
             true => self.run(&context).await,
             false => Termination::ClientAborted,
@@ -412,6 +415,7 @@ impl Driver<'_> {
             if !is_crowded {
                 self.link.tap.borrow_mut().pardon();
             }
+            Line::of_request(&self.session.guard, &context.serving(), now).ended(Termination::Shed);
             return respond.send_reset(Reason::REFUSED_STREAM);
         }
         context.shard.listener(self.session.listener()).add(ListenerCounter::Http2Streams, 1);
