@@ -2,6 +2,7 @@
 //! Reads no clock, file or socket: workers write values, the control thread reads and renders them.
 
 pub mod catalog;
+pub mod describe;
 pub mod render;
 pub mod shard;
 pub mod steal;

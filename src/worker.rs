@@ -4,6 +4,7 @@
 
 mod accept;
 mod easing;
+pub mod view;
 
 use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
@@ -68,6 +69,8 @@ pub enum Message {
     Ease(Ease),
     /// The secrets of the next period.
     TicketKeys(Arc<TicketKeys>),
+    /// To be answered at once.
+    Question(view::Question),
 }
 
 /// The engine a worker ended up with.
@@ -173,11 +176,7 @@ async fn serve(
     mailbox: Mailbox,
     inbox: Receiver<Message>,
 ) {
-    let copies = if context.door.sheds() {
-        listeners.iter().filter_map(|(_, listener)| listener.try_clone().ok()).collect()
-    } else {
-        Vec::new()
-    };
+    let copies = copies(&context, &listeners);
     let handshakes_max = context.serving().snapshot.limits.handshakes_per_turn_max;
     let mut easing = Easing::new(handshakes_max, copies);
     for (index, listener) in listeners {
@@ -214,6 +213,10 @@ async fn serve(
                 context.tls.set_ticket_keys(keys);
                 continue;
             }
+            Ok(Message::Question(question)) => {
+                view::answer(&context, question);
+                continue;
+            }
             Err(TryRecvError::Empty) => {}
             // The control thread is gone, and with it the process.
             Err(TryRecvError::Disconnected) => return,
@@ -234,6 +237,14 @@ async fn serve(
         deadline.set(now + pause);
         let _ = deadline.within(mailbox.notified()).await;
     }
+}
+
+/// Of the listeners, where what steers new connections may have to be taken off them.
+fn copies(context: &Context, listeners: &[(u16, TcpListener)]) -> Vec<TcpListener> {
+    if !context.door.sheds() {
+        return Vec::new();
+    }
+    listeners.iter().filter_map(|(_, listener)| listener.try_clone().ok()).collect()
 }
 
 fn set_server_tls(context: &Context, listener: u16, material: &Arc<ServerMaterial>) {

@@ -69,14 +69,12 @@ impl AccessLog {
         self.target = target.cloned();
     }
 
-    /// Opens the file anew, which somebody may have moved away. `false`: there is none.
-    ///
-    /// # Errors
-    /// As `follow`.
-    pub fn reopen(&mut self) -> Result<bool, String> {
-        match self.target.clone() {
-            Some(target) => self.open(&target).map(|()| true),
-            None => Ok(false),
+    /// Opens the file anew, which somebody may have moved away, and tells what came of it.
+    pub fn reopen(&mut self) {
+        match self.target.clone().map(|target| self.open(&target)) {
+            Some(Ok(())) => tracing::info!("SIGUSR1: the access log is open anew"),
+            None => tracing::info!("SIGUSR1: there is no access log to open anew"),
+            Some(Err(problem)) => tracing::error!("{problem}; the last one is still written"),
         }
     }
 
@@ -153,6 +151,18 @@ struct Batch {
     torn: bool,
 }
 
+impl Batch {
+    /// Has the next write begin with a whole line, as it goes to another file.
+    fn begin_anew(&mut self) {
+        let written = &self.bytes[..self.written];
+        self.written = written.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+        if self.torn && self.written == 0 && !self.bytes.is_empty() {
+            self.written = 1;
+        }
+        self.torn = false;
+    }
+}
+
 struct Writer {
     rings: Receiver<Consumer>,
     consumers: Vec<Consumer>,
@@ -182,7 +192,7 @@ impl Writer {
             match inbox.recv_timeout(pause) {
                 Ok(Order::To(out)) => {
                     self.out = Some(out);
-                    self.batch.torn = false;
+                    self.batch.begin_anew();
                 }
                 Ok(Order::Finish(done)) => {
                     self.consumers.extend(self.rings.try_iter());
@@ -322,7 +332,7 @@ mod tests {
         std::fs::rename(folder.0.join("access.log"), folder.0.join("access.log.1")).unwrap();
         assert!(workers[0].push(b"late\n"));
         log.finish(LONG);
-        assert!(log.reopen().unwrap());
+        log.reopen();
         assert!(workers[1].push(b"new\n"));
         log.finish(LONG);
         assert!(folder.read("access.log.1").ends_with("late\n"));
@@ -372,5 +382,18 @@ mod tests {
         assert!(producer.push(b"fourth\n"));
         writer.fill(0);
         assert_eq!(writer.batch.bytes, b"\nfourth\n");
+        writer.batch.begin_anew();
+        assert_eq!(
+            &writer.batch.bytes[writer.batch.written..],
+            b"fourth\n",
+            "another file begins with a line"
+        );
+        writer.batch.written = 4;
+        writer.batch.begin_anew();
+        assert_eq!(
+            &writer.batch.bytes[writer.batch.written..],
+            b"fourth\n",
+            "and never with the rest of one"
+        );
     }
 }

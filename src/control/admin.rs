@@ -1,6 +1,6 @@
 //! The admin endpoints: one table, served over TCP (read-only, with the Host check) and over a Unix socket that only
-//! this user may connect to (the same, and what changes state). Never waits for a worker: every answer is made from
-//! shards and facts at hand.
+//! this user may connect to (the same, and what changes state). Every answer is made from shards and facts at hand, but for
+//! those of `views`, which wait a moment for the workers.
 
 use std::convert::Infallible;
 use std::net::TcpListener;
@@ -19,6 +19,7 @@ pub mod bounded;
 pub mod host;
 pub mod pages;
 pub mod state;
+pub mod views;
 
 pub use state::{Phase, State};
 
@@ -29,7 +30,17 @@ pub struct Endpoint {
     pub method: Method,
     pub path: &'static str,
     pub help: &'static str,
-    page: fn(&State, &Parts) -> Response,
+    page: Page,
+}
+
+#[derive(Clone, Copy)]
+enum Page {
+    /// Made from what is at hand.
+    Now(fn(&State, &Parts) -> Response),
+    Connections,
+    Clusters,
+    /// Whether the endpoint drains from then on.
+    DrainEndpoint(bool),
 }
 
 impl Endpoint {
@@ -40,7 +51,7 @@ impl Endpoint {
 }
 
 /// Every endpoint there is.
-pub static ENDPOINTS: [Endpoint; 8] = [
+pub static ENDPOINTS: [Endpoint; 12] = [
     get("/", "This page.", pages::index),
     get("/healthz", "200 while the process answers at all.", pages::healthz),
     get(
@@ -55,12 +66,34 @@ pub static ENDPOINTS: [Endpoint; 8] = [
         "CPU time that the hypervisor and others take: a page for browsers, else JSON; ?format=csv is the trace of 15 minutes.",
         pages::steal,
     ),
+    asked(
+        "/connections",
+        "The oldest open connections: client, listener, age, what they are at, as JSON; ?max=1000.",
+        Page::Connections,
+    ),
+    asked(
+        "/clusters",
+        "Endpoints with health, pools and what they are at, over all workers, as JSON.",
+        Page::Clusters,
+    ),
     get("/config", "The configuration in effect, defaults filled in, as JSON.", pages::config),
     Endpoint {
         method: Method::POST,
         path: "/drain",
         help: "Stop accepting, finish what was accepted, then exit.",
-        page: pages::drain,
+        page: Page::Now(pages::drain),
+    },
+    Endpoint {
+        method: Method::POST,
+        path: "/clusters/{name}/endpoints/{address}/drain",
+        help: "Give an endpoint no more requests; those it is at are finished. Until undrain, or a restart.",
+        page: Page::DrainEndpoint(true),
+    },
+    Endpoint {
+        method: Method::POST,
+        path: "/clusters/{name}/endpoints/{address}/undrain",
+        help: "Give it requests again.",
+        page: Page::DrainEndpoint(false),
     },
 ];
 
@@ -104,7 +137,13 @@ fn router(door: Door, state: &Arc<State>) -> Router {
                 let text = "what changes state is asked over the admin Unix socket (admin.socket) only\n";
                 return (StatusCode::FORBIDDEN, text).into_response();
             }
-            (endpoint.page)(&state, &request.into_parts().0)
+            let asked = request.into_parts().0;
+            match endpoint.page {
+                Page::Now(page) => page(&state, &asked),
+                Page::Connections => views::connections(&state, &asked).await,
+                Page::Clusters => views::clusters(&state).await,
+                Page::DrainEndpoint(drains) => views::drain_endpoint(&state, &asked, drains).await,
+            }
         };
         router = router.route(endpoint.path, on(filter, handler));
     }
@@ -132,6 +171,10 @@ async fn guard(door: Door, request: Request, next: Next) -> Response {
 }
 
 const fn get(path: &'static str, help: &'static str, page: fn(&State, &Parts) -> Response) -> Endpoint {
+    asked(path, help, Page::Now(page))
+}
+
+const fn asked(path: &'static str, help: &'static str, page: Page) -> Endpoint {
     Endpoint { method: Method::GET, path, help, page }
 }
 

@@ -27,6 +27,7 @@ use crate::runtime::Runtime;
 use crate::steal::{Mode, SAMPLE_INTERVAL};
 use crate::sys::fd_passing::Channel;
 use crate::sys::{affinity, clock, process, random, rlimit};
+use crate::worker::view::Question;
 use crate::worker::{self, EngineChoice, EngineReport, Handle, Message, Plan, RingSizes};
 
 mod tls;
@@ -306,6 +307,13 @@ fn tell_endpoints(handles: &[Handle], cluster: u16, addresses: &[std::net::Socke
     }
 }
 
+/// Each worker answers by itself.
+fn ask(handles: &[Handle], question: &Question) {
+    for handle in handles {
+        handle.send(Message::Question(question.clone()));
+    }
+}
+
 /// What the control thread keeps an eye on.
 struct Live {
     handles: Vec<Handle>,
@@ -326,6 +334,7 @@ async fn serve(
     drain_deadline: Duration,
 ) -> Outcome {
     let Live { handles, mut endpoints, mut tls, mut sampler, supervisor, mut access_log } = live;
+    let mut questions = state.take_questions();
     supervisor.say(Word::Ready);
     let mut look = tokio::time::interval(LOOK_SERVING);
     let mut sample = tokio::time::interval(SAMPLE_INTERVAL);
@@ -346,11 +355,8 @@ async fn serve(
                 tls.look(state, &handles, true);
                 supervisor.say(Word::Ready);
             }
-            _ = signals.user_1.recv() => match access_log.reopen() {
-                Ok(true) => tracing::info!("SIGUSR1: the access log is open anew"),
-                Ok(false) => tracing::info!("SIGUSR1: there is no access log to open anew"),
-                Err(problem) => tracing::error!("{problem}; the last one is still written"),
-            },
+            _ = signals.user_1.recv() => access_log.reopen(),
+            Some(question) = questions.recv() => ask(&handles, &question),
             _ = sample.tick(), if sampler.is_some() => {
                 if let Some(sampler) = &mut sampler {
                     sampler.sample(state, &handles);

@@ -23,9 +23,11 @@ use super::stream::{Failure, Stream, TlsStream};
 use super::turnstile::Turnstile;
 
 mod multiplex;
+mod view;
 
 pub use multiplex::{Acquired, Exchange};
 use multiplex::{Avoided, Making, Shared};
+pub use view::{ClusterView, EndpointView};
 
 /// Why no connection could be had.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -116,6 +118,8 @@ struct Cluster {
     idle: Cell<u32>,
     /// Endpoints whose floods nobody has logged yet; at most `NOTES_KEPT_MAX`, all are counted.
     floods: RefCell<Vec<SocketAddr>>,
+    /// Endpoints that somebody took out of use.
+    drained: RefCell<Vec<SocketAddr>>,
 }
 
 /// A connection, and the generation of the certificates that it was made with.
@@ -156,6 +160,7 @@ impl Upstreams {
                 connections: Cell::new(0),
                 idle: Cell::new(0),
                 floods: RefCell::default(),
+                drained: RefCell::default(),
             })
         });
         Self {
@@ -329,7 +334,10 @@ impl Upstreams {
             let is_spared = |&(spared, why): &(SocketAddr, Spared)| {
                 spared == *address && (why == Spared::Full || spare_refused)
             };
-            if tried.addresses.contains(address) || tried.spared.iter().any(is_spared) {
+            if cluster.drains(*address)
+                || tried.addresses.contains(address)
+                || tried.spared.iter().any(is_spared)
+            {
                 Candidate::Excluded
             } else if health.is_available(position, now) {
                 Candidate::Ready { load }
@@ -521,7 +529,9 @@ impl Upstreams {
     pub fn release(&self, connection: Connection) {
         let Connection { stream, lease, .. } = connection;
         let (cluster, endpoint) = (lease.cluster.clone(), lease.endpoint.clone());
-        let outdated = lease.generation != cluster.generation.get() || endpoint.position.get() == usize::MAX;
+        let outdated = lease.generation != cluster.generation.get()
+            || endpoint.position.get() == usize::MAX
+            || cluster.drains(endpoint.address);
         if cluster.idle.get() >= cluster.spec.idle_per_worker_max || outdated {
             stream.close();
             return;

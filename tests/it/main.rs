@@ -37,4 +37,5 @@ mod tune;
 mod tunnels;
 mod tunnels_h2;
 mod upstream_tls;
+mod views;
 mod websocket;

@@ -3,12 +3,13 @@
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 
 use crate::control::log::Log;
 use crate::control::steal::View;
 use crate::metrics::{CertificateFacts, Process, ProcessFacts, Shard, WorkerFacts};
 use crate::sys::{clock, process};
+use crate::worker::view::Question;
 
 /// Where the data process is in its life.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -39,6 +40,8 @@ pub struct State {
     restarts: u32,
     descriptors_max: u64,
     drain: Notify,
+    /// Who passes questions on to the workers. Set once.
+    questions: OnceLock<mpsc::UnboundedSender<Question>>,
     /// What to count of certificates, and what is wrong with their files.
     certificates: Mutex<(CertificateFacts, Vec<String>)>,
     steal: Mutex<View>,
@@ -63,6 +66,7 @@ impl State {
             restarts,
             descriptors_max,
             drain: Notify::new(),
+            questions: OnceLock::new(),
             certificates: Mutex::default(),
             steal: Mutex::default(),
         }
@@ -111,6 +115,20 @@ impl State {
     /// What is known of lost CPU time.
     pub fn steal(&self) -> MutexGuard<'_, View> {
         self.steal.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Questions to the workers, for who passes them on. To be called once.
+    pub fn take_questions(&self) -> mpsc::UnboundedReceiver<Question> {
+        let (questions, asked) = mpsc::unbounded_channel();
+        let _ = self.questions.set(questions);
+        asked
+    }
+
+    /// Has each worker answer. Without workers nobody does.
+    pub fn ask_workers(&self, question: Question) {
+        if let Some(questions) = self.questions.get() {
+            let _ = questions.send(question);
+        }
     }
 
     /// Asks the control thread to drain. Asking again changes nothing.

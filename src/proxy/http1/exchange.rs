@@ -24,6 +24,7 @@ use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
 use crate::base::field_edits::FieldEdits;
+use crate::base::time::Instant;
 use crate::h1::{Parsed, ResponseHead, framing_to_client, write_response};
 use crate::http::answer::{connection_option, write_answer};
 use crate::http::{BodyFraming, Reject, Version};
@@ -56,33 +57,9 @@ pub(super) async fn run(session: &mut Http1, first: RecvBuf) -> Next {
     session.requests += 1;
     let line = Line::of_request(&session.guard, &serving, started);
     let mut input = HeadInput::new(&context.runtime, first);
-    let request = loop {
-        let listener = session.guard.listener();
-        let (facts, stream) = (&mut session.facts, Some(&session.stream));
-        let mut asker = Asker { listener, facts, stream, line: &line };
-        match judge(&context, &serving, &mut asker, input.bytes()) {
-            Ok(Parsed::Complete(request)) => break request,
-            Ok(Parsed::Partial) => {
-                // The first head's deadline runs since the connection was accepted.
-                if session.requests > 1 {
-                    session.deadline.set(started + timeouts.header);
-                }
-                let bytes_max = serving.head_limits.head_bytes_max;
-                match input.more(&session.stream, &session.deadline, bytes_max).await {
-                    Ok(()) => {}
-                    Err(HeadError::TimedOut) => {
-                        return refuse(session, &line, 408, "", Termination::HeaderTimeout);
-                    }
-                    Err(HeadError::Ended | HeadError::Broken) => {
-                        line.ended(Termination::ClientAborted);
-                        return Next::End(Ending::Graceful(Termination::ClientAborted));
-                    }
-                }
-            }
-            Err(reject) => {
-                return refuse(session, &line, reject.status, reject.text, Termination::BadRequest);
-            }
-        }
+    let request = match read_head(session, &serving, &line, &mut input, started).await {
+        Ok(request) => request,
+        Err(next) => return next,
     };
     let requests_max = serving.snapshot.http.requests_per_connection_max;
     let may_stay = session.requests < requests_max && !context.is_draining();
@@ -128,6 +105,44 @@ pub(super) async fn run(session: &mut Http1, first: RecvBuf) -> Next {
         context.runtime.put_block(head);
     }
     next
+}
+
+/// Reads the head of a request and judges it; else says what follows.
+async fn read_head(
+    session: &mut Http1,
+    serving: &Rc<Serving>,
+    line: &Line,
+    input: &mut HeadInput<'_>,
+    started: Instant,
+) -> Result<Request, Next> {
+    let context = session.guard.context().clone();
+    loop {
+        let listener = session.guard.listener();
+        let (facts, stream) = (&mut session.facts, Some(&session.stream));
+        let mut asker = Asker { listener, facts, stream, line };
+        match judge(&context, serving, &mut asker, input.bytes()) {
+            Ok(Parsed::Complete(request)) => return Ok(request),
+            Ok(Parsed::Partial) => {}
+            Err(reject) => {
+                return Err(refuse(session, line, reject.status, reject.text, Termination::BadRequest));
+            }
+        }
+        // The first head's deadline runs since the connection was accepted.
+        if session.requests > 1 {
+            session.deadline.set(started + session.guard.timeouts().header);
+        }
+        let bytes_max = serving.head_limits.head_bytes_max;
+        match input.more(&session.stream, &session.deadline, bytes_max).await {
+            Ok(()) => {}
+            Err(HeadError::TimedOut) => {
+                return Err(refuse(session, line, 408, "", Termination::HeaderTimeout));
+            }
+            Err(HeadError::Ended | HeadError::Broken) => {
+                line.ended(Termination::ClientAborted);
+                return Err(Next::End(Ending::Graceful(Termination::ClientAborted)));
+            }
+        }
+    }
 }
 
 /// Answers a head that is not taken, and closes.
