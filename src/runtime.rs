@@ -53,6 +53,8 @@ struct Inner {
     gaps: Gaps,
     /// When the oldest work of this turn may have come.
     oldest: Cell<Instant>,
+    /// When all that was ready was last seen.
+    looked: Cell<Instant>,
     /// When nothing waited to be done, the last time.
     emptied: Cell<Instant>,
     /// Bytes that sessions hold beside receive buffers.
@@ -80,6 +82,7 @@ impl Runtime {
             gap_max: Cell::new(Duration::ZERO),
             gaps: Gaps::default(),
             oldest: Cell::new(now),
+            looked: Cell::new(now),
             emptied: Cell::new(now),
             charged: Cell::new(0),
         };
@@ -165,11 +168,11 @@ impl Runtime {
             let deadline = inner.timers.borrow().next_deadline();
             deadline.map_or(WAIT_MAX, |deadline| deadline.since(before).min(WAIT_MAX))
         };
-        inner.reactor.borrow_mut().turn(wait)?;
+        let saw_all = inner.reactor.borrow_mut().turn(wait)?;
         let now = clock::now();
         let late = if wait.is_zero() { Duration::ZERO } else { now.since(before + wait) };
         inner.gaps.note(now, gap, polls, late);
-        self.note_queue(before, now, !wait.is_zero());
+        self.note_queue(before, now, !wait.is_zero(), saw_all);
         inner.now.set(now);
         inner.turns.set(inner.turns.get() + 1);
         inner.timers.borrow_mut().advance(now, |waker| {
@@ -181,21 +184,24 @@ impl Runtime {
     }
 
     /// Finds how long what is ready now may have waited. The kernel was entered at `before`.
-    fn note_queue(&self, before: Instant, now: Instant, could_wait: bool) {
+    fn note_queue(&self, before: Instant, now: Instant, could_wait: bool, saw_all: bool) {
         /// Waiting, or sending and receiving for so many tasks? No task's share of an entry takes so long.
         const ENTRY_OF_A_TASK: Duration = Duration::from_micros(200);
         /// What came within so short a turn did not wait worth mentioning.
         const SHORT: Duration = Duration::from_millis(2);
         let inner = &*self.0;
+        // What came while the last turn's tasks ran, or while the thread stood still, came after the last whole look.
+        let looked = inner.looked.get();
+        inner.oldest.set(looked);
+        if !saw_all {
+            return;
+        }
+        inner.looked.set(now);
         let tasks = u32::try_from(executor::ready()).unwrap_or(u32::MAX);
         if could_wait && now.since(before) > ENTRY_OF_A_TASK.saturating_mul(tasks.saturating_add(1)) {
             inner.oldest.set(now);
             inner.emptied.set(now);
-            return;
-        }
-        // What came while the last turn's tasks ran, or while the thread stood still, came after the last look.
-        inner.oldest.set(inner.now.get());
-        if now.since(inner.now.get()) < SHORT {
+        } else if now.since(looked) < SHORT {
             inner.emptied.set(now);
         }
     }

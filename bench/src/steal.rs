@@ -37,7 +37,7 @@ use throttle::Throttle;
 use variants::{Running, Variant};
 use work::Work;
 
-/// From one request of a connection to the next.
+/// Before the next request of a connection.
 const PAUSE: Duration = Duration::from_millis(50);
 /// Threads are started and set up in this time.
 const SETUP: Duration = Duration::from_millis(60);
@@ -46,8 +46,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// Connections of each thread when capacity is measured.
 const CAPACITY_CONNECTIONS: usize = 100;
 /// Seconds of warm-up and of measurement then.
-const CAPACITY_TIMING: (f64, f64) = (0.5, 2.0);
-const CAPACITY_RUNS: usize = 2;
+const CAPACITY_TIMING: (f64, f64) = (0.4, 1.5);
 /// Of a recorded trace a round takes no more than this.
 const TRACE_PART_MAX: Duration = Duration::from_secs(12);
 /// Requests of a connection then.
@@ -80,6 +79,9 @@ pub struct Options {
     /// Requests of a connection [default: the case's]
     #[arg(long)]
     requests: Option<u32>,
+    /// Clients ask by the clock, not a pause after the last answer
+    #[arg(long)]
+    keep_pace: bool,
     /// Share of the capacity [default: the case's]
     #[arg(long)]
     load: Option<f64>,
@@ -136,6 +138,8 @@ pub struct AntagonistOptions {
 #[derive(Clone, Debug, Serialize)]
 pub struct Sample {
     pub round: usize,
+    /// Requests a second that clients meant to make.
+    pub rate: f64,
     pub met: Met,
     /// By CPU; none where nothing was taken.
     pub taken: Vec<Taken>,
@@ -155,9 +159,6 @@ pub struct Sample {
 #[derive(Clone, Debug, Serialize)]
 pub struct Entry {
     pub variant: String,
-    /// Requests a second.
-    pub capacity: f64,
-    pub rate: f64,
     pub samples: Vec<Sample>,
     /// What clients met in all rounds together.
     pub whole: Met,
@@ -179,6 +180,7 @@ struct Outcome {
     warm_up_seconds: f64,
     /// What an answer cost besides.
     work: Work,
+    keep_pace: bool,
     antagonist: &'static str,
     groups: Vec<Group>,
     verdicts: Vec<table::Verdict>,
@@ -222,14 +224,14 @@ pub fn run(options: &Options) -> io::Result<bool> {
         seconds: bench.options.seconds,
         warm_up_seconds: bench.options.warm_up,
         work: bench.work,
+        keep_pace: bench.options.keep_pace,
         antagonist: if bench.options.quota { "control group's quota" } else { "SCHED_FIFO" },
         groups: Vec::new(),
         verdicts: Vec::new(),
         failures: Vec::new(),
     };
     for case in &bench.options.case {
-        let capacity = bench.capacities(case)?;
-        let group = bench.rounds(case, &capacity, &mut outcome.failures);
+        let group = bench.rounds(case, &mut outcome.failures);
         print!("{}", table::table(&group));
         let verdicts = table::verdicts(&case.promises, &group);
         verdicts.iter().for_each(|verdict| println!("{}", table::verdict_line(verdict)));
@@ -333,13 +335,6 @@ impl Bench {
         variants
     }
 
-    fn capacity_variants(&self, case: &Case) -> Vec<Variant> {
-        let mut variants: Vec<Variant> = self.entries(case).into_iter().map(Variant::measured_as).collect();
-        variants.sort_unstable();
-        variants.dedup();
-        variants
-    }
-
     fn plan(&self) -> String {
         let fixed = START_SECONDS + SETUP.as_secs_f64();
         let runs: usize = self.options.case.iter().map(|case| self.entries(case).len()).sum();
@@ -349,49 +344,35 @@ impl Bench {
             self.entries(case).len() as f64 * f64::from(self.options.runs) * (fixed + warm_up + seconds)
         };
         let all: f64 = self.options.case.iter().map(seconds).sum();
-        let capacity: usize = self.options.case.iter().map(|case| self.capacity_variants(case).len()).sum();
-        let capacity = capacity * CAPACITY_RUNS;
         let capacity_run = fixed + CAPACITY_TIMING.0 + CAPACITY_TIMING.1;
         let mut text = format!("{}\n", self.work);
         for case in &self.options.case {
             let names: Vec<&str> = self.entries(case).into_iter().map(Variant::name).collect();
             text.push_str(&format!("{:<14}{} ({})\n", case.name, case.about, names.join(", ")));
         }
-        let minutes = (all + capacity as f64 * capacity_run) / 60.0;
-        text.push_str(&format!("{runs} runs and {capacity} of capacity: about {minutes:.1} minutes\n"));
+        let minutes = (all + runs as f64 * capacity_run) / 60.0;
+        text.push_str(&format!("{runs} runs, capacity before each: about {minutes:.1} minutes\n"));
         text
     }
 
-    /// What each proxy of a case answers at most without theft, requests a second: the best of some runs, as whatever
-    /// disturbs a run lowers it. Measured anew for each case, since the machine drifts.
-    fn capacities(&self, case: &Case) -> io::Result<BTreeMap<&'static str, f64>> {
-        let mut best: BTreeMap<&'static str, f64> = BTreeMap::new();
+    /// What a proxy answers at most without theft, requests a second. Measured before each run, as the machine drifts by
+    /// a tenth within seconds: a share of what it could do a minute ago is any share.
+    fn capacity(&self, case: &Case, variant: Variant, round: usize) -> io::Result<f64> {
         let calm = Case { taking: Taking::Nothing, requests: CAPACITY_REQUESTS, ..*case };
-        for round in 0..CAPACITY_RUNS {
-            for variant in self.capacity_variants(case) {
-                let pace = Pace::Closed(CAPACITY_CONNECTIONS);
-                let (sample, _) = self.measure(&calm, variant, pace, CAPACITY_TIMING, round)?;
-                let rate = sample.met.served as f64 / CAPACITY_TIMING.1;
-                eprintln!("capacity      {variant:<18}{rate:>7.0} requests/s; {}", table::shares(&sample));
-                let known = best.entry(variant.name()).or_default();
-                *known = known.max(rate);
-            }
-        }
-        Ok(best)
+        let pace = Pace::Closed(CAPACITY_CONNECTIONS);
+        let (sample, _) = self.measure(&calm, variant.measured_as(), pace, CAPACITY_TIMING, round)?;
+        let rate = sample.met.served as f64 / CAPACITY_TIMING.1;
+        eprintln!("{:<14}{variant:<18}can {rate:.0} requests/s; {}", case.name, table::shares(&sample));
+        Ok(rate)
     }
 
     /// All runs of one case: in each round every proxy once, started afresh, in rotated order.
-    fn rounds(&self, case: &Case, capacity: &BTreeMap<&str, f64>, failures: &mut Vec<String>) -> Group {
+    fn rounds(&self, case: &Case, failures: &mut Vec<String>) -> Group {
         let variants = self.entries(case);
-        let entry = |variant: &Variant| {
-            let capacity = capacity.get(variant.measured_as().name()).copied().unwrap_or(0.0);
-            Entry {
-                variant: variant.name().to_owned(),
-                capacity,
-                rate: capacity * case.load,
-                samples: Vec::new(),
-                whole: Met::default(),
-            }
+        let entry = |variant: &Variant| Entry {
+            variant: variant.name().to_owned(),
+            samples: Vec::new(),
+            whole: Met::default(),
         };
         let mut entries: Vec<Entry> = variants.iter().map(entry).collect();
         let timing = self.timing(case);
@@ -399,8 +380,11 @@ impl Bench {
         for round in 0..usize::from(self.options.runs) {
             for index in (0..variants.len()).map(|index| (index + round) % variants.len()) {
                 let (variant, entry) = (variants[index], &mut entries[index]);
-                let pace = Pace::Open((entry.rate / 2.0).max(1.0));
-                match self.measure(case, variant, pace, timing, round) {
+                let measured = self.capacity(case, variant, round).and_then(|capacity| {
+                    let pace = Pace::Open((capacity * case.load / 2.0).max(1.0));
+                    self.measure(case, variant, pace, timing, round)
+                });
+                match measured {
                     Ok((sample, tally)) => {
                         eprintln!("{:<14}{variant:<18}{}", case.name, table::brief(&sample));
                         entry.samples.push(sample);
@@ -454,7 +438,7 @@ impl Bench {
         let takers = self.takers(&running, self.thefts(case, round, until - start), start, until)?;
         let plan = Plan {
             address: running.address,
-            habits: Habits { requests: case.requests, pause: PAUSE },
+            habits: Habits { requests: case.requests, pause: PAUSE, keep_pace: self.options.keep_pace },
             pace,
             seed: SEED + 2 * round as u64,
             start,
@@ -482,6 +466,7 @@ impl Bench {
         let used: f64 = taken.iter().map(|taken| taken.used_ratio).sum::<f64>() / self.cpus.len() as f64;
         let sample = Sample {
             round,
+            rate: if let Pace::Open(rate) = pace { 2.0 * rate } else { 0.0 },
             cpu_us_per_request: usage.running_us() / (met.served.max(1)) as f64,
             proxy_cpu_ratio,
             generator_cpu_ratio,

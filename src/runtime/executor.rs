@@ -57,32 +57,55 @@ impl Resting {
 const MAIN: usize = usize::MAX;
 
 thread_local! {
-    static READY: RefCell<Ready> = const { RefCell::new(Ready { queue: VecDeque::new(), queued: Vec::new() }) };
+    static READY: RefCell<Ready> = const { RefCell::new(Ready { queue: VecDeque::new(), fresh: VecDeque::new(), queued: Vec::new() }) };
     static MAIN_READY: Cell<bool> = const { Cell::new(false) };
 }
 
 struct Ready {
     queue: VecDeque<Key>,
-    /// By task index: the generation queued plus one, or 0. A task stands in the queue once.
+    /// Tasks that begin with what is there already, such as the sessions of new connections: they go in the turn they were
+    /// spawned in.
+    fresh: VecDeque<Key>,
+    /// By task index: the generation queued plus one, or 0. A task stands in one of the queues once.
     queued: Vec<u32>,
 }
 
 impl Ready {
     fn push(&mut self, key: Key) {
+        if self.mark(key) {
+            self.queue.push_back(key);
+        }
+    }
+
+    fn push_fresh(&mut self, key: Key) {
+        if self.mark(key) {
+            self.fresh.push_back(key);
+        }
+    }
+
+    /// Whether it stood in no queue.
+    fn mark(&mut self, key: Key) -> bool {
         let index = key.index as usize;
         if index >= self.queued.len() {
             self.queued.resize(index + 1, 0);
         }
-        if self.queued[index] != key.generation + 1 {
-            self.queued[index] = key.generation + 1;
-            self.queue.push_back(key);
-        }
+        std::mem::replace(&mut self.queued[index], key.generation + 1) != key.generation + 1
     }
 
     fn pop(&mut self) -> Option<Key> {
         let key = self.queue.pop_front()?;
         self.queued[key.index as usize] = 0;
         Some(key)
+    }
+
+    fn pop_fresh(&mut self) -> Option<Key> {
+        let key = self.fresh.pop_front()?;
+        self.queued[key.index as usize] = 0;
+        Some(key)
+    }
+
+    fn len(&self) -> usize {
+        self.queue.len() + self.fresh.len()
     }
 }
 
@@ -98,11 +121,13 @@ impl Executor {
         self.tasks.borrow().len()
     }
 
+    /// Starts a task, in this turn where it comes from another task.
     pub(super) fn spawn(&self, task: impl Future<Output = ()> + 'static) {
-        self.start(Box::pin(Some(task)));
+        let key = self.tasks.borrow_mut().insert(Some(Box::pin(Some(task))));
+        READY.with_borrow_mut(|ready| ready.push_fresh(key));
     }
 
-    /// The same for tasks that come and go with requests: the memory of one that ended serves another.
+    /// Starts one of the tasks that come and go with requests, in the next turn: the memory of one that ended serves another.
     pub(super) fn spawn_often<F: Future<Output = ()> + 'static>(&self, task: F) {
         let memory = {
             let mut resting = self.resting.borrow_mut();
@@ -114,38 +139,43 @@ impl Executor {
                 }
             }
         };
-        self.start(match memory {
+        let task: Task = match memory {
             Some(mut memory) => {
                 memory.set(Some(task));
                 memory
             }
             None => Box::pin(Some(task)),
-        });
-    }
-
-    fn start(&self, task: Task) {
+        };
         let key = self.tasks.borrow_mut().insert(Some(task));
         READY.with_borrow_mut(|ready| ready.push(key));
     }
 
-    /// Polls each task that is ready now once; how many. What they wake runs in the next call, so a turn is bounded.
+    /// Polls each task that is ready now once, then those that these spawned; how many. What they wake runs in the next call,
+    /// so a turn is bounded.
     pub(super) fn run_ready(&self) -> usize {
         let count = READY.with_borrow(|ready| ready.queue.len());
         for _ in 0..count {
             let Some(key) = READY.with_borrow_mut(Ready::pop) else { break };
-            let Some(mut task) = self.tasks.borrow_mut().get_mut(key).and_then(Option::take) else {
-                continue;
-            };
-            let waker = waker(key);
-            let done = task.as_mut().poll(&mut Context::from_waker(&waker)).is_ready();
-            if done {
-                self.tasks.borrow_mut().remove(key);
-                task.rest(&self.resting);
-            } else if let Some(slot) = self.tasks.borrow_mut().get_mut(key) {
-                *slot = Some(task);
-            }
+            self.run(key);
         }
-        count
+        let fresh = READY.with_borrow(|ready| ready.fresh.len());
+        for _ in 0..fresh {
+            let Some(key) = READY.with_borrow_mut(Ready::pop_fresh) else { break };
+            self.run(key);
+        }
+        count + fresh
+    }
+
+    fn run(&self, key: Key) {
+        let Some(mut task) = self.tasks.borrow_mut().get_mut(key).and_then(Option::take) else { return };
+        let waker = waker(key);
+        let done = task.as_mut().poll(&mut Context::from_waker(&waker)).is_ready();
+        if done {
+            self.tasks.borrow_mut().remove(key);
+            task.rest(&self.resting);
+        } else if let Some(slot) = self.tasks.borrow_mut().get_mut(key) {
+            *slot = Some(task);
+        }
     }
 
     /// Has every task polled.
@@ -162,6 +192,7 @@ impl Executor {
         self.resting.take();
         READY.with_borrow_mut(|ready| {
             ready.queue.clear();
+            ready.fresh.clear();
             ready.queued.clear();
         });
     }
@@ -169,11 +200,11 @@ impl Executor {
 
 /// Tasks that are ready, not counting the one that `block_on` runs.
 pub(super) fn ready() -> usize {
-    READY.with_borrow(|ready| ready.queue.len())
+    READY.with_borrow(Ready::len)
 }
 
 pub(super) fn anything_ready() -> bool {
-    MAIN_READY.get() || READY.with_borrow(|ready| !ready.queue.is_empty())
+    MAIN_READY.get() || ready() > 0
 }
 
 pub(super) fn wake_main() {

@@ -339,8 +339,9 @@ impl Reactor {
         Ok(key)
     }
 
-    /// Enters the kernel once: submits what is armed, waits up to `wait`, and wakes whom the events concern.
-    pub(super) fn turn(&mut self, wait: Duration) -> io::Result<()> {
+    /// Enters the kernel: submits what is armed, waits up to `wait`, and wakes whom the events concern. Whether all that is
+    /// ready was seen.
+    pub(super) fn turn(&mut self, wait: Duration) -> io::Result<bool> {
         let Self { slots, backend, buffers, stats, .. } = self;
         match backend {
             Backend::Epoll(epoll) => epoll.turn(slots, wait),

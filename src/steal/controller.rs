@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use super::meter::Smooth;
+use super::meter::{Mean, Smooth};
 use super::{Mode, SAMPLE_INTERVAL, Spec};
 use crate::base::time::Instant;
 
@@ -33,7 +33,7 @@ const SHARE_RETURN_PER_S: f64 = 0.10;
 /// Below it a change of a share is not worth a system call.
 const SHARE_STEP: f64 = 0.01;
 /// How strongly connections that a worker has beyond its share count against it, where there are many.
-const CORRECTION: f64 = 2.0;
+const CORRECTION: f64 = 4.0;
 /// Connections of a worker from which their spread says more than chance.
 const CONNECTIONS_TELL: f64 = 20.0;
 /// A worker has too many connections when its part of them is so much beyond its share.
@@ -110,6 +110,8 @@ pub struct Controller {
     workers: Vec<Worker>,
     /// Shares in effect; `None` while the kernel chooses.
     shares: Option<Vec<f64>>,
+    /// What they are meant to be in the long run: in proportion to what each worker has left.
+    targets: Vec<f64>,
     shares_changed: Option<Instant>,
     stepped: Option<Instant>,
     /// When something could last be read.
@@ -126,8 +128,11 @@ struct Worker {
     is_overloaded: bool,
     /// Samples in a row in which its queue was empty now and then.
     kept_up: u32,
-    /// Lost share, smoothed.
+    /// Lost share, smoothed; levels are made from it.
     smooth: Smooth,
+    /// The same without haste: shares are made from it. What rises fast and falls slowly is more than the mean of whatever
+    /// fluctuates, and a worker that loses little by little would seem to lose much.
+    mean: Mean,
     /// Samples in a row that asked for at least `Elevated`, and for `Stolen`.
     above: [u32; 2],
     below: u32,
@@ -143,6 +148,7 @@ impl Controller {
             spec,
             workers: vec![Worker::default(); workers],
             shares: None,
+            targets: vec![1.0 / workers.max(1) as f64; workers],
             shares_changed: None,
             stepped: None,
             read: None,
@@ -284,53 +290,61 @@ impl Controller {
         // At once, whatever was done a moment ago: there is no reason left to treat workers differently.
         if self.spec.mode != Mode::Act || is_stale || all_stolen {
             self.shares_changed = Some(now);
+            self.targets.fill(even);
             return if self.shares.take().is_some() { Weights::Even } else { Weights::Unchanged };
         }
         let is_early = self.shares_changed.is_some_and(|changed| now.since(changed) < WEIGHTS_INTERVAL);
         if is_early || (!steers && self.shares.is_none()) {
             return Weights::Unchanged;
         }
-        let wanted = if steers { self.wanted(readings) } else { vec![even; self.workers.len()] };
-        let current = self.shares.clone().unwrap_or_else(|| vec![even; self.workers.len()]);
         let since = self.shares_changed.map_or(pause, |changed| now.since(changed)).min(3 * SAMPLE_INTERVAL);
-        let shares = approach(&current, wanted, SHARE_RETURN_PER_S * since.as_secs_f64());
-        let is_even = !steers && shares.iter().all(|share| (share - even).abs() < SHARE_STEP);
-        let moved = shares.iter().zip(&current).any(|(share, current)| (share - current).abs() >= SHARE_STEP);
+        let count = self.workers.len();
+        let wanted =
+            if steers { (0..count).map(|worker| self.target(worker)).collect() } else { vec![even; count] };
+        self.targets = approach(&self.targets, wanted, SHARE_RETURN_PER_S * since.as_secs_f64());
+        let is_even = !steers && self.targets.iter().all(|target| (target - even).abs() < SHARE_STEP);
         if is_even {
             self.shares_changed = Some(now);
+            self.targets.fill(even);
             self.shares = None;
-            Weights::Even
-        } else if moved {
-            self.shares_changed = Some(now);
-            self.shares = Some(shares.clone());
-            Weights::Shares(shares)
-        } else {
-            Weights::Unchanged
+            return Weights::Even;
         }
+        let shares = self.corrected(readings);
+        let current = self.shares.get_or_insert_with(|| vec![even; count]);
+        let moved =
+            shares.iter().zip(&*current).any(|(share, current)| (share - current).abs() >= SHARE_STEP);
+        if !moved {
+            return Weights::Unchanged;
+        }
+        self.shares_changed = Some(now);
+        current.clone_from(&shares);
+        Weights::Shares(shares)
     }
 
-    /// Shares in proportion to what each worker has left, corrected by the connections it has already.
-    fn wanted(&self, readings: &[Reading]) -> Vec<f64> {
+    /// The targets, corrected by the connections that each worker has already. The correction knows no haste limit: chance and
+    /// slow answers move connections by several percent within a second, and a worker that is always near its capacity has no
+    /// room for them.
+    fn corrected(&self, readings: &[Reading]) -> Vec<f64> {
         let connections = |index: usize| readings.get(index).map_or(0, |reading| reading.connections) as f64;
         let all: f64 = (0..self.workers.len()).map(connections).sum();
         let correction = CORRECTION * all / (all + CONNECTIONS_TELL * self.workers.len() as f64);
-        let share = |index: usize| {
-            let target = self.target(index);
-            let present = if all > 0.0 { connections(index) / all } else { target };
+        let share = |(index, target): (usize, &f64)| {
+            let present = if all > 0.0 { connections(index) / all } else { *target };
             target + correction * (target - present)
         };
-        normalized((0..self.workers.len()).map(share).collect())
+        normalized(self.targets.iter().enumerate().map(share).collect())
     }
 }
 
 impl Worker {
     /// Share of its time that the worker keeps; never nothing, so that shares can be made of it.
     fn left(&self) -> f64 {
-        (1.0 - self.smooth.value()).max(0.01)
+        (1.0 - self.mean.value()).max(0.01)
     }
 
     fn forget(&mut self) {
         self.smooth = Smooth::default();
+        self.mean = Mean::default();
         self.above = [0; 2];
         self.below = 0;
     }
@@ -358,6 +372,7 @@ impl Worker {
 
     fn follow_loss(&mut self, pause: Duration, lost: f64, spec: &Spec, recent: usize) {
         let smooth = self.smooth.follow(lost, pause);
+        self.mean.follow(lost, pause);
         // The average remembers one burst for a second: only a sample that shows theft itself may confirm it.
         let is_fresh = lost >= spec.calm_ratio;
         for (above, threshold) in self.above.iter_mut().zip([spec.elevated_ratio, spec.stolen_ratio]) {

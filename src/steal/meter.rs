@@ -165,6 +165,24 @@ impl Smooth {
     }
 }
 
+/// Follows rises and falls alike, some 400 ms late.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Mean(f64);
+
+const FOLLOW: f64 = 0.2;
+
+impl Mean {
+    pub const fn value(self) -> f64 {
+        self.0
+    }
+
+    /// Takes a sample that speaks for `pause`.
+    pub fn follow(&mut self, ratio: f64, pause: Duration) {
+        let samples = pause.as_secs_f64() / SAMPLE_INTERVAL.as_secs_f64();
+        self.0 += (1.0 - (1.0 - FOLLOW).powf(samples)) * (ratio - self.0);
+    }
+}
+
 /// What took time from one worker since the last sample, each as a share of that time.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Losses {

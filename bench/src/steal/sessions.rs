@@ -1,8 +1,10 @@
-//! Clients in open loop: they come, ask when they meant to, and leave. One thread; looks at its sockets on a grid of time
-//! and does all that is due at once, so that it costs little beside what it measures. Retries nothing.
+//! Clients that come whether or not those before them were served, ask, and leave. One thread; looks at its sockets on a
+//! grid of time and does all that is due at once, so that it costs little beside what it measures. Retries nothing.
 //!
-//! A client connects, sends a request every so often, and closes after its last. A request that is due while the one before
-//! is unanswered waits for it; its latency counts from when it was due.
+//! A client connects, asks, pauses after each answer as a user does, and closes after its last: sessions arrive in open
+//! loop, each with the same number of requests ("partly open": Schroeder, Wierman, Harchol-Balter, NSDI 2006). Clients may also
+//! keep pace, as devices that report by the clock do: then a request is due a pause after the one before was due, waits for
+//! its answer, and its latency counts from when it was due.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -32,8 +34,10 @@ const SILENCE_MAX: Duration = Duration::from_secs(10);
 pub struct Habits {
     /// Requests of one connection.
     pub requests: u32,
-    /// From one request of a connection to the next.
+    /// Before the next request of a connection.
     pub pause: Duration,
+    /// The pause begins when a request was due, not when its answer came.
+    pub keep_pace: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -293,11 +297,11 @@ impl Clients {
         if head.close {
             client.stream = None;
         }
-        self.answered(slot, due);
+        self.answered(slot, due, now);
         false
     }
 
-    fn answered(&mut self, slot: usize, due: Instant) {
+    fn answered(&mut self, slot: usize, due: Instant, now: Instant) {
         let client = &mut self.clients[slot];
         client.waits = false;
         client.requests_left = client.requests_left.saturating_sub(1);
@@ -311,7 +315,8 @@ impl Clients {
         }
         match self.plan.pace {
             Pace::Open(_) => {
-                let next = due + self.plan.habits.pause;
+                let Habits { pause, keep_pace, .. } = self.plan.habits;
+                let next = if keep_pace { due } else { now } + pause;
                 client.due = Some(next);
                 self.agenda.push(Reverse((next, Event::Request(slot))));
             }
@@ -342,7 +347,7 @@ impl Clients {
             self.tally.fail(1, why);
         }
         match self.plan.pace {
-            Pace::Open(_) => self.answered(slot, due),
+            Pace::Open(_) => self.answered(slot, due, Instant::now()),
             // At once again would be a loop.
             Pace::Closed(_) => *client = Client::default(),
         }
@@ -364,6 +369,9 @@ impl Client {
     /// Requests that were due and have no answer.
     fn unanswered(&self, plan: &Plan) -> u64 {
         let Some(due) = self.due.filter(|_| self.is_counted(plan)) else { return 0 };
+        if !plan.habits.keep_pace {
+            return 1;
+        }
         let late = (plan.until - due).as_secs_f64() / plan.habits.pause.as_secs_f64();
         (late.ceil().max(1.0) as u64).min(u64::from(self.requests_left.max(1)))
     }

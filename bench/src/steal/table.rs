@@ -97,7 +97,7 @@ pub fn table(group: &Group) -> String {
             out,
             "  {:<18}{:>9.0}{:>9.2}{:>9.1}{:>20}{:>9.1}{:>9.2}{:>20}{:>9.2}{errors:>7}{:>10.0}{:>8.2}{taken:>8.1}",
             entry.variant,
-            entry.rate,
+            median(&|sample| sample.rate),
             median(&|sample| sample.met.p50_ms),
             p99.median,
             format!("{:.1}..{:.1}", p99.min, p99.max),
@@ -179,6 +179,7 @@ mod tests {
     fn entry(variant: Variant, p99_ms: &[f64]) -> Entry {
         let sample = |(round, p99_ms): (usize, &f64)| Sample {
             round,
+            rate: 0.8,
             met: Met { p99_ms: *p99_ms, within_ratio: 0.995, refused_ratio: 0.02, ..Met::default() },
             taken: Vec::new(),
             cpu_us_per_request: 5.0,
@@ -189,7 +190,7 @@ mod tests {
             steal: None,
         };
         let samples = p99_ms.iter().enumerate().map(sample).collect();
-        Entry { variant: variant.name().to_owned(), capacity: 1.0, rate: 0.8, samples, whole: Met::default() }
+        Entry { variant: variant.name().to_owned(), samples, whole: Met::default() }
     }
 
     #[test]

@@ -48,7 +48,8 @@ impl Epoll {
         };
     }
 
-    pub(super) fn turn(&mut self, slots: &mut Slab<Slot>, wait: Duration) -> io::Result<()> {
+    /// Whether all that is ready was seen.
+    pub(super) fn turn(&mut self, slots: &mut Slab<Slot>, wait: Duration) -> io::Result<bool> {
         // Rounded up: waking before the deadline would only mean waiting again.
         let wait_ms = i32::try_from(wait.as_nanos().div_ceil(1_000_000)).unwrap_or(i32::MAX);
         // SAFETY: pointer and capacity come from one vector that nothing else touches during the call.
@@ -57,7 +58,7 @@ impl Epoll {
         };
         if count < 0 {
             let error = io::Error::last_os_error();
-            return if error.kind() == io::ErrorKind::Interrupted { Ok(()) } else { Err(error) };
+            return if error.kind() == io::ErrorKind::Interrupted { Ok(false) } else { Err(error) };
         }
         for event in &self.events[..count as usize] {
             let (word, events) = (event.u64, event.events as i32);
@@ -67,7 +68,7 @@ impl Epoll {
                 report(slot, events);
             }
         }
-        Ok(())
+        Ok((count as usize) < EVENTS_MAX)
     }
 }
 

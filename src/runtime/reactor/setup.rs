@@ -201,7 +201,9 @@ fn self_test(reactor: &mut Reactor) -> io::Result<()> {
             match reactor.poll_recv(key, &cx) {
                 Poll::Ready(received) => break received?,
                 Poll::Pending if turns == SELF_TEST_TURNS_MAX => return Err(failed("no completion came")),
-                Poll::Pending => reactor.turn(Duration::from_millis(10))?,
+                Poll::Pending => {
+                    reactor.turn(Duration::from_millis(10))?;
+                }
             }
             turns += 1;
         };

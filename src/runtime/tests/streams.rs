@@ -260,3 +260,35 @@ pub(super) async fn first<T, U>(wanted: impl Future<Output = T>, beside: impl Fu
     })
     .await
 }
+
+/// Kernels from 6.14 on run no more than twenty pieces of a ring's deferred work when it is entered. What stays behind
+/// would be unseen, and no wait of it known.
+#[test]
+fn all_that_is_ready_comes_in_one_turn() {
+    const SOCKETS: usize = 200;
+    for choice in [EngineChoice::Epoll, EngineChoice::IoUring] {
+        if choice == EngineChoice::IoUring && !ring_allowed() {
+            continue;
+        }
+        let (runtime, _) = Runtime::new(choice, RingSizes::default()).expect("an engine");
+        let runtime = &runtime;
+        runtime.play(async {
+            let pairs: Vec<_> = (0..SOCKETS).map(|_| pair(runtime)).collect();
+            let received = Rc::new(Cell::new(0));
+            let (sockets, mut peers): (Vec<_>, Vec<_>) = pairs.into_iter().unzip();
+            for socket in sockets {
+                let received = received.clone();
+                runtime.spawn(async move {
+                    socket.recv().await.expect("a byte");
+                    received.set(received.get() + 1);
+                });
+            }
+            runtime.sleep_until(runtime.now() + Duration::from_millis(2)).await;
+            peers.iter_mut().for_each(|peer| peer.write_all(b"x").expect("room"));
+            // The first turn takes all in, the second has the tasks see it.
+            runtime.yield_now().await;
+            runtime.yield_now().await;
+            assert_eq!(received.get(), SOCKETS, "{choice:?}");
+        });
+    }
+}

@@ -101,3 +101,29 @@ fn a_task_that_ends_the_runtime_may_leave_others_and_what_they_spawn_behind() {
         assert_eq!(runtime.tasks(), 0, "a task that owns its runtime keeps it for ever");
     });
 }
+
+#[test]
+fn a_task_begins_in_the_turn_it_was_spawned_in_and_what_it_spawns_in_the_next() {
+    on_engines(|runtime| {
+        runtime.play(async {
+            let turns = Rc::new(RefCell::new(Vec::new()));
+            let note = || {
+                let (runtime, turns) = (runtime.clone(), turns.clone());
+                move || turns.borrow_mut().push(runtime.turns())
+            };
+            let (parent, child, grandchild) = (note(), note(), note());
+            let (of_parent, of_child) = (runtime.clone(), runtime.clone());
+            runtime.spawn(async move {
+                of_parent.yield_now().await;
+                parent();
+                of_parent.spawn(async move {
+                    child();
+                    of_child.spawn(async move { grandchild() });
+                });
+            });
+            runtime.until(|| turns.borrow().len() == 3).await;
+            let first = turns.borrow()[0];
+            assert_eq!(*turns.borrow(), [first, first, first + 1]);
+        });
+    });
+}

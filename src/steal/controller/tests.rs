@@ -192,7 +192,7 @@ fn a_worker_that_loses_a_third_gets_less_until_it_has_its_share() {
     };
     let (first, _) = run(&mut controller, [0.33, 0.0], [500, 500], 20);
     let first = first.expect("steered");
-    assert!((0.15..0.25).contains(&first[0]), "fewer than its part, as it has too many: {first:?}");
+    assert!(first[0] < 0.1, "hardly any, as it has too many: {first:?}");
     assert!((controller.accept_weight(0) - 2.0 * first[0]).abs() < 1e-9);
     assert!((0.65..0.7).contains(&controller.handshake_share(0)) && controller.handshake_share(1) == 1.0);
     let (settled, _) = run(&mut controller, [0.33, 0.0], [400, 600], 20);
@@ -203,6 +203,24 @@ fn a_worker_that_loses_a_third_gets_less_until_it_has_its_share() {
     let (after, moves) = run(&mut controller, [0.0, 0.0], [400, 600], 80);
     assert_eq!((after, controller.handshake_share(0)), (None, 1.0));
     assert!(moves >= 5, "it returns step by step: {moves}");
+}
+
+#[test]
+fn a_worker_that_has_too_few_connections_gets_more_at_once() {
+    let mut controller = Controller::new(act(), 2);
+    let mut weight = |n: u64, connections: [u64; 2]| {
+        let readings = [0, 1].map(|worker| Reading {
+            lost_ratio: Some([0.33, 0.0][worker]),
+            connections: connections[worker],
+            stands: false,
+        });
+        controller.step(at(n * 100), &readings);
+        controller.accept_weight(0)
+    };
+    let held = (0..20).map(|n| weight(n, [500, 500])).last();
+    assert!(held < Some(0.1), "{held:?}");
+    // Only the share that theft asks for returns slowly; nothing waits for it that chance or slow answers have moved.
+    assert!(weight(20, [360, 640]) > 1.0);
 }
 
 #[test]
@@ -266,6 +284,21 @@ fn a_queue_that_stands_is_level_3_whatever_is_lost_and_left_after_two_seconds() 
     controller.set_mode(Mode::Act);
     controller.step(at(6_000), &[Reading { stands: true, lost_ratio: Some(0.0), connections: 0 }]);
     assert!(controller.postpones(0));
+}
+
+#[test]
+fn shares_follow_what_is_lost_on_average_however_it_fluctuates() {
+    let mut controller = Controller::new(act(), 2);
+    let mut weight = 0.0;
+    for n in 0..300 {
+        // Half of the time, and a tenth in one burst a second: 0.5 and 0.9 are left.
+        let lost = [0.5, if n % 10 == 0 { 1.0 } else { 0.0 }];
+        let readings = lost.map(|lost| Reading { lost_ratio: Some(lost), ..Reading::default() });
+        controller.step(at(n * 100), &readings);
+        weight += if n >= 100 { controller.accept_weight(0) / 200.0 } else { 0.0 };
+    }
+    let wanted = 2.0 * 0.5 / 1.4;
+    assert!((weight - wanted).abs() < 0.02, "{weight}, and {wanted} is in proportion");
 }
 
 #[test]
