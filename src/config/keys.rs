@@ -406,6 +406,13 @@ static LISTENER: Table = Table {
             Absent("[\"10.0.0.0/8\", \"fd00::/8\"]"),
             "Peers whose forwarded fields are appended to rather than replaced.",
         ),
+        row(
+            "traceparent",
+            Word(&["pass", "begin", "replace"], &[]),
+            Preset::Text("pass"),
+            "W3C trace context. \"pass\": as it came. \"begin\": where no valid one came, a trace begins here. \"replace\": it always does, \
+             for clients that are not to say what is traced.",
+        ),
         CONGESTION_CONTROL,
         notsent_lowat(131_072),
         USER_TIMEOUT,

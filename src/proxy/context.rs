@@ -131,7 +131,11 @@ impl Context {
     }
 
     pub fn random_u32(&self) -> u32 {
-        (self.random.borrow_mut().next_u64() >> 32) as u32
+        (self.random_u64() >> 32) as u32
+    }
+
+    pub fn random_u64(&self) -> u64 {
+        self.random.borrow_mut().next_u64()
     }
 
     /// Has every session finish what it is at and take no more.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::access::spec::AccessLogSpec;
 use crate::health::EjectionSpec;
-pub use crate::http::ForwardedPolicy;
+pub use crate::http::{ForwardedPolicy, TracePolicy};
 use crate::route;
 use crate::sys::socket_options::SocketOptions;
 use crate::tls::{ClientSpec, ServerSpec};
@@ -46,6 +46,8 @@ pub struct Listener {
     pub forwarded: ForwardedPolicy,
     /// Peers whose forwarded fields are kept and appended to.
     pub trusted_proxies: Vec<Cidr>,
+    /// What happens to the traces of its requests.
+    pub traceparent: TracePolicy,
     pub timeouts: Timeouts,
     /// What its connections get beside the kernel's defaults.
     pub socket: SocketOptions,

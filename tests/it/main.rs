@@ -33,6 +33,7 @@ mod tcp;
 mod tidy;
 mod tls;
 mod tls_peers;
+mod traceparent;
 mod tune;
 mod tunnels;
 mod tunnels_h2;

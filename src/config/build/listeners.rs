@@ -6,7 +6,7 @@ use super::{Files, Names, millis_or, tell, tls};
 use crate::config::node::{Node, Text, shorten};
 use crate::config::problem::{Finding, Findings};
 use crate::config::values;
-use crate::proxy::snapshot::{Cidr, ForwardedPolicy, Listener, Protocol, Timeouts};
+use crate::proxy::snapshot::{Cidr, ForwardedPolicy, Listener, Protocol, Timeouts, TracePolicy};
 
 /// Listeners of one configuration; each takes a socket a worker.
 const LISTENERS_MAX: usize = 1_024;
@@ -83,6 +83,7 @@ pub(super) fn build<'t>(
                 .map(|max| u32::try_from(max).unwrap_or(u32::MAX)),
             forwarded,
             trusted_proxies,
+            traceparent: traceparent(node, kind, findings),
             timeouts: timeouts(&node.table("timeouts"), &root.table("timeouts")),
             socket: super::socket_options(node, findings),
         });
@@ -194,6 +195,18 @@ fn forwarded(node: &Node<'_>, kind: Kind, findings: &mut Findings) -> (Forwarded
         );
     }
     (policy, trusted)
+}
+
+fn traceparent(node: &Node<'_>, kind: Kind, findings: &mut Findings) -> TracePolicy {
+    if let (Some(protocol), Some(span)) = (kind.relayed(), node.key_span("traceparent")) {
+        let what = format!("\"traceparent\" has no effect on a listener of protocol \"{protocol}\"");
+        findings.push(Finding::warning(&span, what).cure("remove it"));
+    }
+    match node.text("traceparent").map(|text| text.text) {
+        Some("begin") => TracePolicy::Begin,
+        Some("replace") => TracePolicy::Replace,
+        _ => TracePolicy::Pass,
+    }
 }
 
 fn timeouts(own: &Node<'_>, all: &Node<'_>) -> Timeouts {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::super::connections::Doing;
 use super::super::context::{Context, Serving, SessionGuard};
 use super::super::facts::{Facts, TlsFacts};
-use super::super::http1::judge::Answer;
+use super::super::http1::judge::{Answer, trace_id};
 use super::super::outcome::Termination;
 use super::super::snapshot::Protocol;
 use super::RECORDS_KEPT_MAX;
@@ -174,6 +174,7 @@ impl Line {
             if facts.peer.is_some() {
                 record.client.set(facts.peer);
             }
+            record.trace_id.set(trace_id(head));
             let mut texts = record.texts.borrow_mut();
             texts.put(Text::Method, head.method.as_bytes());
             texts.put(Text::Host, head.authority.as_bytes());
@@ -279,8 +280,8 @@ impl Line {
     }
 
     /// Of the request, as it is passed on: 32 digits.
-    pub fn trace_id(&self, id: [u8; 32]) {
-        self.with(|record| record.trace_id.set(Some(id)));
+    pub fn trace_id(&self, id: Option<[u8; 32]>) {
+        self.with(|record| record.trace_id.set(id));
     }
 
     /// The request became a tunnel.

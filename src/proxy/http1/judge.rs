@@ -5,7 +5,9 @@ use std::net::IpAddr;
 use std::rc::Rc;
 
 use crate::h1::{FieldSlots, Parsed, RequestHead, Target, parse_request, write_request};
-use crate::http::{BodyFraming, Forwarded, Reject, Version, normalize_path};
+use crate::http::{
+    BodyFraming, Forwarded, Reject, TracePolicy, Traceparent, Version, normalize_path, traceparent,
+};
 use crate::metrics::{ListenerCounter, Shed};
 use crate::route::{self, Action, Route};
 
@@ -199,7 +201,10 @@ fn forwarded_head(
 ) -> Option<Vec<u8>> {
     let client_ip = peer(asker)?;
     let listener = serving.listener(asker.listener);
+    let traceparent =
+        trace(context, listener.map_or(TracePolicy::Pass, |at| at.traceparent), head, asker.line);
     let forwarded = Forwarded {
+        traceparent: traceparent.as_ref(),
         policy: listener.map_or_else(Default::default, |at| at.forwarded_for(client_ip)),
         client_ip,
         proto: asker.facts.scheme(),
@@ -211,6 +216,31 @@ fn forwarded_head(
     write_request(&mut out, head, (path, query), head.authority, &forwarded, &route.request_edits);
     head.expect_continue = expect_continue;
     Some(out)
+}
+
+/// The trace that begins with this request, where one is to.
+fn trace(
+    context: &Context,
+    policy: TracePolicy,
+    head: &RequestHead<'_, '_>,
+    line: &Line,
+) -> Option<Traceparent> {
+    let goes_on = match policy {
+        TracePolicy::Pass => true,
+        TracePolicy::Begin => trace_id(head).is_some(),
+        TracePolicy::Replace => false,
+    };
+    if goes_on {
+        return None;
+    }
+    let begun = traceparent::begin([(); 3].map(|()| context.random_u64()));
+    line.trace_id(traceparent::trace_id(&begun));
+    Some(begun)
+}
+
+/// Of the trace that came with the request.
+pub(in crate::proxy) fn trace_id(head: &RequestHead<'_, '_>) -> Option<[u8; traceparent::TRACE_ID_LEN]> {
+    traceparent::of_fields(head.fields().iter().map(|field| (field.name, field.value)))
 }
 
 /// The path with the route's prefix replaced. A replacement must not make a dot segment out of what had none: rules
