@@ -1,6 +1,7 @@
 //! The two processes and the control thread: starting, supervising, draining, admin, logs, names. Never touches the
 //! bytes of a client; whatever it takes from a worker it reads from the worker's shard.
 
+pub mod access_log;
 pub mod admin;
 pub mod banner;
 pub mod certificates;

@@ -193,6 +193,14 @@ impl ClusterHealth {
         self.standing(endpoint, now) == Standing::Ready
     }
 
+    /// For how long the endpoint gets no requests; `None` where it gets them.
+    pub fn ejected_for(&self, endpoint: usize, now: Instant) -> Option<Duration> {
+        match self.endpoints.get(endpoint)?.state {
+            State::Ejected { until } if until > now => Some(until.since(now)),
+            _ => None,
+        }
+    }
+
     /// To be called when a request is given to an endpoint: it may be its trial.
     pub fn on_request(&mut self, endpoint: usize, now: Instant) {
         let base = self.spec.base;

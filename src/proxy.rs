@@ -1,8 +1,10 @@
 //! Sessions: what happens between a downstream connection and its upstreams. Protocols and policies meet here.
 
+pub mod access;
 mod ask;
 pub mod body;
 pub mod caller;
+pub mod connections;
 pub mod context;
 pub mod door;
 pub mod facts;

@@ -4,6 +4,7 @@
 
 mod accept;
 mod easing;
+pub mod view;
 
 use accept::Ports;
 
@@ -17,6 +18,7 @@ use std::time::Duration;
 use crate::base::time::Instant;
 use crate::metrics::shard::Share;
 use crate::metrics::{Counter, Gauge, Histogram, Shard};
+use crate::proxy::access::Announce;
 use crate::proxy::context::{Compiled, Context, Next};
 use crate::proxy::handshakes::Refused;
 pub use crate::proxy::tls::TlsMaterials;
@@ -52,6 +54,8 @@ pub struct Plan {
     pub seed: u64,
     pub ring: RingSizes,
     pub steal: steal::Spec,
+    /// Where the ring of its access log is announced.
+    pub access_log: Announce,
 }
 
 /// Another configuration, as one worker gets it.
@@ -83,6 +87,8 @@ pub enum Message {
     Ease(Ease),
     /// The secrets of the next period.
     TicketKeys(Arc<TicketKeys>),
+    /// To be answered at once.
+    Question(view::Question),
 }
 
 /// The engine a worker ended up with.
@@ -166,6 +172,7 @@ fn run(plan: Plan, inbox: Receiver<Message>, report: &Sender<Result<(EngineRepor
         }
     };
     let context = Context::new(runtime.clone(), plan.shard, plan.compiled, &plan.share, &plan.tls, plan.seed);
+    context.access.connect(plan.access_log);
     set_objective(&context, plan.steal);
     // What this configuration counts in and is made of goes when it goes.
     drop((plan.share, plan.tls));
@@ -244,6 +251,7 @@ fn obey(context: &Rc<Context>, ports: &mut Ports, easing: &mut Easing, message: 
         Message::ClientTls { cluster, material } => context.set_client_tls(cluster, &material),
         Message::Ease(ease) => easing.take(ease, context.runtime.now(), context),
         Message::TicketKeys(keys) => context.set_ticket_keys(keys),
+        Message::Question(question) => view::answer(context, question),
     }
 }
 
@@ -290,6 +298,13 @@ impl Housekeeping {
             tracing::warn!(cluster, %endpoint, "a connection was left: the endpoint flooded it with HTTP/2 frames");
         }
         let shard = &context.shard;
+        context.access.count_lost(shard);
+        if let Some(lines) = context.access.take_dropped(now) {
+            tracing::warn!(
+                lines,
+                "lines of the access log were dropped: its reader or disk is too slow; sample them (access_log.rules), or raise access_log.buffer_bytes"
+            );
+        }
         let (turns, gap_max) = context.runtime.take_loop_facts();
         shard.add(Counter::LoopTurns, turns - std::mem::replace(&mut self.turns, turns));
         shard.set_max(Gauge::LoopGapMax, u64::try_from(gap_max.as_nanos()).unwrap_or(u64::MAX));

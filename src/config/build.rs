@@ -18,6 +18,7 @@ use crate::sys::socket_options::SocketOptions;
 /// What is wrong with a file that serves nothing.
 pub(super) const NO_LISTENER: &str = "there is no listener, so nothing is served";
 
+mod access;
 mod actions;
 mod clusters;
 mod edits;
@@ -61,8 +62,9 @@ pub(super) fn build(root: &Node<'_>, base: &Path, findings: &mut Findings) -> Op
     let (http, limits) = limits(&root.table("limits"), findings);
     let drain = drain(&root.table("drain"), findings);
     let steal = steal(&root.table("steal"), findings);
-    let listeners = listeners.list;
-    let snapshot = Snapshot { listeners, routes: routes?, clusters, rate_limits, http, limits, drain };
+    let access_log = access::build(root, base, &mut listeners.names, routes.as_ref(), findings);
+    let (listeners, routes) = (listeners.list, routes?);
+    let snapshot = Snapshot { listeners, routes, clusters, rate_limits, http, limits, drain, access_log };
     Some(Parts { workers: workers?, admin: admin?, host, steal, snapshot, files: files.list })
 }
 

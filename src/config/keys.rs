@@ -1,5 +1,6 @@
 //! Every key of the configuration file, declared once. This file is one table.
 
+mod access_log;
 mod clients;
 mod endpoints;
 
@@ -12,6 +13,7 @@ use crate::limits::{
     WORKER_MEMORY_BYTES_MAX_DEFAULT,
 };
 
+use access_log::ACCESS_LOG;
 use clients::{HASH, LISTENER_PROXY_PROTOCOL, RATE_LIMIT};
 use endpoints::{EJECTION, HEALTH_CHECK, RETRY};
 
@@ -50,6 +52,7 @@ pub(super) static ROOT: Table = Table {
         table("timeouts", &TIMEOUTS),
         table("drain", &DRAIN),
         table("steal", &STEAL),
+        choice("access_log", &ACCESS_LOG),
         tables("listener", &LISTENER),
         tables("route", &ROUTE),
         tables("cluster", &CLUSTER),
@@ -407,6 +410,13 @@ static LISTENER: Table = Table {
             TextList,
             Absent("[\"10.0.0.0/8\", \"fd00::/8\"]"),
             "Peers whose forwarded fields are appended to rather than replaced.",
+        ),
+        row(
+            "traceparent",
+            Word(&["pass", "begin", "replace"], &[]),
+            Preset::Text("pass"),
+            "W3C trace context. \"pass\": as it came. \"begin\": where no valid one came, a trace begins here. \"replace\": it always does, \
+             for clients that are not to say what is traced.",
         ),
         CONGESTION_CONTROL,
         notsent_lowat(131_072),

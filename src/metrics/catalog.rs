@@ -183,6 +183,12 @@ macro_rules! causes {
 
         impl $enum {
             pub const NAMES: &'static [&'static str] = &[$(stringify!($variant)),+];
+            const WORDS: &'static [&'static str] = &[$($word),+];
+
+            /// As the label has it.
+            pub const fn word(self) -> &'static str {
+                Self::WORDS[self as usize]
+            }
         }
 
         pub const $label: Label = Label { name: $name, values: &[$($word),+] };
@@ -217,6 +223,14 @@ causes! {
         Memory: "memory", "ENOMEM or ENOBUFS: the kernel has no memory for the socket.";
         Aborted: "aborted", "ECONNABORTED: the client left before it was accepted.";
         Other: "other", "Any other error.";
+    }
+}
+
+causes! {
+    /// Why a line of the access log was lost.
+    LogDrop, LOG_DROP, "reason" {
+        Full: "full", "The writer did not take the worker's lines fast enough: its buffer was full.";
+        Unwritten: "unwritten", "It could not be written: the disk is full, or its reader is gone.";
     }
 }
 
@@ -296,6 +310,10 @@ family! {
             "New work refused: connections, TLS handshakes, requests.";
         Drained: "ringfort_drain_total" One PerWorker Some(DRAINED),
             "Connections in HTTP that were asked to end with a response (Connection: close, GOAWAY), by reason.";
+        AccessLogLines: "ringfort_access_log_lines_total" One Sum None,
+            "Lines of the access log that workers handed to its writer.";
+        AccessLogDropped: "ringfort_access_log_dropped_total" One Sum Some(LOG_DROP),
+            "Lines of the access log that were lost, by reason.";
         AcceptErrors: "ringfort_accept_errors_total" One Sum Some(ACCEPT_ERROR),
             "Errors of accept, by cause.";
     }

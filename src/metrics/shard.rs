@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::catalog::{
     AcceptError, BUCKET_BOUNDS_NS, ClusterCounter, ClusterGauge, ClusterHistogram, Counter, Drained,
     GRPC_STATUS, Gauge, HISTOGRAM_CELLS, HandshakeFailure, Histogram, ListenerCounter, ListenerGauge,
-    Overflow, ProxyHeader, RateLimited, Shed, TunnelProtocol, class_index, offsets, width,
+    LogDrop, Overflow, ProxyHeader, RateLimited, Shed, TunnelProtocol, class_index, offsets, width,
 };
 
 /// Values of one worker. Counters only grow, gauges may go both ways, durations are nanoseconds.
@@ -125,6 +125,16 @@ impl Shard {
     /// Connections that were asked to end for this reason.
     pub fn drains(&self, reason: Drained) -> u64 {
         self.cells.load(COUNTER_AT[Counter::Drained as usize] + reason as usize)
+    }
+
+    /// Counts lines of the access log that were lost.
+    pub fn log_dropped(&self, reason: LogDrop, lines: u64) {
+        self.cells.add(COUNTER_AT[Counter::AccessLogDropped as usize] + reason as usize, lines);
+    }
+
+    /// Lines of the access log that were lost for this reason.
+    pub fn log_drops(&self, reason: LogDrop) -> u64 {
+        self.cells.load(COUNTER_AT[Counter::AccessLogDropped as usize] + reason as usize)
     }
 
     /// Counts one error of `accept`.

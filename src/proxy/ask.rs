@@ -18,6 +18,7 @@ use crate::limits;
 use crate::metrics::{ClusterCounter, Histogram};
 use crate::runtime::{Deadline, RecvBuf, TimedOut};
 
+use super::access::Line;
 use super::body::{BodyError, Pace};
 use super::context::{Context, Serving};
 use super::http1::failure::{
@@ -170,6 +171,7 @@ pub(super) async fn unless_gone<C: Client, T>(
 pub(super) struct Attempt<'a> {
     context: &'a Context,
     serving: &'a Serving,
+    line: &'a Line,
     pub(super) cluster: u16,
     route: u16,
     is_head: bool,
@@ -208,6 +210,10 @@ pub(super) struct Counting<'a> {
 impl Drop for Counting<'_> {
     fn drop(&mut self) {
         self.attempt.add(self.counter, self.moved.get());
+        match self.counter {
+            ClusterCounter::SentBytes => self.attempt.line.received(self.moved.get()),
+            _ => self.attempt.line.sent(self.moved.get()),
+        }
     }
 }
 
@@ -216,11 +222,22 @@ impl<'a> Attempt<'a> {
     pub(super) const fn new(
         context: &'a Context,
         serving: &'a Serving,
+        line: &'a Line,
         (cluster, route): (u16, u16),
         is_head: bool,
     ) -> Self {
-        let (unanswered, is_error) = (Cell::new(false), Cell::new(false));
-        Self { context, serving, cluster, route, is_head, opening: None, unanswered, is_error, again: None }
+        Self {
+            context,
+            serving,
+            line,
+            cluster,
+            route,
+            is_head,
+            opening: None,
+            unanswered: Cell::new(false),
+            is_error: Cell::new(false),
+            again: None,
+        }
     }
 
     /// Sets the deadline of a request without a body, which is sent now. `may`: it may be sent again.
@@ -246,7 +263,7 @@ impl<'a> Attempt<'a> {
     }
 
     fn to_open(context: &'a Context, serving: &'a Serving, opening: &'a Opening) -> Self {
-        let mut attempt = Self::new(context, serving, (opening.cluster, opening.route), false);
+        let mut attempt = Self::new(context, serving, &opening.line, (opening.cluster, opening.route), false);
         attempt.opening = Some(opening);
         attempt
     }
@@ -340,6 +357,7 @@ impl<'a> Attempt<'a> {
 
     /// Brings the response that comes on a connection to the client.
     pub(super) async fn respond<C: Client>(&self, client: &C, connection: &Connection) -> Responded<C::Side> {
+        self.line.asked(connection.endpoint());
         match self.head_from_connection(client, connection).await {
             Ok((plan, rest)) if plan.opens => opened(client, plan, Behind::Connection(rest)),
             Ok((plan, rest)) => client.deliver(self, plan, ResponseBody::Connection(connection, rest)).await,
@@ -354,6 +372,7 @@ impl<'a> Attempt<'a> {
         exchange: &Exchange,
         call: &mut Call,
     ) -> Responded<C::Side> {
+        self.line.asked(exchange.endpoint());
         match self.head_from_stream(client, exchange, call).await {
             Ok((plan, receiver)) if plan.opens => opened(client, plan, Behind::Stream(receiver)),
             Ok((plan, mut receiver)) => client.deliver(self, plan, ResponseBody::Stream(&mut receiver)).await,
@@ -381,6 +400,7 @@ impl<'a> Attempt<'a> {
             Err(TimedOut) => return Err(self.failed_or_again(Failed::Timeout, TIMED_OUT)),
         };
         self.context.shard.observe(Histogram::UpstreamFirstByte, runtime.now().since(sent_at));
+        self.line.first_byte(runtime.now().since(sent_at));
         loop {
             let mut input = HeadInput::new(runtime, first);
             let plan = loop {
@@ -443,6 +463,7 @@ impl<'a> Attempt<'a> {
             };
             if !std::mem::replace(&mut answered, true) {
                 self.context.shard.observe(Histogram::UpstreamFirstByte, runtime.now().since(sent_at));
+                self.line.first_byte(runtime.now().since(sent_at));
             }
             let (head, receiver) = match next {
                 Answered::Interim(head) => (head, None),

@@ -75,6 +75,11 @@ impl Facts {
         }
     }
 
+    /// Of a connection in plaintext.
+    pub fn of_peer(peer: Option<IpAddr>) -> Self {
+        Self { peer, ..Self::default() }
+    }
+
     /// Whether the handshake settled on HTTP/2.
     pub fn speaks_h2(&self) -> bool {
         self.tls.as_ref().is_some_and(|tls| tls.alpn.as_deref() == Some(b"h2"))

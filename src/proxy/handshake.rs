@@ -45,8 +45,7 @@ pub async fn accept(guard: &SessionGuard, socket: Socket, facts: Facts) -> Optio
     match shake(guard, socket, facts).await {
         Ok(accepted) => Some(accepted),
         Err((failure, termination)) => {
-            guard.counts().handshake_failed(failure);
-            guard.ended(termination);
+            guard.handshake_failed(failure, termination);
             None
         }
     }

@@ -54,6 +54,23 @@ impl Termination {
     pub const fn word(self) -> &'static str {
         Self::WORDS[self as usize]
     }
+
+    /// Whether nothing went wrong.
+    pub const fn is_usual(self) -> bool {
+        matches!(
+            self,
+            Self::ClientClosed
+                | Self::ClientClosing
+                | Self::FirstByteTimeout
+                | Self::IdleTimeout
+                | Self::RequestsMax
+                | Self::EarlyResponse
+                | Self::ResponseUnframed
+                | Self::TunnelClosed
+                | Self::Drained
+                | Self::Moved
+        )
+    }
 }
 
 /// How the connection is to be left.

@@ -5,9 +5,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::access::spec::AccessLogSpec;
 use crate::health::check::CheckSpec;
 use crate::health::{EjectionSpec, SlowStart};
-pub use crate::http::ForwardedPolicy;
+pub use crate::http::{ForwardedPolicy, TracePolicy};
 use crate::limit::circuit::Pool;
 use crate::limit::rate::Store;
 use crate::limit::retry::RetrySpec;
@@ -33,6 +34,8 @@ pub struct Snapshot {
     pub http: HttpSpec,
     pub limits: Limits,
     pub drain: DrainSpec,
+    /// `None`: nothing is logged of sessions.
+    pub access_log: Option<AccessLogSpec>,
 }
 
 /// One address that is accepted on.
@@ -54,6 +57,8 @@ pub struct Listener {
     pub trusted_proxies: Vec<Cidr>,
     /// Whether proxies in front name their clients, and which. `None`: nobody does.
     pub proxy_protocol: Option<ProxyProtocol>,
+    /// What happens to the traces of its requests.
+    pub traceparent: TracePolicy,
     pub timeouts: Timeouts,
     /// What its connections get beside the kernel's defaults.
     pub socket: SocketOptions,

@@ -33,6 +33,7 @@ mod circuit;
 mod multiplex;
 mod pending;
 mod tried;
+mod view;
 
 use circuit::Queue;
 pub use multiplex::{Acquired, Exchange};
@@ -40,6 +41,7 @@ use multiplex::{Making, Shared};
 use pending::Pending;
 use tried::Spared;
 pub use tried::Tried;
+pub use view::{ClusterView, EndpointView};
 
 /// Why no connection could be had.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -149,6 +151,8 @@ struct Cluster {
     budget: RefCell<Budget>,
     /// Endpoints whose floods nobody has logged yet; at most `NOTES_KEPT_MAX`, all are counted.
     floods: RefCell<Vec<SocketAddr>>,
+    /// Endpoints that somebody took out of use.
+    drained: RefCell<Vec<SocketAddr>>,
 }
 
 /// A connection, and the generation of the certificates that it was made with.
@@ -181,6 +185,7 @@ impl Cluster {
         addresses: Vec<SocketAddr>,
         health: ClusterHealth,
         budget: Budget,
+        drained: Vec<SocketAddr>,
     ) -> Rc<Self> {
         Rc::new(Self {
             counts: counts.clone(),
@@ -198,10 +203,12 @@ impl Cluster {
             requests: Share::new(&spec.requests),
             budget: RefCell::new(budget),
             floods: RefCell::default(),
+            drained: RefCell::new(drained),
         })
     }
 
-    /// As it comes into a configuration. Endpoints that `before` had keep their health, and retries stay counted.
+    /// As it comes into a configuration. Endpoints that `before` had keep their health, those out of use
+    /// stay so, and retries stay counted.
     fn begin(
         spec: &snapshot::Cluster,
         counts: &Arc<ClusterShard>,
@@ -212,7 +219,7 @@ impl Cluster {
         let given = || spec.endpoints.iter().filter_map(known_address).collect();
         let addresses: Vec<SocketAddr> = known.map_or_else(given, Clone::clone);
         let mut health = ClusterHealth::new(spec.ejection, addresses.len());
-        let mut budget = Budget::default();
+        let (mut budget, mut drained) = (Budget::default(), Vec::new());
         if let Some(before) = before {
             let endpoints = before.endpoints.borrow();
             let stood = |address: &SocketAddr| endpoints.iter().position(|had| had.address == *address);
@@ -221,9 +228,9 @@ impl Cluster {
             if spec.health_check.is_none() {
                 health.set_unhealthy(0, now, |_| false);
             }
-            budget = before.budget.borrow().clone();
+            (budget, drained) = (before.budget.borrow().clone(), before.drained.borrow().clone());
         }
-        Self::new(spec, counts, addresses, health, budget)
+        Self::new(spec, counts, addresses, health, budget, drained)
     }
 }
 
@@ -641,7 +648,8 @@ impl Upstreams {
         let (cluster, endpoint) = (lease.cluster.clone(), lease.endpoint.clone());
         let outdated = lease.generation != cluster.generation.get()
             || endpoint.position.get() == usize::MAX
-            || cluster.has_left.get();
+            || cluster.has_left.get()
+            || cluster.drains(endpoint.address);
         // One that was introduced as a client's must not carry what others ask.
         let is_own = cluster.spec.proxy_protocol.is_some();
         if cluster.idle.get() >= cluster.spec.idle_per_worker_max || outdated || is_own {

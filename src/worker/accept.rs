@@ -10,6 +10,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use crate::metrics::{AcceptError, Counter, ListenerCounter, ListenerGauge, Shed};
+use crate::proxy::access::Line;
 use crate::proxy::context::{Context, Served, SessionGuard};
 use crate::proxy::facts::Facts;
 use crate::proxy::handshake::{self, Accepted};
@@ -172,6 +173,7 @@ fn admit(context: &Rc<Context>, served: &Rc<Served>, incoming: Incoming) {
     if let Some(cause) = exceeded(context, served) {
         context.shard.shed(cause);
         shard.session_ended(Termination::Shed as usize);
+        Line::of_refused(context, served, Termination::Shed);
         incoming.refuse();
         return;
     }
@@ -180,25 +182,32 @@ fn admit(context: &Rc<Context>, served: &Rc<Served>, incoming: Incoming) {
         Err(_) => {
             context.shard.shed(Shed::Descriptors);
             shard.session_ended(Termination::Shed as usize);
+            Line::of_refused(context, served, Termination::Shed);
         }
     }
 }
 
 fn start(context: &Rc<Context>, served: &Rc<Served>, socket: Socket) {
-    let guard = context.enter_session(served);
+    // Asked once for a connection: rules, endpoints and the log need it, and a reset socket does not know it any more.
+    let client = socket.peer_address().ok().map(|address| address.ip());
+    let guard = context.enter_session(served, client);
     let serving = guard.serving();
     let Some(listener) = serving.listener(guard.listener()) else { return };
     if listener.proxy_protocol.is_some() {
         context.runtime.spawn(behind_proxy(guard, socket));
     } else {
-        begin(guard, socket, Facts::default());
+        begin(guard, socket, Facts::of_peer(client));
     }
 }
 
 /// Learns who the client is. The session is a task of its own, which does not pay for the size of this one.
 async fn behind_proxy(guard: SessionGuard, socket: Socket) {
     let context = guard.context().clone();
-    if let Some((socket, facts)) = context.exchanges.place(proxied::accept(&guard, socket)).await {
+    if let Some((socket, mut facts)) = context.exchanges.place(proxied::accept(&guard, socket)).await {
+        match facts.peer {
+            Some(named) => guard.is_of(named),
+            None => facts.peer = guard.client(),
+        }
         begin(guard, socket, facts);
     }
 }
@@ -285,13 +294,14 @@ mod tests {
         let served = context.serving().served()[0].clone();
         let (near, _far) = std::os::unix::net::UnixStream::pair().expect("a pair");
         let stream = Stream::Socket(Socket::new(&runtime, near.into()).expect("a socket"));
-        let session = Http1::new(context.enter_session(&served), stream, Facts::default()).serve();
+        let session = Http1::new(context.enter_session(&served, None), stream, Facts::default()).serve();
         println!("session {} http1 {}", size_of_val(&session), size_of::<Http1>());
         assert!(size_of_val(&session) <= SESSION_BYTES_MAX, "{} bytes", size_of_val(&session));
         drop(session);
         let (near, _far) = std::os::unix::net::UnixStream::pair().expect("a pair");
         let socket = Socket::new(&runtime, near.into()).expect("a socket");
-        let session = over_tls(context.enter_session(&served), socket, Facts::default(), Protocol::Http);
+        let session =
+            over_tls(context.enter_session(&served, None), socket, Facts::default(), Protocol::Http);
         println!("session over TLS {}", size_of_val(&session));
         assert!(size_of_val(&session) <= 2 * SESSION_BYTES_MAX, "{} bytes over TLS", size_of_val(&session));
     }

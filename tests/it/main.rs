@@ -3,6 +3,7 @@
 
 mod harness;
 
+mod access_log;
 mod admin;
 mod bad_inputs;
 mod bad_responses;
@@ -42,9 +43,11 @@ mod tcp;
 mod tidy;
 mod tls;
 mod tls_peers;
+mod traceparent;
 mod tune;
 mod tunnels;
 mod tunnels_h2;
 mod upgrade;
 mod upstream_tls;
+mod views;
 mod websocket;

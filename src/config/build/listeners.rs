@@ -6,7 +6,9 @@ use super::{Files, Names, millis_or, tell, tls};
 use crate::config::node::{Node, Text, shorten};
 use crate::config::problem::{Finding, Findings};
 use crate::config::values;
-use crate::proxy::snapshot::{Cidr, ForwardedPolicy, Listener, Protocol, ProxyProtocol, Timeouts, Untrusted};
+use crate::proxy::snapshot::{
+    Cidr, ForwardedPolicy, Listener, Protocol, ProxyProtocol, Timeouts, TracePolicy, Untrusted,
+};
 
 /// Listeners of one configuration; each takes a socket a worker.
 const LISTENERS_MAX: usize = 1_024;
@@ -84,6 +86,7 @@ pub(super) fn build<'t>(
             forwarded,
             trusted_proxies,
             proxy_protocol: proxy_protocol(node, findings),
+            traceparent: traceparent(node, kind, findings),
             timeouts: timeouts(&node.table("timeouts"), &root.table("timeouts")),
             socket: super::socket_options(node, findings),
         });
@@ -225,6 +228,18 @@ fn proxy_protocol(node: &Node<'_>, findings: &mut Findings) -> Option<ProxyProto
         _ => Untrusted::Refuse,
     };
     Some(ProxyProtocol { trusted, untrusted })
+}
+
+fn traceparent(node: &Node<'_>, kind: Kind, findings: &mut Findings) -> TracePolicy {
+    if let (Some(protocol), Some(span)) = (kind.relayed(), node.key_span("traceparent")) {
+        let what = format!("\"traceparent\" has no effect on a listener of protocol \"{protocol}\"");
+        findings.push(Finding::warning(&span, what).cure("remove it"));
+    }
+    match node.text("traceparent").map(|text| text.text) {
+        Some("begin") => TracePolicy::Begin,
+        Some("replace") => TracePolicy::Replace,
+        _ => TracePolicy::Pass,
+    }
 }
 
 fn timeouts(own: &Node<'_>, all: &Node<'_>) -> Timeouts {

@@ -5,11 +5,14 @@ use std::net::IpAddr;
 use std::rc::Rc;
 
 use crate::h1::{FieldSlots, Parsed, RequestHead, Target, parse_request, write_request};
-use crate::http::{BodyFraming, Forwarded, Reject, Version, normalize_path};
+use crate::http::{
+    BodyFraming, Forwarded, Reject, TracePolicy, Traceparent, Version, normalize_path, traceparent,
+};
 use crate::metrics::shard::ListenerShard;
 use crate::metrics::{ListenerCounter, RateLimited, Shed};
 use crate::route::{self, Action, Route};
 
+use super::super::access::Line;
 use super::super::caller::Caller;
 use super::super::context::{Context, Serving};
 use super::super::facts::Facts;
@@ -24,6 +27,8 @@ pub(in crate::proxy) struct Asker<'a> {
     pub(in crate::proxy) facts: &'a mut Facts,
     /// The connection, where the facts of it are not all known yet.
     pub(in crate::proxy) stream: Option<&'a Stream>,
+    /// Of the request, for the access log.
+    pub(in crate::proxy) line: &'a Line,
 }
 
 /// What a head asks for, once it is whole and valid.
@@ -71,12 +76,14 @@ pub(in crate::proxy) fn judge(
         Parsed::Complete(head) => head,
         Parsed::Partial => return Ok(Parsed::Partial),
     };
+    asker.line.head(&head, asker.facts, asker.stream.is_none());
     // A stream of HTTP/2 has passed the door already.
     let answer = if asker.stream.is_some() && !context.door.admits(&context.runtime, Shed::Http1) {
         Answer::Shed { random: context.random_u32(), tunnel: matches!(head.target, Target::Authority(_)) }
     } else {
         answer(context, serving, asker, &mut head)?
     };
+    asker.line.judged(&answer);
     Ok(Parsed::Complete(Request {
         head_len: head.head_len,
         version: head.version,
@@ -157,7 +164,7 @@ fn answer(
         None => Answer::Forward { cluster, route: index, head: upstream_head, caller },
         Some(protocol) => {
             let kind = Kind::Upgrade(protocol.into());
-            Answer::Tunnel(Opening::new(kind, cluster, index, upstream_head, caller))
+            Answer::Tunnel(Opening::new(kind, (cluster, index), upstream_head, caller, asker.line))
         }
     })
 }
@@ -211,7 +218,8 @@ fn connect(
     Ok(match forwarded_head(context, serving, asker, head, route, target) {
         Some(upstream_head) => {
             let caller = caller(serving, asker, cluster, head, "");
-            Answer::Tunnel(Opening::new(Kind::Connect, cluster, index, upstream_head, caller))
+            let to = (cluster, index);
+            Answer::Tunnel(Opening::new(Kind::Connect, to, upstream_head, caller, asker.line))
         }
         None => Answer::Gone,
     })
@@ -241,7 +249,10 @@ fn forwarded_head(
 ) -> Option<Vec<u8>> {
     let client_ip = peer(asker)?;
     let listener = serving.listener(asker.listener);
+    let traceparent =
+        trace(context, listener.map_or(TracePolicy::Pass, |at| at.traceparent), head, asker.line);
     let forwarded = Forwarded {
+        traceparent: traceparent.as_ref(),
         policy: listener.map_or_else(Default::default, |at| at.forwarded_for(client_ip)),
         client_ip,
         proto: asker.facts.scheme(),
@@ -253,6 +264,31 @@ fn forwarded_head(
     write_request(&mut out, head, (path, query), head.authority, &forwarded, &route.request_edits);
     head.expect_continue = expect_continue;
     Some(out)
+}
+
+/// The trace that begins with this request, where one is to.
+fn trace(
+    context: &Context,
+    policy: TracePolicy,
+    head: &RequestHead<'_, '_>,
+    line: &Line,
+) -> Option<Traceparent> {
+    let goes_on = match policy {
+        TracePolicy::Pass => true,
+        TracePolicy::Begin => trace_id(head).is_some(),
+        TracePolicy::Replace => false,
+    };
+    if goes_on {
+        return None;
+    }
+    let begun = traceparent::begin([(); 3].map(|()| context.random_u64()));
+    line.trace_id(traceparent::trace_id(&begun));
+    Some(begun)
+}
+
+/// Of the trace that came with the request.
+pub(in crate::proxy) fn trace_id(head: &RequestHead<'_, '_>) -> Option<[u8; traceparent::TRACE_ID_LEN]> {
+    traceparent::of_fields(head.fields().iter().map(|field| (field.name, field.value)))
 }
 
 /// The path with the route's prefix replaced. A replacement must not make a dot segment out of what had none: rules

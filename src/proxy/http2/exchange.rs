@@ -25,6 +25,7 @@ use crate::limit::retry::Failed;
 use crate::metrics::{ClusterCounter, Histogram};
 use crate::runtime::Deadline;
 
+use super::super::access::Line;
 use super::super::ask::{self, Attempt, Client, Gone, Plan, ResponseBody, broken_by, unless_gone};
 use super::super::body::{BodyError, Pace};
 use super::super::caller::Caller;
@@ -70,12 +71,14 @@ async fn answer(
     let context = session.guard.context().clone();
     let serving = session.guard.serving();
     let started = context.runtime.now();
+    let line = Line::of_request(&session.guard, &serving, started);
     let (head, body) = request.into_parts();
     let ended = body.is_end_stream();
     let mut neutral = context.runtime.take_block();
     if translate::write_request(&mut neutral, &head, ended).is_err() {
         respond.send_reset(Reason::PROTOCOL_ERROR);
         session.guard.counts().request(None);
+        line.ended(Termination::BadRequest);
         return None;
     }
     let content_type = head.headers.get(::http::header::CONTENT_TYPE);
@@ -86,6 +89,7 @@ async fn answer(
         session,
         context: &context,
         serving: &serving,
+        line,
         client: RefCell::new(Answering::Waiting(respond)),
         timeouts: session.guard.timeouts(),
         deadline: context.runtime.deadline(),
@@ -112,9 +116,13 @@ async fn answer(
         }
     }
     session.guard.counts().request(exchange.status.get());
+    exchange.line.status(exchange.status.get());
     let took = context.runtime.now().since(started);
     context.shard.observe(Histogram::RequestDuration, took);
     context.door.answered(took, exchange.status.get());
+    if exchange.opened.borrow().is_none() {
+        exchange.line.complete();
+    }
     let (sender, tunnel) = exchange.opened.take()?;
     Some(Box::new(Opened { receiver: body, sender, tunnel }))
 }
@@ -128,6 +136,7 @@ struct Exchange<'a> {
     session: &'a Session,
     context: &'a Rc<Context>,
     serving: &'a Rc<Serving>,
+    line: Line,
     client: RefCell<Answering>,
     timeouts: Timeouts,
     /// Of the response's head.
@@ -178,8 +187,8 @@ impl Exchange<'_> {
         }
         let mut facts = self.session.facts.borrow_mut();
         let guard = &self.session.guard;
-        let mut asker =
-            Asker { listener: guard.listener(), counts: guard.counts(), facts: &mut facts, stream: None };
+        let (listener, counts) = (guard.listener(), guard.counts());
+        let mut asker = Asker { listener, counts, facts: &mut facts, stream: None, line: &self.line };
         match judge(self.context, self.serving, &mut asker, neutral)? {
             Parsed::Complete(request) => Ok(request),
             Parsed::Partial => Err(Reject::HEAD_TOO_LARGE),
@@ -189,7 +198,10 @@ impl Exchange<'_> {
     async fn serve(&self, judged: Result<Request, Reject>, body: &mut Receiver) {
         let request = match judged {
             Ok(request) => request,
-            Err(reject) => return self.answer_own(reject.status, reject.text, &[]).await,
+            Err(reject) => {
+                self.line.ended(Termination::BadRequest);
+                return self.answer_own(reject.status, reject.text, &[]).await;
+            }
         };
         if self.is_extended && !may_answer_extended(self.serving, &request.answer) {
             return self.answer_own(501, "", &[]).await;
@@ -200,7 +212,10 @@ impl Exchange<'_> {
                 let to = Destination { cluster: *cluster, route: *route, head, caller };
                 self.forward(&request, to, body).await;
             }
-            Answer::Gone => self.reset(Reason::CANCEL),
+            Answer::Gone => {
+                self.line.ended(Termination::ClientAborted);
+                self.reset(Reason::CANCEL);
+            }
             Answer::Own { status, text, fields, .. } => self.answer_own(*status, text, fields).await,
             Answer::Limited { after_s, .. } => {
                 let after_s = after_s.to_string();
@@ -288,15 +303,18 @@ impl Exchange<'_> {
         if body.is_empty() {
             return;
         }
+        let whole = body.len();
         loop {
             let waiting = body.len();
             let sending = std::future::poll_fn(|cx| sender.poll_send(cx, &mut body, true));
             self.deadline.set(self.context.runtime.now() + self.timeouts.write_stall);
-            if self.deadline.within(sending).await.is_ok() {
-                return;
+            let sent = self.deadline.within(sending).await;
+            if sent.is_ok() {
+                return self.line.sent(whole as u64);
             }
             if body.len() == waiting {
                 self.session.note_offence();
+                self.line.ended(Termination::WriteStalled);
                 return sender.reset(Reason::CANCEL.into());
             }
         }
@@ -324,6 +342,7 @@ impl Exchange<'_> {
 
     /// What the client set as its deadline has come.
     async fn deadline_exceeded(&self) {
+        self.line.ended(Termination::UpstreamTimeout);
         self.grade(Some(grpc::DEADLINE_EXCEEDED));
         if self.status.get().is_none() {
             self.answer_grpc(grpc::DEADLINE_EXCEEDED, "The deadline of the request has passed.", 504);
@@ -331,6 +350,7 @@ impl Exchange<'_> {
     }
 
     async fn fail(&self, failure: &Failure) {
+        self.line.ended(failure.termination);
         if self.is_grpc {
             let code = match failure.termination {
                 Termination::UpstreamTimeout => grpc::DEADLINE_EXCEEDED,
@@ -354,11 +374,12 @@ impl Exchange<'_> {
                 unless_gone(self, acquire).await
             };
             let acquired = match acquired {
-                Err(Gone) => return,
+                Err(Gone) => return self.line.ended(Termination::ClientAborted),
                 Ok(Err(error)) => return self.fail(&cannot_acquire(error)).await,
                 Ok(Ok(acquired)) => acquired,
             };
-            let mut attempt = Attempt::new(self.context, self.serving, (to.cluster, to.route), self.is_head);
+            let mut attempt =
+                Attempt::new(self.context, self.serving, &self.line, (to.cluster, to.route), self.is_head);
             if !request.framing.has_body() {
                 attempt.wait_for(&self.deadline, &mut tried, request.idempotent);
             }
@@ -377,9 +398,9 @@ impl Exchange<'_> {
                 }
             };
             let goes_again = match responded {
-                Ok(Responded::Complete { .. } | Responded::Broken(_) | Responded::Opened(_)) | Err(Gone) => {
-                    return;
-                }
+                Ok(Responded::Complete { .. } | Responded::Opened(_)) => return,
+                Ok(Responded::Broken(termination)) => return self.line.ended(termination),
+                Err(Gone) => return self.line.ended(Termination::ClientAborted),
                 Ok(Responded::Failed(failure)) => return self.fail(&failure).await,
                 Ok(Responded::Again(_)) => true,
                 Ok(Responded::Refused) => {
@@ -445,6 +466,11 @@ impl Exchange<'_> {
 
     /// The request's body broke off or is invalid.
     async fn fail_body(&self, error: BodyError) {
+        self.line.ended(match error {
+            BodyError::SourceTimedOut => Termination::BodyTimeout,
+            BodyError::Malformed(_) | BodyError::Truncated => Termination::BadRequest,
+            _ => Termination::ClientAborted,
+        });
         match error {
             BodyError::SourceTimedOut if self.status.get().is_none() => self.answer_own(408, "", &[]).await,
             BodyError::Malformed(_) | BodyError::Truncated => self.reset(Reason::PROTOCOL_ERROR),
@@ -482,6 +508,7 @@ impl Exchange<'_> {
     fn grade(&self, code: Option<u8>) {
         if let Some(cluster) = self.ungraded.take() {
             self.serving.upstreams.counts(cluster).grpc_status(code);
+            self.line.grpc_status(code);
         }
     }
 }

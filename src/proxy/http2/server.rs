@@ -17,7 +17,9 @@ use crate::limits;
 use crate::metrics::{Drained, ListenerCounter, ListenerGauge, Shed};
 use crate::runtime::{Deadline, TimedOut};
 
+use super::super::access::Line;
 use super::super::body::drained;
+use super::super::connections::Doing;
 use super::super::context::{Context, SessionGuard};
 use super::super::facts::Facts;
 use super::super::outcome::Termination;
@@ -152,6 +154,7 @@ impl Http2 {
         let _charged = Charged(&context);
         let shard = self.session.guard.counts();
         shard.add(ListenerCounter::Http2Connections, 1);
+        self.session.guard.does(Doing::Http2);
         let termination = match self.learn_peer() {
             true => self.run(&context).await,
             false => Termination::ClientAborted,
@@ -406,6 +409,7 @@ impl Driver<'_> {
             if !is_crowded {
                 self.link.tap.borrow_mut().pardon();
             }
+            Line::of_request(&self.session.guard, &context.serving(), now).ended(Termination::Shed);
             return respond.send_reset(Reason::REFUSED_STREAM);
         }
         self.session.guard.counts().add(ListenerCounter::Http2Streams, 1);

@@ -22,7 +22,7 @@ impl Upstreams {
 
     /// Why there is no endpoint for a request that has not been tried yet.
     pub(super) fn nobody(cluster: &Cluster) -> AcquireError {
-        match cluster.endpoints.borrow().is_empty() {
+        match cluster.endpoints.borrow().iter().all(|endpoint| cluster.drains(endpoint.address)) {
             true => AcquireError::NoEndpoint,
             false => AcquireError::Unhealthy,
         }
@@ -36,7 +36,8 @@ impl Upstreams {
         let all_refused = || {
             let is_left = |(position, endpoint): (usize, &Rc<Endpoint>)| {
                 let address = &endpoint.address;
-                !tried.addresses.contains(address)
+                !cluster.drains(*address)
+                    && !tried.addresses.contains(address)
                     && !tried.spared.iter().any(|(spared, _)| spared == address)
                     && health.standing(position, now) != Standing::Unhealthy
             };
@@ -50,7 +51,10 @@ impl Upstreams {
             let is_spared = |&(spared, why): &(SocketAddr, Spared)| {
                 spared == *address && (why == Spared::Full || spare_refused)
             };
-            if tried.addresses.contains(address) || tried.spared.iter().any(is_spared) {
+            if cluster.drains(*address)
+                || tried.addresses.contains(address)
+                || tried.spared.iter().any(is_spared)
+            {
                 Candidate::Excluded
             } else {
                 match health.standing(position, now) {

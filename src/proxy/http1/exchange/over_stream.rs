@@ -83,7 +83,8 @@ impl Exchange<'_> {
         let upstreams = &self.serving.upstreams;
         let Some(spec) = upstreams.spec(cluster) else { return (Some(Responded::Unanswered), None) };
         let has_body = self.request.framing.has_body();
-        let mut attempt = Attempt::new(self.context, self.serving, (cluster, route), self.request.is_head);
+        let mut attempt =
+            Attempt::new(self.context, self.serving, self.line, (cluster, route), self.request.is_head);
         if !has_body {
             attempt.wait_for(self.deadline, tried, self.request.idempotent);
         }
@@ -115,6 +116,7 @@ impl Exchange<'_> {
             };
             let ends = self.both_ways(pin!(upload), respond, spec.request_timeout).await;
             self.guard.counts().add(ListenerCounter::ReceivedBytes, moved.get());
+            self.line.received(moved.get());
             attempt.add(ClusterCounter::SentBytes, moved.get());
             ends
         } else {
@@ -174,14 +176,13 @@ impl Exchange<'_> {
         let pace = attempt.response_pace(self.timeouts.write_stall);
         self.at_once.set(false);
         self.stream.send(&out, false);
-        let moved = Cell::new(0);
+        let counting = attempt.counting(ClusterCounter::ReceivedBytes);
         let mut source = Source::H2(receiver);
         let mut sink = Sink::h1(self.stream, framing_out);
         let runtime = &self.context.runtime;
-        let result = transfer(runtime, &mut source, &mut sink, pace, &moved).await;
+        let result = transfer(runtime, &mut source, &mut sink, pace, &counting.moved).await;
         let shard = self.guard.counts();
-        shard.add(ListenerCounter::SentBytes, out.len() as u64 + moved.get());
-        attempt.add(ClusterCounter::ReceivedBytes, moved.get());
+        shard.add(ListenerCounter::SentBytes, out.len() as u64 + counting.moved.get());
         runtime.put_block(out);
         match result {
             Ok(()) => Responded::Complete { reusable: true },

@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use super::super::super::ask::{self, NotOpened};
 use super::super::super::http1::failure::UNANSWERED;
+use super::super::super::outcome::Termination;
 use super::super::super::tunnel::{Opening, Tunnel};
 use super::super::super::upstream::Tried;
 use super::Exchange;
@@ -20,10 +21,10 @@ impl Exchange<'_> {
             }
             Err(NotOpened::Failed(failure)) => self.fail(&failure).await,
             Err(NotOpened::Refused) => self.fail(&UNANSWERED).await,
-            // The client is gone or has its answer; nobody reads a handshake here.
-            Err(
-                NotOpened::Gone | NotOpened::Answered | NotOpened::Broken(_) | NotOpened::Unanswerable(_),
-            ) => {}
+            Err(NotOpened::Broken(termination)) => self.line.ended(termination),
+            Err(NotOpened::Gone) => self.line.ended(Termination::ClientAborted),
+            // The client has its answer; nobody reads a handshake here.
+            Err(NotOpened::Answered | NotOpened::Unanswerable(_)) => {}
         }
     }
 }
