@@ -1,4 +1,4 @@
-//! What of a configuration cannot change while the gateway runs, told with its place and what to do instead. Pure.
+//! What of a configuration cannot change by a reload, told with its place and what to do instead. Pure.
 
 use toml::Spanned;
 use toml::de::DeTable;
@@ -25,8 +25,9 @@ pub fn unchangeable(old: &Config, new: &Config, source: Source<'_>) -> Vec<Probl
     let (values, _) = DeTable::parse_recoverable(source.text);
     for (key, _) in same.into_iter().filter(|(_, same)| !same) {
         let at = offset(values.get_ref(), key);
-        let what = format!("{}.{} cannot change while the gateway runs", key.0, key.1);
-        let cure = "restart it to use the new value, or put the old one back";
+        let what = format!("{}.{} cannot change by a reload", key.0, key.1);
+        let cure =
+            "run \"ringfort upgrade\", which takes the new value without a pause, or put the old one back";
         findings.push(Finding::error(&(at..at), what).cure(cure));
     }
     findings.into_problems(source.name, source.text)
@@ -85,7 +86,7 @@ mod tests {
         );
         assert!(
             told.iter()
-                .all(|line| line.ends_with("restart it to use the new value, or put the old one back"))
+                .all(|line| line.ends_with("takes the new value without a pause, or put the old one back"))
         );
     }
 

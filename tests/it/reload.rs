@@ -253,8 +253,8 @@ fn every_problem_is_told_and_the_old_configuration_stays_whole(engine: Engine) {
         (
             good.replace("cpus = \"0\"", "cpus = \"0-1\"").replace("{port:admin}", "{port:other}"),
             vec![
-                ":2:1: error: workers.cpus cannot change while the gateway runs; restart it",
-                "admin.listen cannot change while the gateway runs",
+                ":2:1: error: workers.cpus cannot change by a reload; run \"ringfort upgrade\"",
+                "admin.listen cannot change by a reload",
             ],
         ),
     ];
