@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::harness::gateway::{TempDir, ringfort};
+use crate::harness::gateway::{TempDir, install, ringfort};
 use crate::steal::Machine;
 
 /// What was said of a machine, and the exit code.
@@ -215,7 +215,7 @@ fn by_nobody(dir: &TempDir) -> Command {
     }
     // The build may lie where nobody may look.
     let binary = dir.path().join("ringfort");
-    std::fs::copy(ringfort().get_program(), &binary).unwrap();
+    install(&binary);
     for path in [dir.path(), &binary] {
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
     }

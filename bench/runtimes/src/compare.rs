@@ -144,6 +144,7 @@ fn measure_one(
         pace: Pace::Closed,
         verify_all: true,
         tls: None,
+        websocket: false,
     };
     let timing = Timing {
         warm_up: Duration::from_millis(500),

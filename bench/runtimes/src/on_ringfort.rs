@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 
 use ringfort::runtime::{EngineChoice, Listener, RingSizes, Runtime, Socket};
+use ringfort::sys::socket_options::SocketOptions;
 
 use crate::work::{Job, Requests, Work, answer};
 
@@ -32,7 +33,7 @@ pub fn serve(job: Job, engine: EngineChoice) -> io::Result<()> {
 }
 
 async fn relay(runtime: &Runtime, downstream: Socket, address: SocketAddr) -> io::Result<()> {
-    let upstream = Socket::connect(runtime, address).await?;
+    let upstream = Socket::connect(runtime, address, &SocketOptions::default()).await?;
     tokio::try_join!(pump(&downstream, &upstream), pump(&upstream, &downstream)).map(|_| ())
 }
 

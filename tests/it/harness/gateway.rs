@@ -84,7 +84,9 @@ fn clean(mut command: Command) -> Command {
 /// A copy of the binary under test, as if installed there; in place of what is there.
 pub fn install(at: &Path) {
     let draft = at.with_extension("draft");
-    std::fs::copy(binary(), &draft).unwrap();
+    // By a process of its own. While this one writes, a child that another test forks has the file open for writing until it
+    // executes something, and executing the copy would fail with ETXTBSY.
+    assert!(Command::new("cp").arg(binary()).arg(&draft).status().unwrap().success());
     std::fs::rename(draft, at).unwrap();
 }
 
