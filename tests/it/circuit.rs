@@ -1,5 +1,7 @@
 //! Limits of a cluster: connections, those who wait for one, and all requests under way.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::harness::client::Client;
@@ -19,7 +21,24 @@ on_both_engines!(
     a_relay_counts_as_a_request,
 );
 
-/// So many clients, each with a request that takes as long; they are answered in no certain order.
+/// Answers `/held` when it is let go, and all else at once.
+fn holding() -> (Origin, Arc<AtomicBool>) {
+    let go = Arc::new(AtomicBool::new(false));
+    let gone = go.clone();
+    let origin = Origin::start(move |peer| {
+        while let Some(request) = peer.read_request() {
+            if request.target == "/held" {
+                eventually("it is let go", || gone.load(Ordering::SeqCst));
+            }
+            if peer.serve(&request).is_err() {
+                return;
+            }
+        }
+    });
+    (origin, go)
+}
+
+/// So many clients, each with a request of this path; they are answered in no certain order.
 fn ask_at_once(gateway: &Gateway, clients: usize, path: &str) -> Vec<Client> {
     let mut clients: Vec<Client> = (0..clients).map(|_| gateway.client()).collect();
     for client in &mut clients {
@@ -52,10 +71,10 @@ fn who_finds_all_connections_in_use_waits_for_one(engine: Engine) {
 
 fn too_many_waiting_are_refused(engine: Engine) {
     for (pending_max, limit) in [(0, "connections"), (2, "pending")] {
-        let origin = Origin::serving();
+        let (origin, go) = holding();
         let keys = format!("connections_max = 1\npending_max = {pending_max}");
         let gateway = Setup::to(engine, &origin).cluster_keys(&keys).start();
-        let mut clients = ask_at_once(&gateway, 1, "/late/700");
+        let mut clients = ask_at_once(&gateway, 1, "/held");
         eventually("it is on its way", || !origin.targets().is_empty());
         let mut waiting = ask_at_once(&gateway, pending_max, "/next");
         gateway.wait_for_metric("ringfort_upstream_requests_pending", "site", |count| {
@@ -65,6 +84,7 @@ fn too_many_waiting_are_refused(engine: Engine) {
         assert_eq!(response.status, 503);
         assert!(response.text().contains("upstream"), "{}", response.text());
         assert_eq!(gateway.metric("ringfort_upstream_overflows_total", limit), 1.0);
+        go.store(true, Ordering::SeqCst);
         clients.append(&mut waiting);
         assert_eq!(statuses(&mut clients), vec![200; 1 + pending_max]);
         nothing_is_left(&gateway);
@@ -73,24 +93,25 @@ fn too_many_waiting_are_refused(engine: Engine) {
 }
 
 fn waiting_ends_with_the_connect_deadline(engine: Engine) {
-    let origin = Origin::serving();
+    let (origin, go) = holding();
     let keys = "connections_max = 1\nconnect_timeout_ms = 200";
     let gateway = Setup::to(engine, &origin).cluster_keys(keys).start();
-    let mut first = ask_at_once(&gateway, 1, "/late/1500");
+    let mut first = ask_at_once(&gateway, 1, "/held");
     eventually("it is on its way", || !origin.targets().is_empty());
     let started = Instant::now();
     assert_eq!(gateway.get("/waits").status, 503);
     assert!(started.elapsed() >= Duration::from_millis(190), "{:?}", started.elapsed());
     assert_eq!(gateway.metric("ringfort_upstream_overflows_total", "connections"), 1.0);
+    go.store(true, Ordering::SeqCst);
     assert_eq!(statuses(&mut first), [200]);
     nothing_is_left(&gateway);
 }
 
 fn a_client_that_leaves_gives_its_place_away(engine: Engine) {
-    let origin = Origin::serving();
+    let (origin, go) = holding();
     let keys = "connections_max = 1\npending_max = 1";
     let gateway = Setup::to(engine, &origin).cluster_keys(keys).start();
-    let mut first = ask_at_once(&gateway, 1, "/late/1000");
+    let mut first = ask_at_once(&gateway, 1, "/held");
     eventually("it is on its way", || !origin.targets().is_empty());
     let pending = |wanted: f64| {
         gateway.wait_for_metric("ringfort_upstream_requests_pending", "site", |count| count == wanted);
@@ -100,24 +121,27 @@ fn a_client_that_leaves_gives_its_place_away(engine: Engine) {
     drop(leaving);
     pending(0.0);
     let mut stays = ask_at_once(&gateway, 1, "/stays");
+    pending(1.0);
+    go.store(true, Ordering::SeqCst);
     assert_eq!((statuses(&mut first), statuses(&mut stays)), (vec![200], vec![200]));
-    assert_eq!(origin.targets(), ["/late/1000", "/stays"]);
+    assert_eq!(origin.targets(), ["/held", "/stays"]);
     nothing_is_left(&gateway);
 }
 
 fn requests_over_the_limit_are_refused_over_all_workers(engine: Engine) {
-    let origin = Origin::serving();
+    let (origin, go) = holding();
     let setup = Setup::to(engine, &origin).cluster_keys("requests_max = 3");
     // As many workers as there are CPUs, two where it can be.
     let text = setup.text().replace("cpus = \"0\"", "cpus = \"all\"");
     let gateway = Gateway::start(&text);
-    let mut clients = ask_at_once(&gateway, 3, "/late/1000");
+    let mut clients = ask_at_once(&gateway, 3, "/held");
     eventually("they are on their way", || origin.targets().len() == 3);
     for _ in 0..10 {
         let response = gateway.get("/refused");
         assert_eq!(response.status, 503, "whichever worker is asked");
     }
     assert_eq!(gateway.metric("ringfort_upstream_overflows_total", "limit=\"requests\""), 10.0);
+    go.store(true, Ordering::SeqCst);
     assert_eq!(statuses(&mut clients), [200; 3]);
     nothing_is_left(&gateway);
     for _ in 0..10 {
