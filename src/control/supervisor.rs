@@ -224,7 +224,7 @@ impl Supervisor {
                         tracing::info!("SIGHUP: the configuration and its certificates are read anew");
                         signal(&watched.child, Signal::HangUp);
                     }
-                    Ask::User1 => signal(&watched.child, Signal::User1),
+                    Ask::User1 => self.reopen_logs(&mut watched),
                     Ask::User2 => {
                         tracing::info!(program = %self.program.display(), "SIGUSR2: the binary that is there is to take over");
                         signal(&watched.child, Signal::User2);
@@ -261,6 +261,15 @@ impl Supervisor {
                     watched.attended.tell(question.number, Content::Refused(vec![problem]));
                 }
             }
+        }
+    }
+
+    /// Has whoever writes an access log open its file anew: also those that leave, whose last lines are to come.
+    fn reopen_logs(&self, watched: &mut Watched) {
+        signal(&watched.child, Signal::User1);
+        self.leaving.iter().for_each(|leaving| signal(&leaving.child, Signal::User1));
+        if let Some(Upgrade { stage: Stage::Starting(candidate), .. }) = &mut watched.upgrade {
+            candidate.reopens_log = true;
         }
     }
 
@@ -322,6 +331,11 @@ impl Supervisor {
             Step::Planned(Err(problems)) => problems,
             Step::Failed(problem) => vec![problem],
             Step::Ready => {
+                if let Some(Upgrade { stage: Stage::Starting(candidate), .. }) = &watched.upgrade
+                    && candidate.reopens_log
+                {
+                    signal(&candidate.child, Signal::User1);
+                }
                 let error = self.hand_over(watched);
                 vec![format!("{}: cannot take this one's place: {error}", self.program.display())]
             }
@@ -377,9 +391,12 @@ impl Supervisor {
             }
             tokio::select! {
                 ask = signals.next() => {
-                    if ask == Ask::Interrupt && std::mem::replace(&mut interrupted, true) {
-                        self.leaving.iter().for_each(|leaving| signal(&leaving.child, Signal::Kill));
-                    }
+                    let passed_on = match ask {
+                        Ask::User1 => Signal::User1,
+                        Ask::Interrupt if std::mem::replace(&mut interrupted, true) => Signal::Kill,
+                        _ => continue,
+                    };
+                    self.leaving.iter().for_each(|leaving| signal(&leaving.child, passed_on));
                 }
                 () = tokio::time::sleep_until(self.next_kill()) => self.kill_late(),
             }

@@ -456,6 +456,33 @@ fn a_moved_file_is_left_on_sigusr1() {
     assert_eq!(std::fs::read_to_string(&old).unwrap().lines().count(), 2);
 }
 
+/// The same while a process before an upgrade still serves: neither of the two may go on with the moved file.
+#[test]
+fn a_moved_file_is_left_by_a_process_that_drains_too() {
+    let origin = Origin::serving();
+    let setup = Setup::to(Engine::Epoll, &origin).relay("").drain(1_000, 60_000);
+    let mut gateway = logging(setup, "").start();
+    let leaving = gateway.data_process();
+    let mut relayed = Client::connect(gateway.port("relay"));
+    assert_eq!(relayed.get("/before").status, 200);
+    gateway.upgrade();
+    assert_eq!(gateway.get("/first").status, 200);
+    lines(&gateway, 1);
+    let old = path(&gateway).with_extension("log.1");
+    std::fs::rename(path(&gateway), &old).unwrap();
+    process::signal(gateway.supervisor(), libc::SIGUSR1);
+    eventually("both have opened it anew", || {
+        gateway.log_text().matches("the access log is open anew").count() == 2
+    });
+    assert_eq!(gateway.get("/new").status, 200);
+    assert_eq!(lines(&gateway, 1)[0]["path"], "/new");
+    drop(relayed);
+    assert_eq!(pick(&lines(&gateway, 2)[1], &["kind", "listener"]), ["session", "relay"]);
+    assert_eq!(std::fs::read_to_string(&old).unwrap().lines().count(), 1);
+    eventually("it has left", || !process::alive(leaving));
+    gateway.drain();
+}
+
 #[test]
 fn standard_output_is_the_default_and_without_the_table_nothing_is_logged() {
     let gateway = Setup::answering(Engine::Epoll).sections("[access_log]").start();

@@ -153,7 +153,7 @@ impl Live {
             // Whoever asks from now on is to reach the one that serves.
             self.admin.take().into_iter().for_each(Admin::stop);
         }
-        self.drain(state).await
+        self.drain(state, signals.user_1).await
     }
 
     /// Each worker answers by itself.
@@ -179,9 +179,9 @@ impl Live {
         under_way.waiting.push(waiting);
     }
 
-    async fn drain(self, state: &State) -> Outcome {
+    async fn drain(self, state: &State, mut reopen: Signal) -> Outcome {
         // Kept: who asks is answered to the end.
-        let Self { handles, sampling, health, access_log, snapshot, admin: _admin, .. } = self;
+        let Self { handles, sampling, health, mut access_log, snapshot, admin: _admin, .. } = self;
         let drain_deadline = snapshot.drain.deadline;
         // With it go copies of listeners, which would keep them open.
         drop((sampling, health));
@@ -193,7 +193,13 @@ impl Live {
         }
         loop {
             // At least once: whoever asked for this is to get the answer.
-            tokio::time::sleep(LOOK_DRAINING).await;
+            tokio::select! {
+                () = tokio::time::sleep(LOOK_DRAINING) => {}
+                _ = reopen.recv() => {
+                    access_log.reopen();
+                    continue;
+                }
+            }
             if handles.iter().all(Handle::finished) {
                 break;
             }

@@ -123,6 +123,8 @@ pub(super) struct Candidate {
     /// Told when it serves; closed where it never will.
     pub ready: oneshot::Receiver<()>,
     pub by: Instant,
+    /// Its log was moved away while it started, when it may not have taken the signal: to be told once it is ready.
+    pub reopens_log: bool,
 }
 
 /// What a step of an upgrade came to.
@@ -202,7 +204,7 @@ impl Candidate {
             }
         };
         succession::without_signals(|| std::thread::Builder::new().name("candidate".into()).spawn(attend))?;
-        Ok(Self { child, channel, plan, ready, by: Instant::now() + READY_TIMEOUT })
+        Ok(Self { child, channel, plan, ready, by: Instant::now() + READY_TIMEOUT, reopens_log: false })
     }
 }
 
