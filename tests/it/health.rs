@@ -1,5 +1,7 @@
 //! Active checks: what passes and what fails, who gets requests meanwhile, and what is not held against an endpoint.
 
+use std::io::Read;
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -18,6 +20,7 @@ on_both_engines!(
     where_no_endpoint_is_healthy_checks_are_doubted_or_believed,
     a_check_speaks_tls_and_trusts_whom_the_cluster_trusts,
     a_check_speaks_http2_to_those_who_do,
+    a_check_begins_as_the_clusters_connections_do_and_names_nobody,
     endpoints_found_by_name_are_checked,
     a_process_that_stood_still_does_not_blame_the_endpoint,
     relays_go_to_healthy_endpoints_only,
@@ -169,6 +172,40 @@ fn a_check_speaks_http2_to_those_who_do(engine: Engine) {
     let mut gateway = Setup::to_all(engine, &[speaks_http1.address()]).cluster_keys(&check).start();
     gateway.expect_log("endpoint unhealthy");
     healthy(&gateway, 0.0);
+}
+
+/// Has whoever connects say a PROXY header first, and this one; then passes the rest on to a server behind.
+fn behind_header(header: &'static [u8], behind: SocketAddr) -> Origin {
+    Origin::start(move |peer| {
+        let mut said = vec![0; header.len()];
+        if peer.stream().read_exact(&mut said).is_err() || said != header {
+            return;
+        }
+        let mut behind = TcpStream::connect(behind).unwrap();
+        let (mut up, mut down) = (behind.try_clone().unwrap(), peer.stream().try_clone().unwrap());
+        let upward = std::thread::spawn(move || std::io::copy(&mut down, &mut up));
+        let _ = std::io::copy(&mut behind, peer.stream());
+        let _ = peer.stream().shutdown(std::net::Shutdown::Both);
+        let _ = upward.join();
+    })
+}
+
+fn a_check_begins_as_the_clusters_connections_do_and_names_nobody(engine: Engine) {
+    const LOCAL: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0";
+    let (pki, plain) = (Pki::new(), Origin::serving());
+    let secure = pki.origin(&pki.issue("site", &Leaf::server(&["site.test"])), false, mirror);
+    let tls = format!("[cluster.tls]\nca = {:?}\nserver_name = \"site.test\"", pki.path("ca.pem"));
+    for (version, header) in [("v1", &b"PROXY UNKNOWN\r\n"[..]), ("v2", LOCAL)] {
+        for (behind, tls) in [(plain.address().parse().unwrap(), ""), (secure, &*tls)] {
+            let endpoint = behind_header(header, behind);
+            let keys = format!(
+                "proxy_protocol = \"{version}\"\nhealth_check = {{ type = \"http\", {QUICK} }}\n{tls}"
+            );
+            let gateway = Setup::to(engine, &endpoint).cluster_keys(&keys).start();
+            gateway.wait_for_metric("ringfort_health_probes_total", "passed", |passed| passed >= 2.0);
+            assert_eq!(gateway.metric("ringfort_health_probes_total", "failed"), 0.0, "{version} {tls}");
+        }
+    }
 }
 
 fn endpoints_found_by_name_are_checked(engine: Engine) {
