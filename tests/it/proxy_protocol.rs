@@ -27,6 +27,7 @@ on_both_engines!(
     a_connection_that_names_a_client_is_used_once,
     relays_pass_on_who_the_client_is,
     the_header_goes_before_the_handshake_with_an_endpoint,
+    tls_that_is_passed_on_keeps_the_header_apart_from_the_hello,
 );
 
 const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
@@ -353,23 +354,31 @@ fn relays_pass_on_who_the_client_is(engine: Engine) {
     assert_eq!(heard, wanted);
 }
 
-fn the_header_goes_before_the_handshake_with_an_endpoint(engine: Engine) {
-    let pki = Pki::new();
-    let pair = pki.issue("origin", &Leaf::server(&["site.test"]));
-    let secure = pki.origin(&pair, false, crate::harness::tls::mirror);
-    // In front of the origin: takes the header off, and passes the rest on.
+/// In front of a server: takes the header off, and passes the rest on.
+fn told_in_front_of(server: SocketAddr) -> (Origin, Told) {
     let told = Told::default();
     let noted = told.clone();
     let front = Origin::start(move |peer: &mut Peer| {
         let Some(header) = read_header(peer) else { return };
         noted.lock().unwrap().push(header);
-        let mut behind = TcpStream::connect(secure).unwrap();
+        let mut behind = TcpStream::connect(server).unwrap();
         let (mut up, mut down) = (behind.try_clone().unwrap(), peer.stream().try_clone().unwrap());
-        let upward = std::thread::spawn(move || std::io::copy(&mut down, &mut up));
+        let upward = std::thread::spawn(move || {
+            let _ = std::io::copy(&mut down, &mut up);
+            let _ = up.shutdown(std::net::Shutdown::Write);
+        });
         let _ = std::io::copy(&mut behind, peer.stream());
         let _ = peer.stream().shutdown(std::net::Shutdown::Both);
         let _ = upward.join();
     });
+    (front, told)
+}
+
+fn the_header_goes_before_the_handshake_with_an_endpoint(engine: Engine) {
+    let pki = Pki::new();
+    let pair = pki.issue("origin", &Leaf::server(&["site.test"]));
+    let secure = pki.origin(&pair, false, crate::harness::tls::mirror);
+    let (front, told) = told_in_front_of(secure);
     let keys = format!(
         "proxy_protocol = \"v2\"\n[cluster.tls]\nca = {:?}\nserver_name = \"site.test\"",
         pki.path("ca.pem")
@@ -379,4 +388,45 @@ fn the_header_goes_before_the_handshake_with_an_endpoint(engine: Engine) {
     let source = address(&mut client);
     assert_eq!(client.get("/x").status, 200);
     assert_eq!(told.lock().unwrap().pop(), Some(header_of("v2", source, gateway.web())));
+}
+
+/// The hello is read for its name behind one header, and goes on behind another.
+fn tls_that_is_passed_on_keeps_the_header_apart_from_the_hello(engine: Engine) {
+    let pki = Pki::new();
+    let pair = pki.issue("origin", &Leaf::server(&["site.test"]));
+    let (front, told) = told_in_front_of(pki.origin(&pair, false, crate::harness::tls::mirror));
+    let sections = format!(
+        "[[listener]]\nname = \"pass\"\nlisten = \"127.0.0.1:{{port:pass}}\"\nprotocol = \"tls-passthrough\"\n\
+         [listener.proxy_protocol]\n{LOOPBACK}\n\
+         [[route]]\nlistener = \"pass\"\nhosts = [\"site.test\"]\ncluster = \"site\"\n\
+         [access_log]\npath = \"access.log\""
+    );
+    let setup = Setup::new(engine).cluster("site", &[front.address()]).route("respond = { status = 404 }");
+    let gateway = setup.cluster_keys("proxy_protocol = \"v2\"").sections(&sections).start();
+    let pass = || TcpStream::connect(("127.0.0.1", gateway.port("pass"))).unwrap();
+    let said = [&v2()[..15], &[12], &v2()[16..28]].concat();
+    for header in [V1, &v2()] {
+        let mut stream = pass();
+        for byte in header {
+            stream.write_all(&[*byte]).unwrap();
+        }
+        let mut client = pki.client().try_over(stream, "site.test").unwrap();
+        client.send(REQUEST);
+        assert_eq!(client.read_response().status, 200);
+        assert_eq!(told.lock().unwrap().pop().as_ref(), Some(&said));
+    }
+    let log = gateway.config().with_file_name("access.log");
+    eventually("both are logged by the name of their client", || {
+        let log = std::fs::read_to_string(&log).unwrap_or_default();
+        log.matches("\"client\":\"198.51.100.7\"").count() == 2
+    });
+    // Header and hello are one stream: what is no hello is refused as without a header, and nobody is asked.
+    let mut stream = pass();
+    stream.set_read_timeout(Some(SOON)).unwrap();
+    stream.write_all(&[V1, REQUEST].concat()).unwrap();
+    let ended = stream.read_to_end(&mut Vec::new());
+    assert!(ended.is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionReset));
+    // A hello without a header from who must say one.
+    assert!(pki.client().try_connect(gateway.port("pass"), "site.test").is_err());
+    assert!(told.lock().unwrap().is_empty());
 }
