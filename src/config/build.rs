@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::nearest::nearest;
@@ -63,7 +64,7 @@ pub(super) fn build(root: &Node<'_>, base: &Path, findings: &mut Findings) -> Op
     let drain = drain(&root.table("drain"), findings);
     let steal = steal(&root.table("steal"), findings);
     let access_log = access::build(root, base, &mut listeners.names, routes.as_ref(), findings);
-    let (listeners, routes) = (listeners.list, routes?);
+    let (listeners, routes, access_log) = (listeners.list, routes?, access_log.map(Arc::new));
     let snapshot = Snapshot { listeners, routes, clusters, rate_limits, http, limits, drain, access_log };
     Some(Parts { workers: workers?, admin: admin?, host, steal, snapshot, files: files.list })
 }

@@ -35,7 +35,7 @@ pub struct Snapshot {
     pub limits: Limits,
     pub drain: DrainSpec,
     /// `None`: nothing is logged of sessions.
-    pub access_log: Option<AccessLogSpec>,
+    pub access_log: Option<Arc<AccessLogSpec>>,
 }
 
 /// One address that is accepted on.

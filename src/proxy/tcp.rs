@@ -80,6 +80,7 @@ pub(super) async fn join(
     downstream: Stream,
     connection: Connection,
 ) -> Termination {
+    line.goes_on();
     let ended = {
         let (down, up) = (&downstream, &connection.stream);
         let ways = Ways {

@@ -1,9 +1,11 @@
 //! What becomes one line of the access log: gathered while it happens, written when the last who knows of it lets go,
-//! also where a session is cut off. Records are used again: a request allocates nothing.
+//! also where a session is cut off. Records are used again: a request allocates nothing. Never keeps a configuration for
+//! longer than a request: what may go on for days keeps the names that its line has.
 
 use std::cell::{Cell, RefCell};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::connections::Doing;
@@ -14,7 +16,7 @@ use super::super::outcome::Termination;
 use super::super::snapshot::Protocol;
 use super::RECORDS_KEPT_MAX;
 use super::format::Entry;
-use super::spec::Sampled;
+use super::spec::{AccessLogSpec, Sampled};
 use crate::base::time::Instant;
 use crate::h1::{RequestHead, Target};
 use crate::http::Version;
@@ -70,10 +72,69 @@ impl Texts {
     }
 }
 
+/// What the positions in a record stand for.
+enum Meaning {
+    /// The configuration that it began under.
+    Of(Rc<Serving>),
+    /// Looked up, as that configuration may be gone.
+    Kept(Box<Kept>),
+}
+
+struct Kept {
+    spec: Arc<AccessLogSpec>,
+    listener: Box<str>,
+    protocol: &'static str,
+    route: Option<Box<str>>,
+    cluster: Option<Box<str>>,
+}
+
+struct Names<'a> {
+    listener: &'a str,
+    protocol: &'static str,
+    route: Option<&'a str>,
+    cluster: Option<&'a str>,
+}
+
+impl Meaning {
+    fn spec(&self) -> Option<&Arc<AccessLogSpec>> {
+        match self {
+            Self::Of(serving) => serving.snapshot.access_log.as_ref(),
+            Self::Kept(kept) => Some(&kept.spec),
+        }
+    }
+
+    fn names(&self, record: &Record) -> Names<'_> {
+        let serving = match self {
+            Self::Of(serving) => serving,
+            Self::Kept(kept) => {
+                let Kept { listener, protocol, route, cluster, .. } = &**kept;
+                return Names { listener, protocol, route: route.as_deref(), cluster: cluster.as_deref() };
+            }
+        };
+        let (routes, clusters) = (serving.snapshot.routes.routes(), &serving.snapshot.clusters);
+        let listener = serving.listener(record.listener);
+        let route = record.route.get().and_then(|route| routes.get(usize::from(route)));
+        let cluster = record.cluster.get().and_then(|cluster| clusters.get(usize::from(cluster)));
+        Names {
+            listener: listener.map_or("", |listener| &listener.name),
+            protocol: listener.map_or("", |listener| word_of(listener.protocol)),
+            route: route.map(|route| &*route.name),
+            cluster: cluster.map(|cluster| &*cluster.name),
+        }
+    }
+
+    fn kept(&self, record: &Record) -> Option<Self> {
+        let Names { listener, protocol, route, cluster } = self.names(record);
+        let (listener, route, cluster) = (listener.into(), route.map(Into::into), cluster.map(Into::into));
+        Some(Self::Kept(Box::new(Kept { spec: self.spec()?.clone(), listener, protocol, route, cluster })))
+    }
+}
+
 #[derive(Default)]
 pub(super) struct Record {
     /// Both are there from the beginning to the end of a line.
-    home: Option<(Rc<Context>, Rc<Serving>)>,
+    context: Option<Rc<Context>>,
+    meaning: RefCell<Option<Meaning>>,
     listener: u16,
     started: Instant,
     kind: Cell<Kind>,
@@ -149,7 +210,8 @@ impl Line {
         let mut record = context.access.free.borrow_mut().pop().unwrap_or_default();
         // Only records that nobody else holds are kept.
         let Some(fresh) = Rc::get_mut(&mut record) else { return Self(None) };
-        fresh.home = Some((context.clone(), serving.clone()));
+        (fresh.context, *fresh.meaning.get_mut()) =
+            (Some(context.clone()), Some(Meaning::Of(serving.clone())));
         (fresh.listener, fresh.started) = (listener, started);
         fresh.kind.set(kind);
         fresh.client.set(client);
@@ -287,6 +349,15 @@ impl Line {
     /// The request became a tunnel.
     pub fn is_tunnel(&self) {
         self.with(|record| record.kind.set(Kind::Tunnel));
+        self.goes_on();
+    }
+
+    /// From now on bytes are passed on, maybe for days: nothing more is chosen by the configuration, which is let go.
+    pub fn goes_on(&self) {
+        self.with(|record| {
+            let kept = record.meaning.borrow().as_ref().and_then(|meaning| meaning.kept(record));
+            record.meaning.replace(kept);
+        });
     }
 
     /// All went well, and the connection may go on.
@@ -307,8 +378,8 @@ impl Drop for Line {
     fn drop(&mut self) {
         let Some(mut record) = self.0.take() else { return };
         let Some(last) = Rc::get_mut(&mut record) else { return };
-        let Some((context, serving)) = last.home.take() else { return };
-        last.write(&context, &serving);
+        let (Some(context), Some(meaning)) = (last.context.take(), last.meaning.take()) else { return };
+        last.write(&context, &meaning);
         let mut bytes = std::mem::take(&mut last.texts.get_mut().bytes);
         bytes.clear();
         bytes.shrink_to(TEXT_BYTES_KEPT_MAX);
@@ -323,8 +394,8 @@ impl Drop for Line {
 
 impl Record {
     /// Writes the line, unless its rule leaves it out.
-    fn write(&self, context: &Rc<Context>, serving: &Serving) {
-        let Some(spec) = &serving.snapshot.access_log else { return };
+    fn write(&self, context: &Rc<Context>, meaning: &Meaning) {
+        let Some(spec) = meaning.spec() else { return };
         let now = context.runtime.now();
         let (status, duration) = (self.status.get(), now.since(self.started));
         let termination = self.termination.get();
@@ -339,10 +410,7 @@ impl Record {
         let Some(ratio) = spec.sample(&sampled, || context.random_u32()) else { return };
         let texts = self.texts.borrow();
         let tls = self.tls.borrow();
-        let snapshot = &serving.snapshot;
-        let listener = serving.listener(listener);
-        let route = route.and_then(|route| snapshot.routes.routes().get(usize::from(route)));
-        let cluster = self.cluster.get().and_then(|cluster| snapshot.clusters.get(usize::from(cluster)));
+        let names = meaning.names(self);
         let identity = tls.as_ref().and_then(|tls| tls.identity.as_deref());
         let trace_id = self.trace_id.get();
         let entry = Entry {
@@ -354,9 +422,9 @@ impl Record {
             started_unix_ms: context.access.unix_ms(now, self.started),
             duration,
             worker: context.shard.worker(),
-            listener: listener.map_or("", |listener| &listener.name),
+            listener: names.listener,
             protocol: match self.protocol.get() {
-                "" => listener.map_or("", |listener| word_of(listener.protocol)),
+                "" => names.protocol,
                 spoken => spoken,
             },
             client: self.client.get(),
@@ -369,8 +437,8 @@ impl Record {
             tls_failure: self.tls_failure.get().map(HandshakeFailure::word),
             received_bytes: self.received.get(),
             sent_bytes: self.sent.get(),
-            route: route.map(|route| &*route.name),
-            cluster: cluster.map(|cluster| &*cluster.name),
+            route: names.route,
+            cluster: names.cluster,
             endpoint: self.endpoint.get(),
             attempts: self.attempts.get(),
             first_byte: self.first_byte.get(),
@@ -397,5 +465,77 @@ const fn word_of(protocol: Protocol) -> &'static str {
         Protocol::Http => "http",
         Protocol::Tcp { .. } => "tcp",
         Protocol::TlsPassthrough => "tls-passthrough",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::byte_ring::Consumer;
+    use crate::config;
+    use crate::metrics::Shard;
+    use crate::metrics::shard::Share;
+    use crate::proxy::context::{Compiled, Next};
+    use crate::proxy::snapshot::change::Change;
+    use crate::proxy::tls::TlsMaterials;
+    use crate::runtime::{EngineChoice, RingSizes, Runtime};
+
+    const LOGGED: &str = "[[listener]]\nname = \"web\"\nlisten = \"127.0.0.1:0\"\n\
+        [[route]]\nname = \"first\"\ncluster = \"site\"\n\
+        [[cluster]]\nname = \"site\"\nendpoints = [\"192.0.2.1:9\"]\n[access_log]\n";
+
+    fn compiled(text: &str) -> Arc<Compiled> {
+        let (config, _) = config::parse("test.toml", text).expect("a configuration");
+        Compiled::new(Arc::new(config.snapshot))
+    }
+
+    fn share(shard: &Arc<Shard>, compiled: &Compiled) -> Share {
+        let clusters = compiled.snapshot.clusters.iter().map(|cluster| &*cluster.name);
+        shard.share(["web"].into_iter(), clusters)
+    }
+
+    /// Changes to a configuration of other names that logs nothing.
+    fn reload(context: &Context, shard: &Arc<Shard>) {
+        let text = LOGGED.replace("first", "second").replace("[access_log]\n", "");
+        let (old, compiled) = (context.serving(), compiled(&text.replace("site", "other")));
+        let change = Arc::new(Change::between(&old.snapshot, &compiled.snapshot));
+        let tls = Arc::new(TlsMaterials::plaintext(&compiled.snapshot).expect("randomness"));
+        let share = share(shard, &compiled);
+        context.change(&Next { compiled, change, tls, addresses: Arc::new(vec![None]), share });
+    }
+
+    fn written(rings: &std::sync::mpsc::Receiver<Consumer>) -> String {
+        let mut line = Vec::new();
+        assert!(rings.try_recv().expect("a ring").pop(&mut line));
+        String::from_utf8(line).expect("text")
+    }
+
+    #[test]
+    fn what_goes_on_keeps_its_names_and_no_configuration() {
+        let (runtime, _) = Runtime::new(EngineChoice::Epoll, RingSizes::default()).expect("epoll");
+        let shard = Arc::new(Shard::new(0, &[], &[], Termination::WORDS));
+        let compiled = compiled(LOGGED);
+        let tls = TlsMaterials::plaintext(&compiled.snapshot).expect("randomness");
+        let share = share(&shard, &compiled);
+        let context = Context::new(runtime, shard.clone(), compiled, &share, &tls, 1);
+        let (announce, rings) = std::sync::mpsc::channel();
+        context.access.connect(announce);
+        let old = Rc::downgrade(&context.serving());
+        let guard = context.enter_session(&context.serving().served()[0].clone(), None);
+        let line = Line::of_relay(&guard, &Facts::default());
+        line.route(0);
+        line.cluster(0);
+        reload(&context, &shard);
+        assert!(old.upgrade().is_some(), "a request ends under what it began with");
+        line.goes_on();
+        assert!(old.upgrade().is_none());
+        line.ended(Termination::ClientClosed);
+        drop(line);
+        let line = written(&rings);
+        for part in
+            ["\"listener\":\"web\"", "\"protocol\":\"http\"", "\"route\":\"first\"", "\"cluster\":\"site\""]
+        {
+            assert!(line.contains(part), "{line}");
+        }
     }
 }
