@@ -1,7 +1,9 @@
 //! Words every layer may use: time, units, keys, collections. Reads no clock, socket, file or random source.
 
+pub mod byte_ring;
 pub mod calendar;
 pub mod field_edits;
+pub mod hash;
 pub mod identity;
 pub mod random;
 pub mod roff;

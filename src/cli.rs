@@ -12,6 +12,7 @@ use crate::doctor;
 use crate::sys::clock;
 use crate::tune;
 
+mod metrics;
 mod pages;
 
 /// Thread-per-core proxy appliance.
@@ -61,6 +62,12 @@ enum Command {
         /// Seconds for which the CPUs are watched; 0 for not at all.
         #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(0..=86_400))]
         seconds: u32,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// List every metric with its type, unit, labels and meaning.
+    Metrics {
         /// Print JSON.
         #[arg(long)]
         json: bool,
@@ -132,6 +139,10 @@ impl Cli {
                     doctor::doctor(&doctor::Asking { path: config.as_deref(), seconds, as_json: json });
                 print(&text);
                 code
+            }
+            Command::Metrics { json } => {
+                print(&metrics::list(json));
+                Outcome::Good.exit_code()
             }
             Command::Drain { socket } => ask("/drain", socket.as_deref()),
             Command::Reload { socket } => ask("/reload", socket.as_deref()),
@@ -214,6 +225,7 @@ mod tests {
             "ringfort check --explain / --identity spiffe://td/a",
             "ringfort doctor",
             "ringfort doctor --json --seconds 0 --config a.toml",
+            "ringfort metrics --json",
             "ringfort drain",
             "ringfort drain --socket a.sock",
             "ringfort reload --socket a.sock",

@@ -1,12 +1,14 @@
 //! The two processes and the control thread: starting, supervising, draining, admin, logs, names. Never touches the
 //! bytes of a client; whatever it takes from a worker it reads from the worker's shard.
 
+pub mod access_log;
 pub mod admin;
 pub mod banner;
 pub mod certificates;
 pub mod cpus;
 pub mod data;
 pub mod handover;
+pub mod health;
 pub mod log;
 pub mod requests;
 pub mod resolve;

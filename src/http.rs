@@ -3,6 +3,7 @@
 
 pub mod answer;
 pub mod authority;
+pub mod cookie;
 pub mod date;
 pub mod field_kind;
 pub mod forwarded;
@@ -10,6 +11,7 @@ pub mod framing;
 pub mod grpc;
 pub mod path;
 pub mod reject;
+pub mod traceparent;
 pub mod websocket;
 
 pub use answer::{Prepared, write_answer};
@@ -19,6 +21,7 @@ pub use forwarded::{Forwarded, ForwardedPolicy};
 pub use framing::BodyFraming;
 pub use path::normalize_path;
 pub use reject::Reject;
+pub use traceparent::{TracePolicy, Traceparent};
 
 /// The versions an HTTP/1 message may carry. Anything else is rejected with 505.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]

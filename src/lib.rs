@@ -12,6 +12,8 @@ pub mod detect;
 pub mod h1;
 pub mod health;
 pub mod http;
+pub mod limit;
+pub mod proxy_protocol;
 pub mod route;
 pub mod steal;
 pub mod tls;

@@ -33,6 +33,11 @@ pub const INTERIM_RESPONSES_MAX: u32 = 100;
 pub const HELLO_BYTES_MAX: usize = 64 * KIB;
 /// Most records that one ClientHello may be spread over. They may hold a byte each, or none: a bound on what is kept.
 pub const HELLO_RECORDS_MAX: usize = 8 * KIB;
+/// A header of the PROXY protocol with its TLVs.
+pub const PROXY_HEADER_BYTES_MAX: usize = 4 * KIB;
+
+/// Probes of endpoints under way at once, over all clusters: the control thread may share a CPU with a worker.
+pub const HEALTH_PROBES_AT_ONCE: usize = 64;
 
 /// One receive buffer of a worker's pool.
 pub const RECV_BUF_BYTES: usize = 16 * KIB;
@@ -96,3 +101,4 @@ const _: () = assert!(TARGET_BYTES_MAX_DEFAULT < HEAD_BYTES_MAX_DEFAULT);
 const _: () = assert!(FIELDS_MAX_DEFAULT <= FIELDS_CEILING);
 const _: () = assert!(TRAILER_BYTES_MAX <= RECV_BUF_BYTES);
 const _: () = assert!(RECV_BUF_BYTES < BULK_BUF_BYTES);
+const _: () = assert!(PROXY_HEADER_BYTES_MAX <= RECV_BUF_BYTES);

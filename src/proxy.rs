@@ -1,7 +1,10 @@
 //! Sessions: what happens between a downstream connection and its upstreams. Protocols and policies meet here.
 
+pub mod access;
 mod ask;
 pub mod body;
+pub mod caller;
+pub mod connections;
 pub mod context;
 pub mod door;
 pub mod facts;
@@ -12,6 +15,8 @@ pub mod http1;
 pub mod http2;
 pub mod outcome;
 pub mod passthrough;
+pub mod proxied;
+pub mod rate_limits;
 pub mod relay;
 pub mod serving;
 pub mod snapshot;

@@ -45,6 +45,8 @@ pub struct Spec {
     /// All must match.
     pub fields: Vec<FieldMatch>,
     pub action: Action,
+    /// Positions of the limits that its requests meet, in this order.
+    pub rate_limits: Vec<u16>,
     pub tunnels: Tunnels,
     /// Replaces the prefix that matched; only with `PathMatch::Prefix`. Starts with `/`.
     pub prefix_rewrite: Option<Box<str>>,

@@ -6,6 +6,7 @@ mod accept;
 mod easing;
 mod queues;
 mod relief;
+pub mod view;
 
 use accept::Ports;
 
@@ -19,6 +20,7 @@ use std::time::Duration;
 use crate::base::time::Instant;
 use crate::metrics::shard::Share;
 use crate::metrics::{Counter, Gauge, Histogram, Shard};
+use crate::proxy::access::Announce;
 use crate::proxy::context::{Compiled, Context, Next};
 use crate::proxy::handshakes::Refused;
 pub use crate::proxy::tls::TlsMaterials;
@@ -55,6 +57,8 @@ pub struct Plan {
     pub seed: u64,
     pub ring: RingSizes,
     pub steal: steal::Spec,
+    /// Where the ring of its access log is announced.
+    pub access_log: Announce,
 }
 
 /// Another configuration, as one worker gets it.
@@ -76,6 +80,8 @@ pub enum Message {
     Drain { deadline: Instant },
     /// All addresses of one cluster, sorted.
     Endpoints { cluster: u16, addresses: Vec<SocketAddr> },
+    /// All endpoints of one cluster that active checks found unhealthy.
+    Unhealthy { cluster: u16, addresses: Vec<SocketAddr> },
     /// What a listener's new connections are served with from now on.
     ServerTls { listener: u16, material: Arc<ServerMaterial> },
     /// What a cluster's endpoints are spoken to with from now on.
@@ -84,6 +90,8 @@ pub enum Message {
     Ease(Ease),
     /// The secrets of the next period.
     TicketKeys(Arc<TicketKeys>),
+    /// To be answered at once.
+    Question(view::Question),
 }
 
 /// The engine a worker ended up with.
@@ -167,6 +175,7 @@ fn run(plan: Plan, inbox: Receiver<Message>, report: &Sender<Result<(EngineRepor
         }
     };
     let context = Context::new(runtime.clone(), plan.shard, plan.compiled, &plan.share, &plan.tls, plan.seed);
+    context.access.connect(plan.access_log);
     set_objective(&context, plan.steal);
     // What this configuration counts in and is made of goes when it goes.
     drop((plan.share, plan.tls));
@@ -233,10 +242,14 @@ fn obey(context: &Rc<Context>, ports: &mut Ports, easing: &mut Easing, message: 
         Message::Endpoints { cluster, addresses } => {
             context.serving().upstreams.set_endpoints(cluster, &addresses);
         }
+        Message::Unhealthy { cluster, addresses } => {
+            context.serving().upstreams.set_unhealthy(cluster, &addresses);
+        }
         Message::ServerTls { listener, material } => context.set_server_tls(listener, &material),
         Message::ClientTls { cluster, material } => context.set_client_tls(cluster, &material),
         Message::Ease(ease) => easing.take(ease, context.runtime.now(), ports, context),
         Message::TicketKeys(keys) => context.set_ticket_keys(keys),
+        Message::Question(question) => view::answer(context, question),
     }
 }
 
@@ -264,10 +277,12 @@ impl Housekeeping {
             context.sweep_upstreams();
         }
         let serving = context.serving();
+        serving.rate_limits.expire(now);
         for ejected in serving.upstreams.take_ejected() {
             let (cluster, endpoint) = (&*ejected.cluster, ejected.endpoint);
             let ejected_ms = ejected.duration.as_millis() as u64;
-            tracing::warn!(cluster, %endpoint, ejected_ms, "endpoint ejected after consecutive failures");
+            let cause = ejected.cause;
+            tracing::warn!(cluster, %endpoint, ejected_ms, cause, "endpoint ejected");
         }
         for Refused { listener, peer, error } in context.handshakes.take_refused() {
             let (listener, peer) = (listener.name(), peer.map(|peer| peer.to_string()));
@@ -281,6 +296,13 @@ impl Housekeeping {
             tracing::warn!(cluster, %endpoint, "a connection was left: the endpoint flooded it with HTTP/2 frames");
         }
         let shard = &context.shard;
+        context.access.count_lost(shard);
+        if let Some(lines) = context.access.take_dropped(now) {
+            tracing::warn!(
+                lines,
+                "lines of the access log were dropped: its reader or disk is too slow; sample them (access_log.rules), or raise access_log.buffer_bytes"
+            );
+        }
         let (turns, gap_max) = context.runtime.take_loop_facts();
         shard.add(Counter::LoopTurns, turns - std::mem::replace(&mut self.turns, turns));
         shard.set_max(Gauge::LoopGapMax, u64::try_from(gap_max.as_nanos()).unwrap_or(u64::MAX));

@@ -8,9 +8,20 @@ fn shares(candidates: &[Candidate], draws: u32) -> Vec<u32> {
     let mut random = Random::new(7);
     let mut counts = vec![0; candidates.len()];
     for _ in 0..draws {
-        counts[pick(&mut random, candidates.len(), |index| candidates[index]).expect("a choice")] += 1;
+        counts
+            [even(candidates.len()).pick(&mut random, None, |index| candidates[index]).expect("a choice")] +=
+            1;
     }
     counts
+}
+
+fn weighing(weights: &[u32]) -> Balancer {
+    let members = weights.iter().zip(0..).map(|(weight, identity)| Member { identity, weight: *weight });
+    Balancer::new(&members.collect::<Vec<_>>(), false)
+}
+
+fn even(count: usize) -> Balancer {
+    weighing(&vec![1; count])
 }
 
 const IDLE: Candidate = Candidate::Ready { load: 0 };
@@ -43,8 +54,75 @@ fn ejected_endpoints_serve_only_where_none_is_ready() {
 #[test]
 fn nothing_is_chosen_where_all_are_excluded() {
     let mut random = Random::new(1);
-    assert_eq!(pick(&mut random, 0, |_| IDLE), None);
-    assert_eq!(pick(&mut random, 3, |_| Candidate::Excluded), None);
+    assert_eq!(even(0).pick(&mut random, None, |_| IDLE), None);
+    assert_eq!(even(3).pick(&mut random, None, |_| Candidate::Excluded), None);
+    assert_eq!(weighing(&[1, 2, 3]).pick(&mut random, None, |_| Candidate::Excluded), None);
+}
+
+/// Requests that each take as long as `stay` others that come behind them.
+fn shares_by_weight(weights: &[u32], stay: usize) -> Vec<u32> {
+    let (mut random, balancer) = (Random::new(11), weighing(weights));
+    let (mut counts, mut loads) = (vec![0; weights.len()], vec![0; weights.len()]);
+    let mut flying = std::collections::VecDeque::new();
+    for _ in 0..30_000 {
+        let picked = balancer.pick(&mut random, None, |index| Candidate::Ready { load: loads[index] });
+        let picked = picked.expect("a choice");
+        counts[picked] += 1;
+        loads[picked] += 1;
+        flying.push_back(picked);
+        if flying.len() > stay {
+            loads[flying.pop_front().expect("not empty")] -= 1;
+        }
+    }
+    counts
+}
+
+#[test]
+fn shares_follow_the_weights_whatever_the_load() {
+    for weights in [&[1, 3][..], &[1, 2, 5], &[256, 1, 1, 2], &[10, 10, 20, 40, 1, 3, 2, 14]] {
+        for stay in [0, 7, 200] {
+            let counts = shares_by_weight(weights, stay);
+            let total: u32 = weights.iter().sum();
+            for (count, weight) in counts.iter().zip(weights) {
+                let due = f64::from(30_000 * weight) / f64::from(total);
+                let off = (f64::from(*count) - due).abs();
+                assert!(off <= due * 0.25 + 60.0, "{weights:?}, {stay} under way: {counts:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_less_loaded_for_its_weight_wins() {
+    let loads = [3, 2];
+    let pick = |weights: &[u32]| {
+        weighing(weights).pick(&mut Random::new(3), None, |index| Candidate::Ready { load: loads[index] })
+    };
+    assert_eq!(pick(&[1, 1]), Some(1));
+    assert_eq!(pick(&[2, 1]), Some(0));
+}
+
+#[test]
+fn an_ejected_endpoint_leaves_its_share_to_the_others_by_weight() {
+    let (mut random, balancer) = (Random::new(5), weighing(&[90, 2, 8]));
+    let mut counts = [0; 3];
+    for _ in 0..10_000 {
+        let candidate = |index| if index == 0 { Candidate::Ejected { load: 0 } } else { IDLE };
+        counts[balancer.pick(&mut random, None, candidate).expect("a choice")] += 1;
+    }
+    assert!(counts[0] == 0 && (1_700..2_300).contains(&counts[1]), "{counts:?}");
+}
+
+#[test]
+fn a_key_has_its_endpoint_and_without_one_the_load_decides() {
+    let members: Vec<Member> = (0..5).map(|identity| Member { identity, weight: 1 }).collect();
+    let (mut random, balancer) = (Random::new(5), Balancer::new(&members, true));
+    let busy = |index| Candidate::Ready { load: index as u32 * 100 };
+    let home = balancer.pick(&mut random, Some(77), busy);
+    assert!((0..50).all(|_| balancer.pick(&mut random, Some(77), busy) == home));
+    assert!((0..50).all(|_| balancer.pick(&mut random, None, busy) != Some(4)));
+    // All are ejected: it is its own again.
+    assert_eq!(balancer.pick(&mut random, Some(77), |_| Candidate::Ejected { load: 0 }), home);
 }
 
 fn any_candidate() -> impl Strategy<Value = Candidate> {
@@ -58,10 +136,15 @@ fn any_candidate() -> impl Strategy<Value = Candidate> {
 proptest! {
     #[test]
     fn a_choice_is_of_the_best_kind_there_is(
-        candidates in prop::collection::vec(any_candidate(), 0..12),
+        candidates in prop::collection::vec((any_candidate(), 1..9u32), 0..12),
         seed: u64,
+        key: Option<u64>,
     ) {
-        let chosen = pick(&mut Random::new(seed), candidates.len(), |index| candidates[index]);
+        let weigh = |(identity, (_, weight)): (u64, &(Candidate, u32))| Member { identity, weight: *weight };
+        let members: Vec<Member> = (0..).zip(&candidates).map(weigh).collect();
+        let candidates: Vec<Candidate> = candidates.into_iter().map(|(candidate, _)| candidate).collect();
+        let balancer = Balancer::new(&members, key.is_some());
+        let chosen = balancer.pick(&mut Random::new(seed), key, |index| candidates[index]);
         let any_ready = candidates.iter().any(|c| matches!(c, Candidate::Ready { .. }));
         let any_ejected = candidates.iter().any(|c| matches!(c, Candidate::Ejected { .. }));
         match chosen.map(|index| candidates[index]) {

@@ -13,9 +13,10 @@ use crate::base::roff::Page;
 use crate::config;
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
-const SIGNALS: [(&str, &str); 3] = [
+const SIGNALS: [(&str, &str); 4] = [
     ("SIGTERM, SIGINT", "Drain and end. A second SIGINT ends at once."),
     ("SIGHUP", "Read the configuration and the files of certificates anew."),
+    ("SIGUSR1", "Open the file of the access log anew."),
     ("SIGUSR2", "Have the binary that is installed now take over."),
 ];
 const FILES: [(&str, &str); 2] = [

@@ -18,11 +18,13 @@ use crate::sys::socket_options::SocketOptions;
 /// What is wrong with a file that serves nothing.
 pub(super) const NO_LISTENER: &str = "there is no listener, so nothing is served";
 
+mod access;
 mod actions;
 mod clusters;
 mod edits;
 mod listeners;
 mod passthrough;
+mod rate_limits;
 mod routes;
 mod tls;
 mod tunnels;
@@ -46,8 +48,11 @@ pub(super) fn build(root: &Node<'_>, base: &Path, findings: &mut Findings) -> Op
     let (clusters, mut cluster_names) = clusters::build(root, &mut files, findings);
     let admin_listen = admin.as_ref().map(|admin| admin.listen);
     let mut listeners = listeners::build(root, admin_listen, &mut cluster_names, &mut files, findings);
-    let routes = routes::build(root, &mut listeners, &clusters, &mut cluster_names, findings);
+    let (rate_limits, mut limit_names) = rate_limits::build(root, findings);
+    let named = routes::Named { clusters: &mut cluster_names, rate_limits: &mut limit_names };
+    let routes = routes::build(root, &mut listeners, &clusters, named, findings);
     cluster_names.warn_unused(findings);
+    limit_names.warn_unused(findings);
     let host = root.table("host");
     let host = HostSpec {
         procfs: path(&host, "procfs", base),
@@ -57,7 +62,9 @@ pub(super) fn build(root: &Node<'_>, base: &Path, findings: &mut Findings) -> Op
     let (http, limits) = limits(&root.table("limits"), findings);
     let drain = drain(&root.table("drain"), findings);
     let steal = steal(&root.table("steal"), findings);
-    let snapshot = Snapshot { listeners: listeners.list, routes: routes?, clusters, http, limits, drain };
+    let access_log = access::build(root, base, &mut listeners.names, routes.as_ref(), findings);
+    let (listeners, routes) = (listeners.list, routes?);
+    let snapshot = Snapshot { listeners, routes, clusters, rate_limits, http, limits, drain, access_log };
     Some(Parts { workers: workers?, admin: admin?, host, steal, snapshot, files: files.list })
 }
 

@@ -1,5 +1,9 @@
 //! Every key of the configuration file, declared once. This file is one table.
 
+mod access_log;
+mod clients;
+mod endpoints;
+
 use super::schema::Kind::{Boolean, Fields, Integer, Ratio, Text, TextList, TextOrList, Word};
 use super::schema::Preset::{Absent, Required, Shown};
 use super::schema::{Kind, Preset, Row, Table};
@@ -8,6 +12,10 @@ use crate::limits::{
     HTTP2_GLITCHES_MAX_DEFAULT, HTTP2_STREAMS_MAX_DEFAULT, TARGET_BYTES_MAX_DEFAULT,
     WORKER_MEMORY_BYTES_MAX_DEFAULT,
 };
+
+use access_log::ACCESS_LOG;
+use clients::{HASH, LISTENER_PROXY_PROTOCOL, RATE_LIMIT};
+use endpoints::{EJECTION, HEALTH_CHECK, RETRY};
 
 const DAY_MS: u64 = 86_400_000;
 /// A deadline: never 0, never without end.
@@ -44,9 +52,11 @@ pub(super) static ROOT: Table = Table {
         table("timeouts", &TIMEOUTS),
         table("drain", &DRAIN),
         table("steal", &STEAL),
+        choice("access_log", &ACCESS_LOG),
         tables("listener", &LISTENER),
         tables("route", &ROUTE),
         tables("cluster", &CLUSTER),
+        tables("rate_limit", &RATE_LIMIT),
     ],
 };
 
@@ -401,9 +411,17 @@ static LISTENER: Table = Table {
             Absent("[\"10.0.0.0/8\", \"fd00::/8\"]"),
             "Peers whose forwarded fields are appended to rather than replaced.",
         ),
+        row(
+            "traceparent",
+            Word(&["pass", "begin", "replace"], &[]),
+            Preset::Text("pass"),
+            "W3C trace context. \"pass\": as it came. \"begin\": where no valid one came, a trace begins here. \"replace\": it always does, \
+             for clients that are not to say what is traced.",
+        ),
         CONGESTION_CONTROL,
         notsent_lowat(131_072),
         USER_TIMEOUT,
+        choice("proxy_protocol", &LISTENER_PROXY_PROTOCOL),
         choice("timeouts", &LISTENER_TIMEOUTS),
         choice("tls", &LISTENER_TLS),
     ],
@@ -515,6 +533,12 @@ static ROUTE: Table = Table {
         ),
         row("cluster", Text, Absent("\"site\""), "Forwards to this cluster."),
         row(
+            "rate_limits",
+            TextList,
+            Absent("[\"per-client\"]"),
+            "Each request takes a token of each [[rate_limit]] named here, in this order; one that gets none is answered 429.",
+        ),
+        row(
             "tunnels",
             TextList,
             Absent("[\"websocket\", \"connect\"]"),
@@ -614,7 +638,7 @@ static RESPONSE_EDITS: Table = Table {
 };
 
 static CLUSTER: Table = Table {
-    help: "A named set of endpoints. The less loaded of two drawn at random gets the request.",
+    help: "A named set of endpoints. The less loaded of two drawn at random, for its weight, gets the request.",
     shown: false,
     rows: &[
         row("name", Text, Required("\"site\""), "Unique; letters, digits, dot, dash and underscore."),
@@ -622,13 +646,21 @@ static CLUSTER: Table = Table {
             "endpoints",
             TextList,
             Required("[\"127.0.0.1:9000\", \"origin.internal:9000\"]"),
-            "Address or name, with port. Names are looked up again in the background.",
+            "Address or name, with port. Names are looked up again in the background. An address may have a weight from 1 to \
+             256, \"127.0.0.1:9000 weight=3\": its share beside the others, which have 1.",
         ),
         row(
             "protocol",
             Word(&["http1", "h2", "auto"], &[]),
             Preset::Text("http1"),
             "\"h2\": HTTP/2, also in plaintext. \"auto\": what the endpoint chooses by ALPN in TLS, else HTTP/1.1.",
+        ),
+        row(
+            "proxy_protocol",
+            Word(&["off", "v1", "v2"], &[]),
+            Preset::Text("off"),
+            "Begins each connection, before TLS, with a PROXY header that names the client; for health probes it names \
+             nobody. As clients must not share such a connection, each request has its own.",
         ),
         own(CONNECT_TIMEOUT),
         own(REQUEST_TIMEOUT),
@@ -659,14 +691,28 @@ static CLUSTER: Table = Table {
             Integer { min: 1, max: 4_000_000 },
             16_384,
             "",
-            "Connections of one worker to the cluster, busy and idle; beyond it 503.",
+            "Connections of one worker to the cluster, busy and idle; beyond it requests wait for one.",
+        ),
+        number(
+            "pending_max",
+            Integer { min: 0, max: 1_000_000 },
+            1_024,
+            "",
+            "Requests of one worker that wait for a connection, for connect_timeout_ms at most; beyond it 503.",
+        ),
+        number(
+            "requests_max",
+            Integer { min: 1, max: 4_000_000 },
+            65_536,
+            "",
+            "Requests, relays and tunnels under way to the cluster at once, over all workers; beyond it 503.",
         ),
         number(
             "retries_max",
             Integer { min: 0, max: 8 },
             1,
             "",
-            "Further endpoints tried where that is safe: connecting failed, or a reused connection died unanswered.",
+            "Further endpoints tried where one cannot be connected to, and as often where [cluster.retry] says so.",
         ),
         number(
             "resolve_interval_ms",
@@ -684,7 +730,24 @@ static CLUSTER: Table = Table {
             Absent("\"40000-49999\""),
             "Ports that connections come from, within net.ipv4.ip_local_port_range. Absent: all of that. Needs Linux 6.3.",
         ),
+        number(
+            "slow_start_ms",
+            Integer { min: 0, max: DAY_MS },
+            0,
+            "ms",
+            "An endpoint that probes bring back, or that a name newly has, gets its share little by little; 0: at once.",
+        ),
+        number(
+            "slow_start_floor_percent",
+            Integer { min: 1, max: 100 },
+            10,
+            "%",
+            "What of its share it begins with.",
+        ),
+        table("retry", &RETRY),
+        choice("health_check", &HEALTH_CHECK),
         table("ejection", &EJECTION),
+        choice("hash", &HASH),
         choice("tls", &CLUSTER_TLS),
     ],
 };
@@ -714,28 +777,5 @@ static CLUSTER_TLS: Table = Table {
             "SPIFFE ids, one of which the endpoint must have, or a trust domain; looked for instead of the name.",
         ),
         VERSION_MIN,
-    ],
-};
-
-static EJECTION: Table = Table {
-    help: "An endpoint that fails again and again gets no requests for a while, as each worker sees it.",
-    shown: false,
-    rows: &[
-        number(
-            "consecutive_failures",
-            Integer { min: 0, max: 10_000 },
-            5,
-            "",
-            "Failures in a row that eject; 0 turns ejection off.",
-        ),
-        number("base_ms", DEADLINE, 1_000, "ms", "First ejection; each further one lasts twice as long."),
-        number("max_ms", DEADLINE, 30_000, "ms", "Longest ejection. Not less than base_ms."),
-        number(
-            "max_ejected_percent",
-            Integer { min: 0, max: 100 },
-            50,
-            "%",
-            "Share of the cluster ejected at once; one of several always may be, the only one never.",
-        ),
     ],
 };

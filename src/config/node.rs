@@ -210,7 +210,7 @@ impl<'t> Node<'t> {
             }
             (Kind::Ratio { min, max }, DeValue::Float(_) | DeValue::Integer(_)) => {
                 let found = plain_number(value.get_ref());
-                let what = format!("\"{}\" is {found}; it can be {min} to {max}", row.key);
+                let what = format!("\"{}\" is {found}; it can be {min:?} to {max:?}", row.key);
                 findings.push(Finding::error(&value.span(), what).cure(default_cure(row)));
             }
             (Kind::Tables(_), DeValue::Table(_)) => {
@@ -292,7 +292,7 @@ fn check_word(key: &str, words: &[&str], later: &[&str], found: &str, span: &Spa
 fn default_cure(row: &Row) -> String {
     match row.preset {
         Preset::Integer(default) => format!("the default is {default}"),
-        Preset::Ratio(default) => format!("the default is {default}"),
+        Preset::Ratio(default) => format!("the default is {default:?}"),
         _ => "choose a value within the range".to_owned(),
     }
 }

@@ -63,7 +63,7 @@ pub(super) fn facts(row: &Row) -> Facts {
     let (value, set, note) = match row.preset {
         Preset::Boolean(default) => (default.to_string(), false, "default"),
         Preset::Integer(default) => (default.to_string(), false, "default"),
-        Preset::Ratio(default) => (default.to_string(), false, "default"),
+        Preset::Ratio(default) => (format!("{default:?}"), false, "default"),
         Preset::Inherited(default) => (default.to_string(), false, "default: that of [timeouts]"),
         Preset::Text(default) => (format!("\"{default}\""), false, "default"),
         Preset::Absent(example) => (example.to_owned(), false, "example"),
@@ -75,7 +75,7 @@ pub(super) fn facts(row: &Row) -> Facts {
         Kind::Integer { min, max } => {
             facts.push(format!("{min} to {max}{}{}", if row.unit.is_empty() { "" } else { " " }, row.unit));
         }
-        Kind::Ratio { min, max } => facts.push(format!("{min} to {max}")),
+        Kind::Ratio { min, max } => facts.push(format!("{min:?} to {max:?}")),
         Kind::Word(..) => facts.push(row.kind.describe()),
         _ => {}
     }

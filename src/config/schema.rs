@@ -78,7 +78,7 @@ impl Kind {
         match self {
             Self::Boolean => "true or false".to_owned(),
             Self::Integer { min, max } => format!("a whole number from {min} to {max}"),
-            Self::Ratio { min, max } => format!("a share from {min} to {max}"),
+            Self::Ratio { min, max } => format!("a share from {min:?} to {max:?}"),
             Self::Text => "a text in quotes".to_owned(),
             Self::Word(words, _) => {
                 let quoted: Vec<String> = words.iter().map(|word| format!("\"{word}\"")).collect();

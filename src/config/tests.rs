@@ -6,6 +6,10 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::base::identity::IdentityPattern;
+use crate::health::SlowStart;
+use crate::health::check::{HttpProbe, Probe};
+use crate::limit::circuit::Pool;
+use crate::limit::retry::RetryOn;
 use crate::proxy::snapshot::{EndpointAddress, ForwardedPolicy, Protocol};
 use crate::route::{Action, Request};
 use crate::sys::socket_options::SocketOptions;
@@ -258,7 +262,13 @@ pool_idle_per_worker_max = 0
 connections_max = 7
 retries_max = 0
 resolve_interval_ms = 100
-ejection = { consecutive_failures = 1, base_ms = 2, max_ms = 3, max_ejected_percent = 100 }
+pending_max = 0
+requests_max = 8
+slow_start_ms = 11
+slow_start_floor_percent = 12
+ejection = { consecutive_failures = 1, base_ms = 2, max_ms = 3, max_ejected_percent = 100, success_rate = true, success_rate_requests_min = 13 }
+retry = { on = ["reset", "gateway-error", "429"], non_idempotent = true, budget_percent = 14, budget_min_per_s = 15 }
+health_check = { type = "http", path = "/up?x", host = "up.test", expected_status = ["204"], rise = 4, fall = 5, jitter_percent = 0, panic_percent = 50 }
 source_ports = "40000-40099"
 notsent_lowat_bytes = 9
 [[cluster]]
@@ -322,6 +332,35 @@ fn every_value_arrives_where_it_is_used() {
         [a.ejection.base, a.ejection.max, b.ejection.base, b.ejection.max].map(millis),
         [2, 3, 1_000, 30_000]
     );
+}
+
+#[test]
+fn what_a_cluster_says_of_its_endpoints_arrives() {
+    let clusters = parse("t.toml", ALL_KEYS).expect("good").0.snapshot.clusters;
+    let [a, b] = &clusters[..] else { panic!("{clusters:?}") };
+    assert_eq!((a.pending_max, &*a.requests), (0, &Pool::new(8)));
+    assert_eq!((b.pending_max, &*b.requests), (1_024, &Pool::new(65_536)));
+    let slow_start = SlowStart { window: Duration::from_millis(11), floor_percent: 12 };
+    assert_eq!((a.slow_start, b.slow_start), (Some(slow_start), None));
+    let rates = a.ejection.success_rate.expect("asked for");
+    assert_eq!((rates.requests_min, rates.endpoints_min, rates.stdev_factor_thousandths), (13, 5, 1_900));
+    assert_eq!(b.ejection.success_rate, None);
+    let on = RetryOn { reset: true, statuses: vec![(502, 504), (429, 429)], ..RetryOn::default() };
+    assert_eq!(a.retry.on, on);
+    assert_eq!((a.retry.non_idempotent, a.retry.budget_percent, a.retry.budget_min_per_s), (true, 14, 15));
+    let usual = RetryOn {
+        connect_failure: true,
+        refused_stream: true,
+        reset_before_request: true,
+        ..RetryOn::default()
+    };
+    assert_eq!((&b.retry.on, b.retry.non_idempotent, b.retry.per_try_timeout), (&usual, false, None));
+    let check = a.health_check.as_ref().expect("asked for");
+    let http = HttpProbe { path: "/up?x".into(), host: Some("up.test".into()), expected: vec![(204, 204)] };
+    assert_eq!(check.probe, Probe::Http(http));
+    assert_eq!((check.rise, check.fall, check.jitter_percent, check.panic_percent), (4, 5, 0, 50));
+    assert_eq!((check.interval, check.timeout), (Duration::from_secs(5), Duration::from_secs(2)));
+    assert_eq!(b.health_check, None);
 }
 
 #[test]

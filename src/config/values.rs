@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use rustls::pki_types::ServerName;
 
 use super::Cpus;
+use crate::balance::WEIGHT_MAX;
 use crate::base::identity::IdentityPattern;
 use crate::proxy::snapshot::EndpointAddress;
 use crate::route::HostPattern;
@@ -138,6 +139,25 @@ pub(super) fn endpoint(text: &str) -> Result<EndpointAddress, Fault> {
     Ok(EndpointAddress::Name { host: host.to_ascii_lowercase().into(), port })
 }
 
+/// An endpoint and its weight: `127.0.0.1:9000 weight=3`, without it 1.
+pub(super) fn weighed(text: &str) -> Result<(EndpointAddress, u32), Fault> {
+    let Some((address, weight)) = text.split_once(" weight=") else { return Ok((endpoint(text)?, 1)) };
+    let shown = super::node::shorten(text);
+    let endpoint = endpoint(address)?;
+    let Some(weight) = weight.parse().ok().filter(|weight| (1..=WEIGHT_MAX).contains(weight)) else {
+        return fault(
+            format!("\"{shown}\" has no weight from 1 to {WEIGHT_MAX}"),
+            format!("write it as \"{address} weight=3\""),
+        );
+    };
+    if let (EndpointAddress::Name { .. }, 2..) = (&endpoint, weight) {
+        let what = format!("\"{shown}\": a name may have any number of addresses, and has no weight");
+        let cure = "name its addresses, or give it a cluster of its own and weigh the clusters in the route";
+        return fault(what, cure);
+    }
+    Ok((endpoint, weight))
+}
+
 /// A host to match: a name, `*.` and a name, or an IP address. Any case.
 pub(super) fn host(text: &str) -> Result<HostPattern, Fault> {
     let shown = super::node::shorten(text);
@@ -238,6 +258,38 @@ pub(super) fn path(text: &str) -> Result<(), Fault> {
         return fault(what, "write it percent-encoded, as clients send it");
     }
     Ok(())
+}
+
+/// What a request can ask an origin for: a path, with a query or without.
+pub(super) fn target(text: &str) -> Result<&str, Fault> {
+    let (before, query) = text.split_once('?').unwrap_or((text, ""));
+    path(before)?;
+    match query.chars().find(|c| !c.is_ascii_graphic() || *c == '#') {
+        Some(odd) => {
+            let what = format!("\"{}\" has {odd:?}, which no request has", super::node::shorten(text));
+            fault(what, "write it percent-encoded, as clients send it")
+        }
+        None => Ok(text),
+    }
+}
+
+/// A final status, or a range of them with both ends.
+pub(super) fn statuses(text: &str) -> Result<(u16, u16), Fault> {
+    let status = |text: &str| {
+        let digits = text.len() == 3 && text.bytes().all(|byte| byte.is_ascii_digit());
+        text.parse().ok().filter(|status| digits && (200..=599).contains(status))
+    };
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    match (status(first), status(last)) {
+        (Some(first), Some(last)) if first <= last => Ok((first, last)),
+        (Some(first), Some(last)) => {
+            fault(format!("the range {first}-{last} is backwards"), format!("write \"{last}-{first}\""))
+        }
+        _ => fault(
+            format!("\"{}\" is no status from 200 to 599, nor a range of them", super::node::shorten(text)),
+            "write it as \"204\" or \"200-399\"",
+        ),
+    }
 }
 
 /// RFC 9110 §5.6.2.

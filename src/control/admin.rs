@@ -1,6 +1,6 @@
 //! The admin endpoints: one table, served over TCP (read-only, with the Host check) and over a Unix socket that only
-//! this user may connect to (the same, and what changes state). Never waits for a worker but to end a reload: every other answer is
-//! made from shards and facts at hand.
+//! this user may connect to (the same, and what changes state). Every answer is made from shards and facts at hand, but for
+//! those of `views`, which wait a moment for the workers, and of a reload or an upgrade, which wait for its end.
 
 use std::convert::Infallible;
 use std::net::TcpListener;
@@ -23,6 +23,7 @@ pub mod bounded;
 pub mod host;
 pub mod pages;
 pub mod state;
+pub mod views;
 
 pub use state::{Phase, State};
 
@@ -42,6 +43,10 @@ enum Page {
     Now(fn(&State, &Parts) -> Response),
     /// Answered when what was asked for has ended.
     Change(fn(oneshot::Sender<Outcome>) -> Asked),
+    Connections,
+    Clusters,
+    /// Whether the endpoint drains from then on.
+    DrainEndpoint(bool),
 }
 
 impl Endpoint {
@@ -52,7 +57,7 @@ impl Endpoint {
 }
 
 /// Every endpoint there is.
-pub static ENDPOINTS: [Endpoint; 10] = [
+pub static ENDPOINTS: [Endpoint; 14] = [
     get("/", "This page.", pages::index),
     get("/healthz", "200 while the process answers at all.", pages::healthz),
     get(
@@ -66,6 +71,16 @@ pub static ENDPOINTS: [Endpoint; 10] = [
         "/steal",
         "CPU time that the hypervisor and others take: a page for browsers, else JSON; ?format=csv is the trace of 15 minutes.",
         pages::steal,
+    ),
+    asked(
+        "/connections",
+        "The oldest open connections: client, listener, age, what they are at, as JSON; ?max=1000.",
+        Page::Connections,
+    ),
+    asked(
+        "/clusters",
+        "Endpoints with health, pools and what they are at, over all workers, as JSON.",
+        Page::Clusters,
     ),
     get("/config", "The configuration in effect, defaults filled in, as JSON.", pages::config),
     Endpoint {
@@ -85,6 +100,18 @@ pub static ENDPOINTS: [Endpoint; 10] = [
         path: "/upgrade",
         help: "Have the binary that is installed now take over, without a pause; 422 with the reason if the present one goes on.",
         page: Page::Change(Asked::Upgrade),
+    },
+    Endpoint {
+        method: Method::POST,
+        path: "/clusters/{name}/endpoints/{address}/drain",
+        help: "Give an endpoint no more requests; those it is at are finished. Until undrain, or a restart.",
+        page: Page::DrainEndpoint(true),
+    },
+    Endpoint {
+        method: Method::POST,
+        path: "/clusters/{name}/endpoints/{address}/undrain",
+        help: "Give it requests again.",
+        page: Page::DrainEndpoint(false),
     },
 ];
 
@@ -143,9 +170,13 @@ fn router(door: Door, state: &Arc<State>) -> Router {
                 let text = "what changes state is asked over the admin Unix socket (admin.socket) only\n";
                 return (StatusCode::FORBIDDEN, text).into_response();
             }
+            let asked = request.into_parts().0;
             match endpoint.page {
-                Page::Now(page) => page(&state, &request.into_parts().0),
+                Page::Now(page) => page(&state, &asked),
                 Page::Change(what) => pages::change(&state, endpoint.path, what).await,
+                Page::Connections => views::connections(&state, &asked).await,
+                Page::Clusters => views::clusters(&state).await,
+                Page::DrainEndpoint(drains) => views::drain_endpoint(&state, &asked, drains).await,
             }
         };
         router = router.route(endpoint.path, on(filter, handler));
@@ -174,7 +205,11 @@ async fn guard(door: Door, request: Request, next: Next) -> Response {
 }
 
 const fn get(path: &'static str, help: &'static str, page: fn(&State, &Parts) -> Response) -> Endpoint {
-    Endpoint { method: Method::GET, path, help, page: Page::Now(page) }
+    asked(path, help, Page::Now(page))
+}
+
+const fn asked(path: &'static str, help: &'static str, page: Page) -> Endpoint {
+    Endpoint { method: Method::GET, path, help, page }
 }
 
 #[cfg(test)]

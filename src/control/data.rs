@@ -2,18 +2,20 @@
 //! names, signals, drain. Never touches a client's bytes.
 
 use std::io;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::access_log::AccessLog;
 use super::admin::{Admin, Phase, State};
 use super::handover::{self, Facts, Sockets};
+use super::health::Health;
 use super::log::Log;
 use super::requests::Supervisor;
 use super::{Outcome, banner, log};
-use crate::config::Config;
+use crate::config::{Config, WorkersSpec};
 use crate::metrics::shard::Share;
 use crate::metrics::{Shard, WorkerFacts};
 use crate::proxy::context::Compiled;
@@ -181,14 +183,11 @@ async fn control(
 
     // Before names are looked up, which may take seconds: what is wrong with a file is told at once.
     let (live_tls, tls) = LiveTls::open(&snapshot, &state, &reloader.supervisor, facts.ticket_keys.as_ref())?;
-    let ring = RingSizes::new(config.workers.ring.entries, config.workers.ring.recv_buffers);
-    let engine = config.workers.engine;
-    probe(engine, ring)?;
+    let (engine, ring) = engine(&config.workers)?;
+    let access_log = start_access_log(&snapshot, facts.restarts)?;
     // Workers accept as soon as they run: connections wait in the accept queues until there are addresses to go to.
-    let mut names = Resolving::new();
-    let (fresh, first) = names.begin(&snapshot);
-    first_answers(first).await;
-    let known = names.go_on(fresh, &snapshot);
+    let (names, known) = look_up(&snapshot).await;
+    let health = Health::start(&snapshot, &tls, &known, &state);
     let groups = groups(&listeners, facts.cpus.len())?;
     let (compiled, tls) = (Compiled::new(snapshot.clone()), Arc::new(tls));
     let by_worker = live::by_worker(listeners.into_iter().map(Some).collect(), facts.cpus.len());
@@ -205,22 +204,59 @@ async fn control(
             seed: random::seed(),
             ring,
             steal,
+            access_log: access_log.announce(),
         },
     );
+    let (handles, reports) = start_workers(plans, &known)?;
+    announce(&facts, &state, &reports, &banner);
+    let admin = serve_admin(&mut unserved, &state)?.or(admin);
+    give_way(facts.cpus.len());
+    let measured = reports.iter().zip(&facts.cpus).zip(state.shards());
+    let measured = measured.map(|((report, cpu), shard)| (*cpu, report.thread, shard.clone())).collect();
+    let sampling = Sampling::new(host, measured, groups, steal, &snapshot);
+    let live = Live {
+        handles,
+        snapshot,
+        names,
+        health,
+        access_log,
+        tls: live_tls,
+        sampling,
+        reloader,
+        asked,
+        admin,
+    };
+    Ok(live.serve(&facts, &state, signals).await)
+}
+
+/// The engine that is asked for, and that can be had.
+fn engine(workers: &WorkersSpec) -> Result<(EngineChoice, RingSizes), String> {
+    let ring = RingSizes::new(workers.ring.entries, workers.ring.recv_buffers);
+    probe(workers.engine, ring)?;
+    Ok((workers.engine, ring))
+}
+
+/// Begins to look names up, and waits a moment for the first answers: by cluster, addresses found for its names.
+async fn look_up(snapshot: &Snapshot) -> (Resolving, Vec<Option<Vec<SocketAddr>>>) {
+    let mut names = Resolving::new();
+    let (fresh, first) = names.begin(snapshot);
+    first_answers(first).await;
+    let known = names.go_on(fresh, snapshot);
+    (names, known)
+}
+
+/// Starts the workers, waits until they serve, and tells them what is known of names.
+fn start_workers(
+    plans: impl Iterator<Item = Plan>,
+    known: &[Option<Vec<SocketAddr>>],
+) -> Result<(Vec<Handle>, Vec<EngineReport>), String> {
     let started: io::Result<Vec<Handle>> = plans.map(worker::spawn).collect();
     let handles = started.map_err(|error| format!("cannot start a worker thread: {error}"))?;
     let reports = ready(&handles)?;
     for (cluster, addresses) in (0..).zip(known) {
-        addresses.into_iter().for_each(|addresses| live::tell_endpoints(&handles, cluster, &addresses));
+        addresses.iter().for_each(|addresses| live::tell_endpoints(&handles, cluster, addresses));
     }
-    announce(&facts, &state, &reports, &banner);
-    let admin = serve_admin(&mut unserved, &state)?.or(admin);
-    give_way(facts.cpus.len());
-    let workers = reports.iter().zip(&facts.cpus).zip(state.shards());
-    let workers = workers.map(|((report, cpu), shard)| (*cpu, report.thread, shard.clone())).collect();
-    let sampling = Sampling::new(host, workers, groups, steal, &snapshot);
-    let live = Live { handles, snapshot, names, tls: live_tls, sampling, reloader, asked, admin };
-    Ok(live.serve(&facts, &state, signals).await)
+    Ok((handles, reports))
 }
 
 /// Serves the admin endpoints, if they are not served yet.
@@ -239,6 +275,20 @@ fn groups(listeners: &[Vec<TcpListener>], workers: usize) -> Result<(Vec<TcpList
     let copies: io::Result<Vec<_>> = firsts.map(TcpListener::try_clone).collect();
     let copies = copies.map_err(|error| format!("cannot copy the listeners: {error}; raise LimitNOFILE="))?;
     Ok((copies, listeners.iter().any(|sockets| sockets.len() > workers)))
+}
+
+/// A log that the operator wants and cannot have is no way to start. After a crash a refusal would serve nobody.
+fn start_access_log(snapshot: &Snapshot, restarts: u32) -> Result<AccessLog, String> {
+    let mut access_log = AccessLog::default();
+    let target = snapshot.access_log.as_ref().map(|spec| &spec.target);
+    match access_log.follow(target) {
+        Err(problem) if restarts > 0 => {
+            tracing::error!("{problem}; then send SIGUSR1: nothing is logged until then");
+            access_log.await_target(target);
+        }
+        followed => followed?,
+    }
+    Ok(access_log)
 }
 
 /// Tells at once where the engine that the configuration insists on cannot be had: names may take seconds.

@@ -224,6 +224,7 @@ impl Supervisor {
                         tracing::info!("SIGHUP: the configuration and its certificates are read anew");
                         signal(&watched.child, Signal::HangUp);
                     }
+                    Ask::User1 => signal(&watched.child, Signal::User1),
                     Ask::User2 => {
                         tracing::info!(program = %self.program.display(), "SIGUSR2: the binary that is there is to take over");
                         signal(&watched.child, Signal::User2);

@@ -21,8 +21,13 @@ pub(super) fn check_request(head: &RequestHead) {
         return;
     }
     for policy in [ForwardedPolicy::Replace, ForwardedPolicy::Append, ForwardedPolicy::Off] {
-        let forwarded =
-            Forwarded { policy, client_ip: [192, 0, 2, 1].into(), proto: "http", client_cert: None };
+        let forwarded = Forwarded {
+            policy,
+            client_ip: [192, 0, 2, 1].into(),
+            proto: "http",
+            client_cert: None,
+            traceparent: None,
+        };
         let path_and_query = (head.target.path(), head.target.query());
         let mut out = Vec::new();
         write_request(&mut out, head, path_and_query, head.authority, &forwarded, &FieldEdits::default());

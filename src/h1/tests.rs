@@ -99,7 +99,13 @@ fn upstream(input: impl AsRef<[u8]>, policy: ForwardedPolicy, edits: &FieldEdits
     let Ok(Parsed::Complete(head)) = parse_request(input.as_ref(), &mut slots, &HeadLimits::default()) else {
         panic!("not a whole head")
     };
-    let forwarded = Forwarded { policy, client_ip: [192, 0, 2, 1].into(), proto: "http", client_cert: None };
+    let forwarded = Forwarded {
+        policy,
+        client_ip: [192, 0, 2, 1].into(),
+        proto: "http",
+        client_cert: None,
+        traceparent: None,
+    };
     let mut out = Vec::new();
     let path_and_query = (head.target.path(), head.target.query());
     write_request(&mut out, &head, path_and_query, head.authority, &forwarded, edits);

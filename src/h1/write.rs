@@ -44,6 +44,9 @@ pub fn write_request(
         drop_forwarded(&mut without, head, forwarded.policy);
     }
     drop_edited(&mut without, &head.lines, edits);
+    if forwarded.traceparent.is_some() {
+        drop_trace(&mut without, &head.lines);
+    }
     head.lines.copy(out, &without);
 
     write_framing(out, head.framing, None);
@@ -60,6 +63,11 @@ pub fn write_request(
         write_field(out, b"Upgrade", protocol.as_bytes());
     }
     write_forwarded(out, head, forwarded, edits);
+    if let Some(traceparent) = forwarded.traceparent
+        && !edits.drops(b"traceparent")
+    {
+        write_field(out, b"traceparent", traceparent);
+    }
     write_edits(out, edits);
     out.extend_from_slice(b"\r\n");
 }
@@ -268,6 +276,15 @@ fn write_client_cert(out: &mut Vec<u8>, head: &RequestHead, own: Option<&str>, a
         out.extend_from_slice(element);
     }
     out.extend_from_slice(b"\r\n");
+}
+
+/// Both fields belong to a trace that does not go on (Trace Context §3.3).
+fn drop_trace(without: &mut FieldSet, lines: &FieldLines) {
+    for (index, field) in lines.fields.iter().enumerate() {
+        if field.name.eq_ignore_ascii_case("traceparent") || field.name.eq_ignore_ascii_case("tracestate") {
+            without.insert(index);
+        }
+    }
 }
 
 fn drop_edited(without: &mut FieldSet, lines: &FieldLines, edits: &FieldEdits) {

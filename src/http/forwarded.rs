@@ -4,6 +4,8 @@
 use std::io::Write;
 use std::net::IpAddr;
 
+use super::Traceparent;
+
 /// What happens to `X-Forwarded-*`, `Forwarded` and `X-Real-IP` that came with a request.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum ForwardedPolicy {
@@ -26,6 +28,8 @@ pub struct Forwarded<'a> {
     pub proto: &'a str,
     /// The element of `X-Forwarded-Client-Cert` for the certificate that the client presented. Visible ASCII and spaces.
     pub client_cert: Option<&'a str>,
+    /// The trace that begins here; those that came are dropped. `None`: they go on as they came.
+    pub traceparent: Option<&'a Traceparent>,
 }
 
 /// Appends an address; IPv4 in IPv6 is shown as IPv4.

@@ -183,6 +183,12 @@ macro_rules! causes {
 
         impl $enum {
             pub const NAMES: &'static [&'static str] = &[$(stringify!($variant)),+];
+            const WORDS: &'static [&'static str] = &[$($word),+];
+
+            /// As the label has it.
+            pub const fn word(self) -> &'static str {
+                Self::WORDS[self as usize]
+            }
         }
 
         pub const $label: Label = Label { name: $name, values: &[$($word),+] };
@@ -221,6 +227,14 @@ causes! {
 }
 
 causes! {
+    /// Why a line of the access log was lost.
+    LogDrop, LOG_DROP, "reason" {
+        Full: "full", "The writer did not take the worker's lines fast enough: its buffer was full.";
+        Unwritten: "unwritten", "It could not be written: the disk is full, or its reader is gone.";
+    }
+}
+
+causes! {
     /// Why a client's TLS handshake failed.
     HandshakeFailure, HANDSHAKE_FAILURE, "cause" {
         Plaintext: "plaintext", "The client sent no TLS; it was reset.";
@@ -233,6 +247,45 @@ causes! {
         Shed: "shed", "It waited too long for its turn, and was refused before it cost anything.";
         Closed: "closed", "The client left before the handshake was done, or refused our certificate.";
         Other: "other", "Any other cause.";
+    }
+}
+
+causes! {
+    /// What a connection began with on a listener that expects a PROXY header.
+    ProxyHeader, PROXY_HEADER, "outcome" {
+        V1: "v1", "A header of version 1 that names the client.";
+        V2: "v2", "One of version 2.";
+        Unnamed: "unnamed", "A header that names nobody (LOCAL, UNKNOWN, UNSPEC): the peer's own address counts.";
+        Malformed: "malformed", "No header, or a broken one; it was reset.";
+        TimedOut: "timed_out", "The header was not whole by its deadline.";
+        Untrusted: "untrusted", "The peer is none of the trusted proxies; it was reset.";
+    }
+}
+
+causes! {
+    /// Which limit of a cluster was reached.
+    Overflow, OVERFLOW, "limit" {
+        Connections: "connections", "No connection became free in time, or none may be waited for.";
+        Pending: "pending", "Too many requests wait for a connection.";
+        Requests: "requests", "Too many requests are under way.";
+        Retries: "retries", "Too many requests were tried again.";
+    }
+}
+
+causes! {
+    /// Whose budget a request was refused under.
+    RateLimited, RATE_LIMITED, "budget" {
+        Own: "own", "The key's own.";
+        Shared: "shared", "That of all keys for which the limit's table has no room: raise keys_max.";
+    }
+}
+
+causes! {
+    /// What a probe of an endpoint showed.
+    ProbeResult, PROBE_RESULT, "result" {
+        Passed: "passed", "The endpoint did what is asked of it.";
+        Failed: "failed", "It did not.";
+        Excused: "excused", "The prober itself stood still: it shows nothing.";
     }
 }
 
@@ -257,6 +310,10 @@ family! {
             "New work refused: connections, TLS handshakes, requests.";
         Drained: "ringfort_drain_total" One PerWorker Some(DRAINED),
             "Connections in HTTP that were asked to end with a response (Connection: close, GOAWAY), by reason.";
+        AccessLogLines: "ringfort_access_log_lines_total" One Sum None,
+            "Lines of the access log that workers handed to its writer.";
+        AccessLogDropped: "ringfort_access_log_dropped_total" One Sum Some(LOG_DROP),
+            "Lines of the access log that were lost, by reason.";
         AcceptErrors: "ringfort_accept_errors_total" One Sum Some(ACCEPT_ERROR),
             "Errors of accept, by cause.";
     }
@@ -313,6 +370,10 @@ family! {
             "TLS handshakes that failed, by cause.";
         TlsPassedOn: "ringfort_tls_passed_on_connections_total" One Sum None,
             "TLS connections that a passthrough listener passed on undecrypted.";
+        RateLimited: "ringfort_rate_limited_requests_total" One Sum Some(RATE_LIMITED),
+            "Requests refused with 429, by whose budget was used up.";
+        ProxyHeaders: "ringfort_proxy_protocol_headers_total" One Sum Some(PROXY_HEADER),
+            "Connections to a listener that expects a PROXY header, by what they began with.";
         Plaintext: "ringfort_tls_plaintext_connections_total" One Sum None,
             "Plaintext connections that a permissive listener took.";
         Misdirected: "ringfort_tls_misdirected_requests_total" One Sum None,
@@ -369,10 +430,12 @@ family! {
             "HTTP/2 connections left because the endpoint sent more frames that cost than work.";
         GrpcStatus: "ringfort_upstream_grpc_responses_total" One Sum Some(GRPC_STATUS),
             "Calls of gRPC to the cluster, by the status that ended them, also where the gateway gave it.";
+        Overflows: "ringfort_upstream_overflows_total" One Sum Some(OVERFLOW),
+            "Requests refused because a limit of the cluster was reached, and retries that were not made.";
         FailuresExcused: "ringfort_upstream_failures_excused_total" One Sum None,
             "Deadlines of endpoints that passed while the worker itself stood still: not held against them.";
         Ejections: "ringfort_upstream_ejections_total" One Sum None,
-            "Endpoints taken out of balancing after consecutive failures.";
+            "Endpoints taken out of balancing for consecutive failures or their rate of success.";
         ReceivedBytes: "ringfort_upstream_received_bytes_total" Bytes Sum None,
             "Bytes received from endpoints.";
         SentBytes: "ringfort_upstream_sent_bytes_total" Bytes Sum None,
@@ -387,6 +450,10 @@ family! {
             "Connections to endpoints kept idle in the pool.";
         ConnectionsActive: "ringfort_upstream_connections_active" One Sum None,
             "Connections to endpoints carrying work now.";
+        RequestsActive: "ringfort_upstream_requests_active" One Sum None,
+            "Requests, relays and tunnels under way to the cluster, those that wait or connect among them.";
+        RequestsPending: "ringfort_upstream_requests_pending" One Sum None,
+            "Requests that wait for a connection, as all are in use.";
     }
 }
 
@@ -585,6 +652,26 @@ pub const STEAL_SAMPLER_CPU: Metric = whole(
     "CPU time that sampling lost time and judging it took.",
 );
 
+/// Counted by the control thread, by cluster and [`PROBE_RESULT`].
+pub const HEALTH_PROBES: Metric = whole(
+    "ringfort_health_probes_total",
+    Kind::Counter,
+    Unit::One,
+    "Probes of endpoints, by what they showed.",
+);
+
+/// Known to the control thread, by cluster.
+pub const HEALTH_ENDPOINTS: Metric =
+    whole("ringfort_health_endpoints", Kind::Gauge, Unit::One, "Endpoints of the cluster that are probed.");
+
+/// Known to the control thread, by cluster.
+pub const HEALTH_ENDPOINTS_HEALTHY: Metric = whole(
+    "ringfort_health_endpoints_healthy",
+    Kind::Gauge,
+    Unit::One,
+    "Endpoints of the cluster whose probes pass.",
+);
+
 /// A metric that is no cell of a shard.
 const fn whole(name: &'static str, kind: Kind, unit: Unit, help: &'static str) -> Metric {
     Metric { name, kind, unit, across: Across::Sum, label: None, help }
@@ -611,146 +698,4 @@ pub const BUILD_INFO: Metric = Metric {
 };
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::collections::HashSet;
-    use std::path::Path;
-
-    fn all() -> Vec<Metric> {
-        let mut all = vec![
-            SESSIONS_ENDED,
-            TUNNELS_ENDED,
-            CERTIFICATE_NOT_AFTER,
-            RELOADS,
-            CERTIFICATE_RELOADS,
-            CERTIFICATE_RELOAD_FAILURES,
-            WORKER_ENGINE,
-            BUILD_INFO,
-            CPU_STEAL,
-            CPU_STEAL_RATIO,
-            CPU_LOST_RATIO,
-            RUN_QUEUE_WAIT,
-            THROTTLE_LEVEL,
-            ACCEPT_WEIGHT,
-            THROTTLE_TRANSITIONS,
-            IN_TIME_RATIO,
-            STEAL_SOURCE,
-            CGROUP_THROTTLED,
-            STEAL_SAMPLE_AGE,
-            STEAL_SAMPLER_CPU,
-        ];
-        all.extend(Counter::TABLE);
-        all.extend(Gauge::TABLE);
-        all.extend(Histogram::TABLE);
-        all.extend(ListenerCounter::TABLE);
-        all.extend(ListenerGauge::TABLE);
-        all.extend(ClusterCounter::TABLE);
-        all.extend(ClusterGauge::TABLE);
-        all.extend(ClusterHistogram::TABLE);
-        all.extend(Process::TABLE);
-        all
-    }
-
-    #[test]
-    fn names_are_unique_and_follow_the_prometheus_rules() {
-        let mut seen = HashSet::new();
-        for metric in all() {
-            assert!(seen.insert(metric.name), "{} is declared twice", metric.name);
-            assert!(metric.name.starts_with("ringfort_"), "{}", metric.name);
-            assert_eq!(metric.kind == Kind::Counter, metric.name.ends_with("_total"), "{}", metric.name);
-            assert!(metric.help.ends_with('.'), "{}: help is a sentence", metric.name);
-            assert_eq!(metric.unit == Unit::Bytes, metric.name.contains("_bytes"), "{}", metric.name);
-        }
-    }
-
-    #[test]
-    fn statuses_fall_into_their_class() {
-        let class = |status| CLASS.values[class_index(status)];
-        assert_eq!(class(Some(101)), "1xx");
-        assert_eq!(class(Some(204)), "2xx");
-        assert_eq!(class(Some(599)), "5xx");
-        assert_eq!(class(Some(600)), "none");
-        assert_eq!(class(Some(0)), "none");
-        assert_eq!(class(None), "none");
-    }
-
-    #[test]
-    fn every_declared_metric_is_written_somewhere() {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-        let mut source = String::new();
-        read_sources(&root, &mut source);
-        let unwritten = unwritten(&source);
-        assert!(unwritten.is_empty(), "declared in catalog.rs but written nowhere: {unwritten:?}");
-    }
-
-    #[test]
-    fn an_unwritten_metric_is_found() {
-        let found =
-            unwritten("shard.add(Counter::LoopTurns, 1); listener.add(ListenerCounter::SentBytes, n)");
-        assert!(found.contains(&"ClusterCounter::SentBytes".to_string()));
-        assert!(!found.contains(&"ListenerCounter::SentBytes".to_string()));
-        assert!(!found.contains(&"Counter::LoopTurns".to_string()));
-    }
-
-    /// Variants of the catalogue that `source` never names. Those with a method of their own count by its call.
-    fn unwritten(source: &str) -> Vec<String> {
-        let families: [(&str, &[&str]); 13] = [
-            ("Counter", Counter::NAMES),
-            ("Gauge", Gauge::NAMES),
-            ("Histogram", Histogram::NAMES),
-            ("ListenerCounter", ListenerCounter::NAMES),
-            ("ListenerGauge", ListenerGauge::NAMES),
-            ("ClusterCounter", ClusterCounter::NAMES),
-            ("ClusterGauge", ClusterGauge::NAMES),
-            ("ClusterHistogram", ClusterHistogram::NAMES),
-            ("Process", Process::NAMES),
-            ("Shed", Shed::NAMES),
-            ("Drained", Drained::NAMES),
-            ("AcceptError", AcceptError::NAMES),
-            ("HandshakeFailure", HandshakeFailure::NAMES),
-        ];
-        let by_method = [
-            ("Counter::Shed", ".shed("),
-            ("Counter::Drained", ".drained("),
-            ("Counter::AcceptErrors", ".accept_error("),
-            ("ListenerCounter::Requests", ".request("),
-            ("ListenerCounter::TlsFailures", ".handshake_failed("),
-            ("ListenerCounter::Tunnels", ".tunnel_opened("),
-            ("ClusterCounter::Requests", ".response("),
-            ("ClusterCounter::GrpcStatus", ".grpc_status("),
-        ];
-        let mut unwritten = Vec::new();
-        for (family, names) in families {
-            for name in names {
-                let path = format!("{family}::{name}");
-                let method = by_method.iter().find(|(by, _)| *by == path).map(|(_, method)| *method);
-                let needle = method.unwrap_or(&path);
-                if !source.match_indices(needle).any(|(at, _)| whole_path(source, at, needle)) {
-                    unwritten.push(path);
-                }
-            }
-        }
-        unwritten
-    }
-
-    /// Whether the match is not the tail or the head of a longer name (`ListenerCounter::…`, `Gauge::MemoryBytesX`).
-    fn whole_path(source: &str, at: usize, needle: &str) -> bool {
-        let word = |c: char| c.is_alphanumeric() || c == '_';
-        let before = source[..at].chars().next_back().is_some_and(word);
-        let after = source[at + needle.len()..].chars().next().is_some_and(word);
-        needle.starts_with('.') || (!before && !after)
-    }
-
-    fn read_sources(folder: &Path, source: &mut String) {
-        for entry in std::fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                if !path.ends_with("metrics") {
-                    read_sources(&path, source);
-                }
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
-                source.push_str(&std::fs::read_to_string(&path).unwrap());
-            }
-        }
-    }
-}
+mod tests;

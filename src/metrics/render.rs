@@ -2,12 +2,13 @@
 
 use std::fmt::Write;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::catalog::{
     Across, BUCKET_BOUNDS_NS, BUILD_INFO, CERTIFICATE_NOT_AFTER, CERTIFICATE_RELOAD_FAILURES,
-    CERTIFICATE_RELOADS, ClusterCounter, ClusterGauge, ClusterHistogram, Counter, Gauge, Histogram, Kind,
-    ListenerCounter, ListenerGauge, Metric, Process, RELOAD_RESULT, RELOADS, SESSIONS_ENDED, TUNNELS_ENDED,
-    Unit, WORKER_ENGINE,
+    CERTIFICATE_RELOADS, ClusterCounter, ClusterGauge, ClusterHistogram, Counter, Gauge, HEALTH_ENDPOINTS,
+    HEALTH_ENDPOINTS_HEALTHY, HEALTH_PROBES, Histogram, Kind, ListenerCounter, ListenerGauge, Metric,
+    PROBE_RESULT, Process, RELOAD_RESULT, RELOADS, SESSIONS_ENDED, TUNNELS_ENDED, Unit, WORKER_ENGINE,
 };
 use super::shard::{self, ClusterShard, ListenerShard, Shard};
 use super::steal::StealFacts;
@@ -23,6 +24,17 @@ pub struct ProcessFacts {
     steal: StealFacts,
     /// Reloads that succeeded and that were refused.
     reloads: [u64; RELOAD_RESULT.values.len()],
+    health: Vec<HealthFacts>,
+}
+
+/// What the control thread knows of the endpoints of a cluster that it probes.
+#[derive(Clone, Debug)]
+pub struct HealthFacts {
+    pub cluster: String,
+    pub endpoints: u64,
+    pub healthy: u64,
+    /// By [`super::ProbeResult`].
+    pub probes: Arc<[AtomicU64; PROBE_RESULT.values.len()]>,
 }
 
 /// What the control thread knows of the files of TLS.
@@ -46,12 +58,17 @@ pub struct CertificateEnd {
 
 impl ProcessFacts {
     pub fn new(version: &'static str, certificates: CertificateFacts, steal: StealFacts) -> Self {
-        Self { version, values: [0; Process::TABLE.len()], certificates, steal, reloads: [0; 2] }
+        let values = [0; Process::TABLE.len()];
+        Self { version, values, certificates, steal, reloads: [0; 2], health: Vec::new() }
     }
 
     /// Reloads taken into use, and refused.
     pub const fn set_reloads(&mut self, ok: u64, refused: u64) {
         self.reloads = [ok, refused];
+    }
+
+    pub fn set_health(&mut self, health: Vec<HealthFacts>) {
+        self.health = health;
     }
 
     pub const fn set(&mut self, fact: Process, value: u64) {
@@ -78,6 +95,7 @@ pub fn text(shards: &[&Shard], workers: &[WorkerFacts], process: &ProcessFacts) 
     page.process(process);
     page.certificates(&process.certificates);
     page.steal(&process.steal);
+    page.health(&process.health);
     page.family(&Counter::TABLE, &shard::COUNTER_AT, Scope::Worker);
     page.family(&Gauge::TABLE, &shard::GAUGE_AT, Scope::Worker);
     page.family(&Histogram::TABLE, &shard::HISTOGRAM_AT, Scope::Worker);
@@ -155,6 +173,25 @@ impl<'a> Page<'a> {
                 self.sample(metric.name, "", &labels, &value);
             }
         });
+    }
+
+    fn health(&mut self, clusters: &[HealthFacts]) {
+        for (metric, value) in [
+            (HEALTH_ENDPOINTS, (|facts| facts.endpoints) as fn(&HealthFacts) -> u64),
+            (HEALTH_ENDPOINTS_HEALTHY, |facts| facts.healthy),
+        ] {
+            self.head(&metric);
+            for facts in clusters {
+                self.sample(metric.name, "", &[("cluster", &facts.cluster)], &value(facts).to_string());
+            }
+        }
+        self.head(&HEALTH_PROBES);
+        for facts in clusters {
+            for (result, count) in PROBE_RESULT.values.iter().zip(&*facts.probes) {
+                let labels = [("cluster", facts.cluster.as_str()), (PROBE_RESULT.name, result)];
+                self.sample(HEALTH_PROBES.name, "", &labels, &count.load(Relaxed).to_string());
+            }
+        }
     }
 
     fn family(&mut self, table: &[Metric], offsets: &[usize], scope: Scope) {

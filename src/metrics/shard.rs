@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use super::catalog::{
     AcceptError, BUCKET_BOUNDS_NS, ClusterCounter, ClusterGauge, ClusterHistogram, Counter, Drained,
-    GRPC_STATUS, Gauge, HISTOGRAM_CELLS, HandshakeFailure, Histogram, ListenerCounter, ListenerGauge, Shed,
-    TunnelProtocol, class_index, offsets, width,
+    GRPC_STATUS, Gauge, HISTOGRAM_CELLS, HandshakeFailure, Histogram, ListenerCounter, ListenerGauge,
+    LogDrop, Overflow, ProxyHeader, RateLimited, Shed, TunnelProtocol, class_index, offsets, width,
 };
 
 /// Values of one worker. Counters only grow, gauges may go both ways, durations are nanoseconds.
@@ -125,6 +125,16 @@ impl Shard {
     /// Connections that were asked to end for this reason.
     pub fn drains(&self, reason: Drained) -> u64 {
         self.cells.load(COUNTER_AT[Counter::Drained as usize] + reason as usize)
+    }
+
+    /// Counts lines of the access log that were lost.
+    pub fn log_dropped(&self, reason: LogDrop, lines: u64) {
+        self.cells.add(COUNTER_AT[Counter::AccessLogDropped as usize] + reason as usize, lines);
+    }
+
+    /// Lines of the access log that were lost for this reason.
+    pub fn log_drops(&self, reason: LogDrop) -> u64 {
+        self.cells.load(COUNTER_AT[Counter::AccessLogDropped as usize] + reason as usize)
     }
 
     /// Counts one error of `accept`.
@@ -249,6 +259,16 @@ impl ListenerShard {
         self.cells.add(at, 1);
     }
 
+    /// Counts what a connection began with where a PROXY header is expected.
+    pub fn proxy_header(&self, outcome: ProxyHeader) {
+        self.cells.add(LISTENER_COUNTER_AT[ListenerCounter::ProxyHeaders as usize] + outcome as usize, 1);
+    }
+
+    /// Counts a request that a rate limit refused.
+    pub fn rate_limited(&self, budget: RateLimited) {
+        self.cells.add(LISTENER_COUNTER_AT[ListenerCounter::RateLimited as usize] + budget as usize, 1);
+    }
+
     /// Counts a tunnel as opened.
     pub fn tunnel_opened(&self, protocol: TunnelProtocol) {
         let at = LISTENER_COUNTER_AT[ListenerCounter::Tunnels as usize] + protocol as usize;
@@ -316,6 +336,11 @@ impl ClusterShard {
     pub fn response(&self, status: Option<u16>) {
         let at = CLUSTER_COUNTER_AT[ClusterCounter::Requests as usize] + class_index(status);
         self.cells.add(at, 1);
+    }
+
+    /// Counts a request or retry that met a limit of the cluster.
+    pub fn overflowed(&self, limit: Overflow) {
+        self.cells.add(CLUSTER_COUNTER_AT[ClusterCounter::Overflows as usize] + limit as usize, 1);
     }
 
     /// Counts one response of gRPC by the status that ended it; `None` when none did.

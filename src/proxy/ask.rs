@@ -10,12 +10,15 @@ use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
 use crate::base::field_edits::FieldEdits;
+use crate::base::time::Instant;
 use crate::h1::{FieldSlots, Parsed, ResponseHead, parse_response};
 use crate::http::{BodyFraming, Reject};
+use crate::limit::retry::Failed;
 use crate::limits;
 use crate::metrics::{ClusterCounter, Histogram};
 use crate::runtime::{Deadline, RecvBuf, TimedOut};
 
+use super::access::Line;
 use super::body::{BodyError, Pace};
 use super::context::{Context, Serving};
 use super::http1::failure::{
@@ -103,6 +106,8 @@ pub(super) enum Responded<S> {
     Unanswered,
     /// The endpoint says that it has not begun the request.
     Refused,
+    /// Nothing of a response went down, and the request is to be sent again, which is counted already.
+    Again(Failed),
     /// Nothing of a response went down.
     Failed(Failure),
     /// The response broke off, and the client must notice.
@@ -114,10 +119,13 @@ pub(super) enum Responded<S> {
 impl<S> Responded<S> {
     /// Whether the endpoint's deadline passed.
     const fn is_late(&self) -> bool {
-        let (Self::Failed(Failure { termination, .. }) | Self::Broken(termination)) = self else {
-            return false;
-        };
-        matches!(termination, Termination::UpstreamTimeout)
+        match self {
+            Self::Failed(Failure { termination, .. }) | Self::Broken(termination) => {
+                matches!(termination, Termination::UpstreamTimeout)
+            }
+            Self::Again(failed) => matches!(failed, Failed::Timeout),
+            _ => false,
+        }
     }
 
     /// Whether the endpoint broke its word.
@@ -125,6 +133,8 @@ impl<S> Responded<S> {
         match self {
             Self::Failed(failure) => failure.is_endpoints_fault(),
             Self::Broken(why) => matches!(why, Termination::UpstreamFailed | Termination::UpstreamTimeout),
+            // An idle connection that had died says nothing of the endpoint.
+            Self::Again(failed) => matches!(failed, Failed::Reset | Failed::Timeout),
             _ => false,
         }
     }
@@ -161,12 +171,27 @@ pub(super) async fn unless_gone<C: Client, T>(
 pub(super) struct Attempt<'a> {
     context: &'a Context,
     serving: &'a Serving,
+    line: &'a Line,
     pub(super) cluster: u16,
     route: u16,
     is_head: bool,
     opening: Option<&'a Opening>,
     /// Sent, and its response not counted.
     unanswered: Cell<bool>,
+    /// The endpoint answered 5xx.
+    is_error: Cell<bool>,
+    /// The request may be sent again, where the cluster wants it after what came.
+    again: Option<Again>,
+}
+
+/// A request that can be sent again: it has no body, and repeating it does no harm or is wanted all the same.
+struct Again {
+    /// How often it was.
+    retries: u32,
+    /// Of the whole.
+    deadline: Instant,
+    /// A status that does not go down, as the request is sent again.
+    status: Cell<Option<u16>>,
 }
 
 impl Drop for Attempt<'_> {
@@ -185,6 +210,10 @@ pub(super) struct Counting<'a> {
 impl Drop for Counting<'_> {
     fn drop(&mut self) {
         self.attempt.add(self.counter, self.moved.get());
+        match self.counter {
+            ClusterCounter::SentBytes => self.attempt.line.received(self.moved.get()),
+            _ => self.attempt.line.sent(self.moved.get()),
+        }
     }
 }
 
@@ -193,14 +222,48 @@ impl<'a> Attempt<'a> {
     pub(super) const fn new(
         context: &'a Context,
         serving: &'a Serving,
+        line: &'a Line,
         (cluster, route): (u16, u16),
         is_head: bool,
     ) -> Self {
-        Self { context, serving, cluster, route, is_head, opening: None, unanswered: Cell::new(false) }
+        Self {
+            context,
+            serving,
+            line,
+            cluster,
+            route,
+            is_head,
+            opening: None,
+            unanswered: Cell::new(false),
+            is_error: Cell::new(false),
+            again: None,
+        }
+    }
+
+    /// Sets the deadline of a request without a body, which is sent now. `may`: it may be sent again.
+    pub(super) fn wait_for(&mut self, deadline: &Deadline, tried: &mut Tried, may: bool) {
+        let Some(spec) = self.serving.upstreams.spec(self.cluster) else { return };
+        let (this_try, whole) = tried.deadlines(spec, self.context.runtime.now());
+        deadline.set(this_try);
+        let may = may || spec.retry.non_idempotent;
+        let (retries, status) = (tried.retries(), Cell::new(None));
+        self.again = may.then_some(Again { retries, deadline: whole, status });
+    }
+
+    /// `failure`, unless the request is sent again instead.
+    fn failed_or_again<S>(&self, failed: Failed, failure: Failure) -> Responded<S> {
+        if self.goes_again(failed) { Responded::Again(failed) } else { Responded::Failed(failure) }
+    }
+
+    /// Whether the request is sent again after this; counts that it is.
+    fn goes_again(&self, failed: Failed) -> bool {
+        let Some(again) = &self.again else { return false };
+        self.context.runtime.now() < again.deadline
+            && self.serving.upstreams.goes_again(self.cluster, again.retries, failed)
     }
 
     fn to_open(context: &'a Context, serving: &'a Serving, opening: &'a Opening) -> Self {
-        let mut attempt = Self::new(context, serving, (opening.cluster, opening.route), false);
+        let mut attempt = Self::new(context, serving, &opening.line, (opening.cluster, opening.route), false);
         attempt.opening = Some(opening);
         attempt
     }
@@ -213,6 +276,7 @@ impl<'a> Attempt<'a> {
 
     fn count(&self, status: Option<u16>) {
         if self.unanswered.replace(false) {
+            self.is_error.set(status.is_some_and(|status| status >= 500));
             self.serving.upstreams.counts(self.cluster).response(status);
         }
     }
@@ -236,7 +300,9 @@ impl<'a> Attempt<'a> {
     pub(super) fn judge_connection<S>(&self, connection: &Connection, responded: &Responded<S>) {
         let upstreams = &self.serving.upstreams;
         match responded {
-            Responded::Complete { .. } | Responded::Opened(_) => upstreams.on_answer(connection),
+            Responded::Complete { .. } | Responded::Opened(_) | Responded::Again(Failed::Status(_)) => {
+                upstreams.on_answer(connection, self.is_error.get());
+            }
             _ if responded.is_late() && upstreams.excuses(self.cluster) => {}
             _ if responded.is_endpoints_fault() => upstreams.on_failure(connection),
             // An idle connection that had died says nothing of the endpoint, nor does what the client did.
@@ -247,9 +313,16 @@ impl<'a> Attempt<'a> {
     /// As `judge_connection`, for a stream.
     pub(super) fn judge_stream<S>(&self, exchange: &Exchange, responded: &Responded<S>, tried: &mut Tried) {
         let upstreams = &self.serving.upstreams;
+        if matches!(responded, Responded::Again(_)) {
+            tried.spare(exchange.endpoint());
+        }
         match responded {
-            Responded::Complete { .. } | Responded::Opened(_) => upstreams.on_stream_answer(exchange),
-            Responded::Refused | Responded::Unanswered => upstreams.on_stream_refusal(exchange, tried),
+            Responded::Complete { .. } | Responded::Opened(_) | Responded::Again(Failed::Status(_)) => {
+                upstreams.on_stream_answer(exchange, self.is_error.get());
+            }
+            Responded::Refused | Responded::Unanswered | Responded::Again(Failed::ResetBeforeRequest) => {
+                upstreams.on_stream_refusal(exchange, tried);
+            }
             _ if responded.is_late() && upstreams.excuses(self.cluster) => {}
             _ if responded.is_endpoints_fault() => upstreams.on_stream_failure(exchange),
             _ => {}
@@ -284,6 +357,7 @@ impl<'a> Attempt<'a> {
 
     /// Brings the response that comes on a connection to the client.
     pub(super) async fn respond<C: Client>(&self, client: &C, connection: &Connection) -> Responded<C::Side> {
+        self.line.asked(connection.endpoint());
         match self.head_from_connection(client, connection).await {
             Ok((plan, rest)) if plan.opens => opened(client, plan, Behind::Connection(rest)),
             Ok((plan, rest)) => client.deliver(self, plan, ResponseBody::Connection(connection, rest)).await,
@@ -298,6 +372,7 @@ impl<'a> Attempt<'a> {
         exchange: &Exchange,
         call: &mut Call,
     ) -> Responded<C::Side> {
+        self.line.asked(exchange.endpoint());
         match self.head_from_stream(client, exchange, call).await {
             Ok((plan, receiver)) if plan.opens => opened(client, plan, Behind::Stream(receiver)),
             Ok((plan, mut receiver)) => client.deliver(self, plan, ResponseBody::Stream(&mut receiver)).await,
@@ -317,23 +392,29 @@ impl<'a> Attempt<'a> {
         let sent_at = runtime.now();
         let mut first = match receive().await {
             Ok(Ok(buf)) if !buf.is_empty() => buf,
+            Ok(_) if connection.reused && self.goes_again(Failed::ResetBeforeRequest) => {
+                return Err(Responded::Again(Failed::ResetBeforeRequest));
+            }
             Ok(_) if connection.reused => return Err(Responded::Unanswered),
-            Ok(_) => return Err(Responded::Failed(UNANSWERED)),
-            Err(TimedOut) => return Err(Responded::Failed(TIMED_OUT)),
+            Ok(_) => return Err(self.failed_or_again(Failed::Reset, UNANSWERED)),
+            Err(TimedOut) => return Err(self.failed_or_again(Failed::Timeout, TIMED_OUT)),
         };
         self.context.shard.observe(Histogram::UpstreamFirstByte, runtime.now().since(sent_at));
+        self.line.first_byte(runtime.now().since(sent_at));
         loop {
             let mut input = HeadInput::new(runtime, first);
             let plan = loop {
                 match self.plan(client, input.bytes()) {
                     Ok(Parsed::Complete(plan)) => break plan,
                     Ok(Parsed::Partial) => {}
-                    Err(reject) => return Err(Responded::Failed(invalid(reject))),
+                    Err(reject) => return Err(self.unplanned(reject)),
                 }
                 let bytes_max = client.serving().head_limits.head_bytes_max;
                 match input.more(&connection.stream, client.deadline(), bytes_max).await {
                     Ok(()) => {}
-                    Err(HeadError::TimedOut) => return Err(Responded::Failed(TIMED_OUT)),
+                    Err(HeadError::TimedOut) => {
+                        return Err(self.failed_or_again(Failed::Timeout, TIMED_OUT));
+                    }
                     Err(HeadError::Ended | HeadError::Broken) => return Err(Responded::Failed(UNANSWERED)),
                 }
             };
@@ -372,13 +453,17 @@ impl<'a> Attempt<'a> {
                 Ok(Ok(next)) => next,
                 Ok(Err(StreamFault::Refused)) => return Err(Responded::Refused),
                 Ok(Err(StreamFault::Disconnected)) if exchange.slot.reused && !answered => {
-                    return Err(Responded::Unanswered);
+                    let failed = Failed::ResetBeforeRequest;
+                    let again = self.goes_again(failed);
+                    return Err(if again { Responded::Again(failed) } else { Responded::Unanswered });
                 }
+                Ok(Err(_)) if !answered => return Err(self.failed_or_again(Failed::Reset, UNANSWERED)),
                 Ok(Err(_)) => return Err(Responded::Failed(UNANSWERED)),
-                Err(TimedOut) => return Err(Responded::Failed(TIMED_OUT)),
+                Err(TimedOut) => return Err(self.failed_or_again(Failed::Timeout, TIMED_OUT)),
             };
             if !std::mem::replace(&mut answered, true) {
                 self.context.shard.observe(Histogram::UpstreamFirstByte, runtime.now().since(sent_at));
+                self.line.first_byte(runtime.now().since(sent_at));
             }
             let (head, receiver) = match next {
                 Answered::Interim(head) => (head, None),
@@ -395,7 +480,7 @@ impl<'a> Attempt<'a> {
                 Ok(Parsed::Partial) => {
                     return Err(Responded::Failed(invalid(Reject::HEAD_TOO_LARGE.by_upstream())));
                 }
-                Err(reject) => return Err(Responded::Failed(invalid(reject))),
+                Err(reject) => return Err(self.unplanned(reject)),
             };
             match receiver {
                 Some(receiver) if !plan.interim => {
@@ -420,6 +505,9 @@ impl<'a> Attempt<'a> {
             Parsed::Complete(head) => head,
             Parsed::Partial => return Ok(Parsed::Partial),
         };
+        if !head.interim && self.goes_again_after(head.status) {
+            return Err(Reject::BAD_STATUS_LINE.by_upstream());
+        }
         let opens = match self.opening {
             Some(opening) => opening.is_opened_by(&head)?,
             // Nobody asked for it: what follows is not HTTP.
@@ -444,6 +532,27 @@ impl<'a> Attempt<'a> {
             opens,
             to_client,
         }))
+    }
+}
+
+impl Attempt<'_> {
+    /// Whether a status does not go down, as the request is sent again.
+    fn goes_again_after(&self, status: u16) -> bool {
+        let Some(again) = &self.again else { return false };
+        if !self.goes_again(Failed::Status(status)) {
+            return false;
+        }
+        again.status.set(Some(status));
+        self.count(Some(status));
+        true
+    }
+
+    /// What comes of a response that does not go down.
+    fn unplanned<S>(&self, reject: Reject) -> Responded<S> {
+        match self.again.as_ref().and_then(|again| again.status.take()) {
+            Some(status) => Responded::Again(Failed::Status(status)),
+            None => Responded::Failed(invalid(reject)),
+        }
     }
 }
 
@@ -496,7 +605,7 @@ impl<S> From<Responded<S>> for NotOpened {
             Responded::Broken(why) => Self::Broken(why),
             Responded::Failed(failure) => Self::Failed(failure),
             Responded::Refused => Self::Refused,
-            Responded::Unanswered | Responded::Opened(_) => Self::Failed(UNANSWERED),
+            Responded::Unanswered | Responded::Again(_) | Responded::Opened(_) => Self::Failed(UNANSWERED),
         }
     }
 }
@@ -514,8 +623,6 @@ pub(super) async fn open<C: Client>(
 ) -> Result<Opened<C::Side>, NotOpened> {
     let serving = client.serving();
     let upstreams = &serving.upstreams;
-    let retries_max = upstreams.spec(opening.cluster).map_or(0, |spec| spec.retries_max);
-    let mut attempts = 0;
     loop {
         let acquired = {
             let acquire = pin!(opening.acquire(upstreams, &mut tried));
@@ -532,12 +639,14 @@ pub(super) async fn open<C: Client>(
             }
         };
         match asked {
-            Err(NotOpened::Refused) if attempts < retries_max => {}
+            Err(NotOpened::Refused)
+                if upstreams.goes_again(opening.cluster, tried.retries(), Failed::Refused) =>
+            {
+                tried.again();
+            }
             Err(NotOpened::Refused) => return Err(NotOpened::Failed(UNANSWERED)),
             asked => return asked,
         }
-        attempts += 1;
-        attempt.add(ClusterCounter::Retries, 1);
     }
 }
 

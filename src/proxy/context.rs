@@ -2,7 +2,7 @@
 //! recycled memory. Lives on one thread.
 
 use std::cell::{Cell, RefCell};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,11 +11,13 @@ use crate::base::random::Random;
 use crate::base::time::Instant;
 use crate::http::date;
 use crate::metrics::shard::{ListenerShard, Share};
-use crate::metrics::{ListenerGauge, Shard};
+use crate::metrics::{HandshakeFailure, ListenerGauge, Shard};
 use crate::runtime::{Recycler, Runtime};
 use crate::sys::clock;
 use crate::tls::{ClientMaterial, Server, ServerMaterial, TicketKeys};
 
+use super::access::{Access, Line};
+use super::connections::{Connected, Connections, Doing};
 use super::door::Door;
 use super::handshakes::Handshakes;
 use super::outcome::Termination;
@@ -27,7 +29,7 @@ use super::tls::{Tls, TlsMaterials};
 use super::upstream::{Left, Upstreams};
 
 /// Room for the state of one exchange.
-pub const EXCHANGE_BYTES: usize = 2_560;
+pub const EXCHANGE_BYTES: usize = 2_880;
 /// Blocks for exchanges kept while there are none.
 const EXCHANGES_KEPT_MAX: usize = 2_048;
 
@@ -49,6 +51,8 @@ pub struct Context {
     pub door: Door,
     pub tls: Tls,
     pub exchanges: Recycler<EXCHANGE_BYTES>,
+    pub access: Access,
+    pub connections: Connections,
     serving: RefCell<Rc<Serving>>,
     /// Clusters that are not of the present configuration, while somebody uses them.
     left: RefCell<Left>,
@@ -84,6 +88,8 @@ impl Context {
             handshakes,
             door,
             exchanges: Recycler::new(EXCHANGES_KEPT_MAX),
+            access: Access::default(),
+            connections: Connections::default(),
             serving: RefCell::new(Serving::new(compiled, upstreams, listeners)),
             left: RefCell::default(),
             random: RefCell::new(Random::new(seed)),
@@ -122,6 +128,7 @@ impl Context {
                 served.take_away(now, &old);
             }
         }
+        old.rate_limits.give_back(now);
         self.serving.replace(serving);
         self.set_tls(&next.tls);
         self.handshakes.set_per_turn_max(snapshot.limits.handshakes_per_turn_max);
@@ -196,7 +203,11 @@ impl Context {
     }
 
     pub fn random_u32(&self) -> u32 {
-        (self.random.borrow_mut().next_u64() >> 32) as u32
+        (self.random_u64() >> 32) as u32
+    }
+
+    pub fn random_u64(&self) -> u64 {
+        self.random.borrow_mut().next_u64()
     }
 
     /// Has every session finish what it is at and take no more.
@@ -220,10 +231,18 @@ impl Context {
     }
 
     /// Counts a session of a listener as open until the guard is dropped.
-    pub fn enter_session(self: &Rc<Self>, served: &Rc<Served>) -> SessionGuard {
+    pub fn enter_session(self: &Rc<Self>, served: &Rc<Served>, client: Option<IpAddr>) -> SessionGuard {
         self.sessions.set(self.sessions.get() + 1);
         served.counts.gauge_add(ListenerGauge::ConnectionsActive, 1);
-        SessionGuard { context: self.clone(), user: User::new(served), counted: Cell::new(false) }
+        let (since, listener) = (self.runtime.now(), served.clone());
+        let place = self.connections.enter(Connected {
+            client,
+            since,
+            exchanges: 0,
+            listener,
+            doing: Doing::Opening,
+        });
+        SessionGuard { context: self.clone(), place, user: User::new(served), counted: Cell::new(false) }
     }
 
     /// Calls `write` with the present `Date` value (RFC 9110 §6.6.1), made at most twice a second.
@@ -241,6 +260,8 @@ impl Context {
 /// One open session, however it ends.
 pub struct SessionGuard {
     context: Rc<Context>,
+    /// In `Context::connections`.
+    place: u32,
     user: User,
     counted: Cell<bool>,
 }
@@ -297,16 +318,59 @@ impl SessionGuard {
     /// Counts how the session ended. The first cause wins; a session that is dropped without one was cut off at the
     /// end of a drain.
     pub fn ended(&self, termination: Termination) {
+        self.ended_with(termination, None);
+    }
+
+    /// As `ended`, for a TLS handshake that failed: counts that, too.
+    pub fn handshake_failed(&self, failure: HandshakeFailure, termination: Termination) {
+        self.user.counts.handshake_failed(failure);
+        self.ended_with(termination, Some(failure));
+    }
+
+    fn ended_with(&self, termination: Termination, failure: Option<HandshakeFailure>) {
         if self.counted.replace(true) {
             return;
         }
         self.user.counts.session_ended(termination as usize);
+        Line::of_session(self, termination, failure);
+    }
+
+    /// The client's address, as far as it is known.
+    pub fn client(&self) -> Option<IpAddr> {
+        self.context.connections.with(self.place, |connected| connected.client)?
+    }
+
+    /// A trusted proxy in front has named the client.
+    pub fn is_of(&self, client: IpAddr) {
+        self.context.connections.change(self.place, |connected| connected.client = Some(client));
+    }
+
+    /// When the connection was accepted.
+    pub fn since(&self) -> Instant {
+        self.context.connections.with(self.place, |connected| connected.since).unwrap_or(Instant::ZERO)
+    }
+
+    /// Requests that it has brought, or 1 where it is relayed.
+    pub fn exchanges(&self) -> u32 {
+        self.context.connections.with(self.place, |connected| connected.exchanges).unwrap_or(0)
+    }
+
+    pub fn count_exchange(&self) {
+        self.context.connections.change(self.place, |connected| {
+            connected.exchanges = connected.exchanges.saturating_add(1);
+        });
+    }
+
+    /// Notes what the connection is at.
+    pub fn does(&self, doing: Doing) {
+        self.context.connections.change(self.place, |connected| connected.doing = doing);
     }
 }
 
 impl Drop for SessionGuard {
     fn drop(&mut self) {
         self.ended(Termination::Drained);
+        self.context.connections.leave(self.place);
         self.context.sessions.set(self.context.sessions.get() - 1);
         self.user.counts.gauge_add(ListenerGauge::ConnectionsActive, -1);
     }

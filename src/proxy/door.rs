@@ -168,7 +168,7 @@ mod tests {
             let far = TcpStream::connect(listener.local_addr().expect("bound")).expect("it listens");
             let near = listener.accept().expect("a connection").0;
             let stream = Stream::Socket(Socket::new(&runtime, near.into()).expect("a socket"));
-            runtime.spawn(Http1::new(context.enter_session(&served), stream, Facts::default()).serve());
+            runtime.spawn(Http1::new(context.enter_session(&served, None), stream, Facts::default()).serve());
             far
         };
         let mut clients: Vec<TcpStream> = (0..CONNECTIONS).map(connect).collect();

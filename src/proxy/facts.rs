@@ -1,16 +1,20 @@
 //! What is known of a downstream connection. Routing, policy, logs and metrics read it here; none asks a transport.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use crate::proxy_protocol::Addresses;
+use crate::runtime::Socket;
 use crate::tls::{Names, PeerIdentity};
 
 /// Facts of one downstream connection.
 #[derive(Clone, Debug, Default)]
 pub struct Facts {
-    /// The peer's address, once somebody needed it.
+    /// The client's address, once somebody needed it: the peer's, or what a trusted proxy in front said.
     pub peer: Option<IpAddr>,
+    /// The client's address and port and those that it connected to, once somebody needed them.
+    ends: Option<Rc<Addresses>>,
     /// There from the end of the handshake on; `None` on a plaintext connection.
     pub tls: Option<Rc<TlsFacts>>,
     /// Whether the server name is known to be one of the certificate's.
@@ -36,8 +40,44 @@ pub struct TlsFacts {
 }
 
 impl Facts {
-    pub fn new(tls: Option<Rc<TlsFacts>>) -> Self {
-        Self { tls, ..Self::default() }
+    /// Of a connection whose client a trusted proxy in front has named.
+    pub fn proxied(ends: Addresses) -> Self {
+        Self { peer: Some(ends.source.ip()), ends: Some(Rc::new(ends)), ..Self::default() }
+    }
+
+    /// The client's address, asked of the kernel once a connection. `None`: the client is gone.
+    pub fn learn_peer(&mut self, socket: &Socket) -> Option<IpAddr> {
+        if self.peer.is_none() {
+            self.peer = socket.peer_address().ok().map(|peer| peer.ip());
+        }
+        self.peer
+    }
+
+    /// Both ends of the connection, asked of the kernel once.
+    pub fn learn_ends(&mut self, socket: &Socket) -> Option<&Rc<Addresses>> {
+        if self.ends.is_none() {
+            let (peer, local) = (socket.peer_address().ok()?, socket.local_address().ok()?);
+            self.ends = Some(Rc::new(Addresses::new(peer, local)));
+        }
+        self.ends.as_ref()
+    }
+
+    /// Both ends of the connection, where somebody asked for them before.
+    pub const fn ends(&self) -> Option<&Rc<Addresses>> {
+        self.ends.as_ref()
+    }
+
+    /// The client's address and port as a trusted proxy in front said them, else the peer's.
+    pub fn client(&self, socket: &Socket) -> Option<SocketAddr> {
+        match &self.ends {
+            Some(ends) => Some(ends.source),
+            None => socket.peer_address().ok(),
+        }
+    }
+
+    /// Of a connection in plaintext.
+    pub fn of_peer(peer: Option<IpAddr>) -> Self {
+        Self { peer, ..Self::default() }
     }
 
     /// Whether the handshake settled on HTTP/2.

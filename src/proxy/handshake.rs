@@ -39,20 +39,19 @@ pub struct Accepted {
 pub(super) type Failed = (HandshakeFailure, Termination);
 
 /// Takes a connection to a TLS listener. `None`: it has ended, and was counted.
-pub async fn accept(guard: &SessionGuard, socket: Socket) -> Option<Accepted> {
+pub async fn accept(guard: &SessionGuard, socket: Socket, facts: Facts) -> Option<Accepted> {
     let context = guard.context();
     let _active = context.handshakes.enter();
-    match shake(guard, socket).await {
+    match shake(guard, socket, facts).await {
         Ok(accepted) => Some(accepted),
         Err((failure, termination)) => {
-            guard.counts().handshake_failed(failure);
-            guard.ended(termination);
+            guard.handshake_failed(failure, termination);
             None
         }
     }
 }
 
-async fn shake(guard: &SessionGuard, socket: Socket) -> Result<Accepted, Failed> {
+async fn shake(guard: &SessionGuard, socket: Socket, mut facts: Facts) -> Result<Accepted, Failed> {
     let context = guard.context();
     let started = context.runtime.now();
     let deadline = &context.runtime.deadline();
@@ -63,7 +62,7 @@ async fn shake(guard: &SessionGuard, socket: Socket) -> Result<Accepted, Failed>
         if guard.server().is_some_and(|server| server.mtls() == MtlsMode::Permissive) {
             counted.add(ListenerCounter::Plaintext, 1);
             socket.unread(first);
-            return Ok(Accepted { stream: Stream::Socket(socket), facts: Facts::default() });
+            return Ok(Accepted { stream: Stream::Socket(socket), facts });
         }
         socket.abort();
         return Err((HandshakeFailure::Plaintext, Termination::PlaintextRefused));
@@ -76,13 +75,14 @@ async fn shake(guard: &SessionGuard, socket: Socket) -> Result<Accepted, Failed>
         return Err((HandshakeFailure::Other, Termination::TlsFailed));
     };
     let tls = TlsStream::new(&context.runtime, socket, session);
-    let facts = settle(guard, &tls, &server, deadline).await?;
+    let settled = settle(guard, &facts, &tls, &server, deadline).await?;
     counted.add(ListenerCounter::TlsHandshakes, 1);
-    if facts.resumed {
+    if settled.resumed {
         counted.add(ListenerCounter::TlsResumed, 1);
     }
+    facts.tls = Some(Rc::new(settled));
     context.shard.observe(Histogram::TlsHandshakeDuration, context.runtime.now().since(started));
-    Ok(Accepted { stream: Stream::Tls(tls), facts: Facts::new(Some(Rc::new(facts))) })
+    Ok(Accepted { stream: Stream::Tls(tls), facts })
 }
 
 /// Waits until the hello is whole, and then for the handshake's turn: only a whole hello costs what a turn is for.
@@ -119,6 +119,7 @@ async fn wait_for_turn(
 /// Sees the handshake through.
 async fn settle(
     guard: &SessionGuard,
+    facts: &Facts,
     tls: &TlsStream,
     server: &Server,
     deadline: &Deadline,
@@ -139,7 +140,7 @@ async fn settle(
         Ok(Err(Failure::Protocol(error))) => {
             let cause = cause(&error);
             if matches!(cause, HandshakeFailure::NoCertificate | HandshakeFailure::BadCertificate) {
-                let peer = tls.socket().peer_address().ok();
+                let peer = facts.client(tls.socket());
                 context.handshakes.note(Refused { listener: guard.counts().clone(), peer, error });
             }
             linger(tls.socket(), deadline, context.runtime.now() + LINGER).await;

@@ -1,5 +1,5 @@
-//! The bytes of a ClientHello as they arrive, for whoever must know it whole before anything is made of it. Never judges
-//! them.
+//! The bytes of a ClientHello, or of a PROXY header, as they arrive, for whoever must know it whole before anything is made
+//! of it. Never judges them.
 
 use crate::metrics::HandshakeFailure;
 use crate::runtime::{Deadline, RecvBuf, Runtime, Socket, TimedOut};
@@ -9,7 +9,7 @@ use super::outcome::Termination;
 
 /// Usually all of a hello is in the first buffer, and nothing is copied. While more is waited for, the buffer is back
 /// in the pool and what came is kept in the room it needs, which the worker's budget knows of.
-/// `limits::HELLO_BYTES_MAX` and `HELLO_RECORDS_MAX` bound it.
+/// `limits::HELLO_BYTES_MAX`, `HELLO_RECORDS_MAX` and `PROXY_HEADER_BYTES_MAX` bound it.
 pub(super) struct HelloInput<'r> {
     runtime: &'r Runtime,
     only: Option<RecvBuf>,
@@ -41,11 +41,21 @@ impl<'r> HelloInput<'r> {
     }
 
     /// Gives all of it back to the socket: the next receives have it again.
-    pub(super) fn unread(mut self, socket: &Socket) {
-        if let Some(only) = self.only.take() {
-            return socket.unread(only);
+    pub(super) fn unread(self, socket: &Socket) {
+        self.unread_from(0, socket);
+    }
+
+    /// As `unread`, without the first `start` bytes.
+    pub(super) fn unread_from(mut self, start: usize, socket: &Socket) {
+        if let Some(mut only) = self.only.take() {
+            only.advance(start);
+            // An empty buffer would be the end of the stream.
+            if !only.is_empty() {
+                socket.unread(only);
+            }
+            return;
         }
-        let mut rest = &*self.assembled;
+        let mut rest = &self.assembled[start..];
         let mut bufs = Vec::new();
         while !rest.is_empty() {
             let mut buf = self.runtime.empty_buffer();

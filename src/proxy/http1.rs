@@ -15,6 +15,7 @@ use crate::detect::{self, First};
 use crate::runtime::{Deadline, RecvBuf};
 
 use super::body::{BodyError, drained};
+use super::connections::Doing;
 use super::context::SessionGuard;
 use super::facts::Facts;
 use super::http2::Http2;
@@ -64,7 +65,10 @@ impl Http1 {
                     // In a block of its own: a session in HTTP/1.1 must not pay for its size.
                     return Box::pin(Http2::new(guard, stream, facts).serve()).await;
                 }
-                Ok(false) => self.requests().await,
+                Ok(false) => {
+                    self.guard.does(Doing::Http1);
+                    self.requests().await
+                }
                 Err(ending) => ending,
             };
             if let Some(tunnel) = self.tunnel.take() {

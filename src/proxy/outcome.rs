@@ -26,7 +26,10 @@ terminations! {
     TlsFailed: "tls_failed", "The TLS handshake failed; the alert said why.";
     NameUnknown: "name_unknown", "No route has the server name that the client asked for; an alert said so.";
     PlaintextRefused: "plaintext_refused", "The client sent no TLS to a listener that takes nothing else.";
+    ProxyUntrusted: "proxy_untrusted", "The peer is none of the proxies that the listener is for.";
+    ProxyHeader: "proxy_header", "A trusted proxy did not begin with a valid PROXY header.";
     HeaderTimeout: "header_timeout", "The client did not finish its request head in time.";
+    RateLimited: "rate_limited", "Closed with the 429 to a request whose body was not worth reading.";
     BodyTimeout: "body_timeout", "The client sent its request body too slowly.";
     IdleTimeout: "idle_timeout", "No request, or no byte of a relay or tunnel, came in time.";
     WriteStalled: "write_stalled", "The client did not take what was sent to it.";
@@ -34,6 +37,8 @@ terminations! {
     EarlyResponse: "early_response", "Closed with a response that came before the request body ended.";
     ResponseUnframed: "response_unframed", "Closed to end a response whose length the client cannot know otherwise.";
     UpstreamConnect: "upstream_connect", "No endpoint could be connected to.";
+    UpstreamOverflow: "upstream_overflow", "A limit of the cluster was reached: connections, waiting requests or all requests.";
+    UpstreamUnhealthy: "upstream_unhealthy", "Active checks took out every endpoint.";
     UpstreamTls: "upstream_tls", "No endpoint passed the TLS handshake, or none took our certificate.";
     UpstreamFailed: "upstream_failed", "The endpoint broke its response off, or sent an invalid one.";
     UpstreamReset: "upstream_reset", "The endpoint reset a relayed connection or tunnel.";
@@ -48,6 +53,23 @@ terminations! {
 impl Termination {
     pub const fn word(self) -> &'static str {
         Self::WORDS[self as usize]
+    }
+
+    /// Whether nothing went wrong.
+    pub const fn is_usual(self) -> bool {
+        matches!(
+            self,
+            Self::ClientClosed
+                | Self::ClientClosing
+                | Self::FirstByteTimeout
+                | Self::IdleTimeout
+                | Self::RequestsMax
+                | Self::EarlyResponse
+                | Self::ResponseUnframed
+                | Self::TunnelClosed
+                | Self::Drained
+                | Self::Moved
+        )
     }
 }
 

@@ -8,7 +8,9 @@ use crate::metrics::{HandshakeFailure, ListenerCounter};
 use crate::runtime::Socket;
 use crate::tls::client_hello::{ClientHello, Hello, Reader, fatal_alert};
 
+use super::access::Line;
 use super::context::{Serving, SessionGuard};
+use super::facts::Facts;
 use super::handshake::{LINGER, first_bytes, linger};
 use super::hello_input::HelloInput;
 use super::outcome::Termination;
@@ -17,15 +19,17 @@ use super::tcp;
 use super::upstream::Connection;
 
 /// Reads the hello, finds its endpoint, and relays until both directions have ended.
-pub async fn relay(guard: SessionGuard, socket: Socket) {
+pub async fn relay(guard: SessionGuard, socket: Socket, mut facts: Facts) {
     // What is needed until the endpoint has the hello lives in recycled memory: a relay may last for days.
     let context = guard.context().clone();
-    match context.exchanges.place(begin(&guard, &socket)).await {
+    let line = Line::of_relay(&guard, &facts);
+    match context.exchanges.place(begin(&guard, &line, &socket, &mut facts)).await {
         Ok(connection) => {
-            let termination = tcp::join(&guard, Stream::Socket(socket), connection).await;
+            let termination = tcp::join(&guard, &line, Stream::Socket(socket), connection).await;
+            line.ended(termination);
             guard.ended(termination);
         }
-        Err(refusal) => refuse(&guard, socket, refusal).await,
+        Err(refusal) => refuse(&guard, &line, socket, refusal).await,
     }
 }
 
@@ -61,17 +65,24 @@ impl Refusal {
 }
 
 /// Up to the connection that has been sent the hello.
-async fn begin(guard: &SessionGuard, socket: &Socket) -> Result<Connection, Refusal> {
+async fn begin(
+    guard: &SessionGuard,
+    line: &Line,
+    socket: &Socket,
+    facts: &mut Facts,
+) -> Result<Connection, Refusal> {
     let (hello, kept) = read_hello(guard, socket).await?;
+    line.hello(hello.server_name.as_deref(), hello.alpn.iter().next());
     let serving = guard.serving();
-    let cluster = route(guard, &serving, &hello)?;
-    let connection = tcp::connect(&serving, cluster).await.map_err(|termination| Refusal {
+    let cluster = route(guard, &serving, line, &hello)?;
+    let acquired = tcp::connect(&serving, line, facts, socket, cluster).await;
+    let connection = acquired.map_err(|termination| Refusal {
         failure: None,
         termination,
         leave: Leave::Alert(AlertDescription::InternalError),
     })?;
     guard.counts().add(ListenerCounter::TlsPassedOn, 1);
-    tcp::send_first(guard, &connection, kept.bytes());
+    tcp::send_first(guard, line, &connection, kept.bytes());
     Ok(connection)
 }
 
@@ -107,12 +118,13 @@ async fn read_hello<'g>(
 }
 
 /// The cluster for a hello.
-fn route(guard: &SessionGuard, serving: &Serving, hello: &ClientHello) -> Result<u16, Refusal> {
+fn route(guard: &SessionGuard, serving: &Serving, line: &Line, hello: &ClientHello) -> Result<u16, Refusal> {
     let context = guard.context();
     let routes = &serving.snapshot.routes;
     let name = hello.server_name.as_deref().unwrap_or_default();
     let find = |offers: &dyn Fn(&[u8]) -> bool| routes.find_passthrough(guard.listener(), name, offers);
-    if let Some((_, route)) = find(&|protocol| hello.alpn.contains(protocol)) {
+    if let Some((position, route)) = find(&|protocol| hello.alpn.contains(protocol)) {
+        line.route(position);
         // Every route of such a listener names a cluster.
         return route.action.cluster(context.random_u32()).ok_or_else(Refusal::unknown_name);
     }
@@ -124,10 +136,12 @@ fn route(guard: &SessionGuard, serving: &Serving, hello: &ClientHello) -> Result
     Err(Refusal::alert(failure, termination, AlertDescription::NoApplicationProtocol))
 }
 
-async fn refuse(guard: &SessionGuard, socket: Socket, refusal: Refusal) {
+async fn refuse(guard: &SessionGuard, line: &Line, socket: Socket, refusal: Refusal) {
     let Refusal { failure, termination, leave } = refusal;
     let context = guard.context();
+    line.ended(termination);
     if let Some(failure) = failure {
+        line.tls_failed(failure);
         guard.counts().handshake_failed(failure);
     }
     guard.ended(termination);

@@ -14,6 +14,7 @@ use crate::metrics::shard::ClusterShard;
 use crate::metrics::{ClusterCounter, ListenerCounter};
 use crate::runtime::RecvBuf;
 
+use super::access::Line;
 use super::context::SessionGuard;
 use super::http2::{Piece, Receiver, Sender};
 use super::outcome::Termination;
@@ -74,6 +75,7 @@ enum Bytes {
 /// Counts bytes as they go, so that a relay of days shows while it lives.
 pub struct Meter<'a> {
     guard: &'a SessionGuard,
+    line: &'a Line,
     cluster: &'a ClusterShard,
     /// Whether the client's bytes are counted here, and not by the connection that carries them.
     counts_client: bool,
@@ -82,14 +84,14 @@ pub struct Meter<'a> {
 
 impl<'a> Meter<'a> {
     /// `cluster`: where its bytes count.
-    pub fn new(guard: &'a SessionGuard, cluster: &'a ClusterShard) -> Self {
+    pub fn new(guard: &'a SessionGuard, line: &'a Line, cluster: &'a ClusterShard) -> Self {
         let active_at = Cell::new(guard.context().runtime.now());
-        Self { guard, cluster, counts_client: true, active_at }
+        Self { guard, line, cluster, counts_client: true, active_at }
     }
 
     /// For a client on a connection that counts what it carries.
-    pub fn on_stream(guard: &'a SessionGuard, cluster: &'a ClusterShard) -> Self {
-        Self { counts_client: false, ..Self::new(guard, cluster) }
+    pub fn on_stream(guard: &'a SessionGuard, line: &'a Line, cluster: &'a ClusterShard) -> Self {
+        Self { counts_client: false, ..Self::new(guard, line, cluster) }
     }
 
     pub fn moved(&self, direction: Direction, bytes: u64) {
@@ -98,6 +100,10 @@ impl<'a> Meter<'a> {
             Direction::Down => (ClusterCounter::ReceivedBytes, ListenerCounter::SentBytes),
         };
         self.cluster.add(to_endpoint, bytes);
+        match direction {
+            Direction::Up => self.line.received(bytes),
+            Direction::Down => self.line.sent(bytes),
+        }
         if self.counts_client {
             self.guard.counts().add(to_client, bytes);
         }

@@ -13,6 +13,7 @@ use crate::metrics::shard::ListenerShard;
 use crate::route::{Action, Route};
 use crate::tls::{Server, ServerMaterial};
 
+use super::rate_limits::RateLimits;
 use super::snapshot::{Listener, Snapshot, Timeouts};
 use super::upstream::Upstreams;
 
@@ -64,13 +65,15 @@ fn prepare(route: &Route) -> Option<Prepared> {
 pub struct Serving {
     compiled: Arc<Compiled>,
     pub upstreams: Upstreams,
+    pub rate_limits: RateLimits,
     /// By position in the snapshot.
     listeners: Vec<Rc<Served>>,
 }
 
 impl Serving {
     pub(super) fn new(compiled: Arc<Compiled>, upstreams: Upstreams, listeners: Vec<Rc<Served>>) -> Rc<Self> {
-        Rc::new(Self { compiled, upstreams, listeners })
+        let rate_limits = RateLimits::new(&compiled.snapshot);
+        Rc::new(Self { compiled, upstreams, rate_limits, listeners })
     }
 
     pub fn served(&self) -> &[Rc<Served>] {

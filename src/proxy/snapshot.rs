@@ -2,10 +2,17 @@
 //! never change it. Holds values in the units the code uses (durations, counts), never text to be parsed again.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::health::EjectionSpec;
-pub use crate::http::ForwardedPolicy;
+use super::access::spec::AccessLogSpec;
+use crate::health::check::CheckSpec;
+use crate::health::{EjectionSpec, SlowStart};
+pub use crate::http::{ForwardedPolicy, TracePolicy};
+use crate::limit::circuit::Pool;
+use crate::limit::rate::Store;
+use crate::limit::retry::RetrySpec;
+use crate::proxy_protocol;
 use crate::route;
 use crate::sys::socket_options::SocketOptions;
 use crate::tls::{ClientSpec, ServerSpec};
@@ -22,9 +29,13 @@ pub struct Snapshot {
     pub listeners: Vec<Listener>,
     pub routes: route::Table,
     pub clusters: Vec<Cluster>,
+    /// Routes name them by position.
+    pub rate_limits: Vec<RateLimit>,
     pub http: HttpSpec,
     pub limits: Limits,
     pub drain: DrainSpec,
+    /// `None`: nothing is logged of sessions.
+    pub access_log: Option<AccessLogSpec>,
 }
 
 /// One address that is accepted on.
@@ -44,6 +55,10 @@ pub struct Listener {
     pub forwarded: ForwardedPolicy,
     /// Peers whose forwarded fields are kept and appended to.
     pub trusted_proxies: Vec<Cidr>,
+    /// Whether proxies in front name their clients, and which. `None`: nobody does.
+    pub proxy_protocol: Option<ProxyProtocol>,
+    /// What happens to the traces of its requests.
+    pub traceparent: TracePolicy,
     pub timeouts: Timeouts,
     /// What its connections get beside the kernel's defaults.
     pub socket: SocketOptions,
@@ -59,6 +74,29 @@ impl Listener {
             policy => policy,
         }
     }
+}
+
+/// Who is believed in a PROXY header.
+#[derive(Clone, Debug)]
+pub struct ProxyProtocol {
+    /// Peers that begin with a header, and must.
+    pub trusted: Vec<Cidr>,
+    pub untrusted: Untrusted,
+}
+
+impl ProxyProtocol {
+    pub fn trusts(&self, peer: IpAddr) -> bool {
+        self.trusted.iter().any(|cidr| cidr.contains(peer))
+    }
+}
+
+/// What happens to a peer that is not trusted.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Untrusted {
+    /// Reset: whoever reaches a listener that is for proxies gets past what they are there for.
+    Refuse,
+    /// A client like any other, whose bytes are its own: a header of it is no header.
+    Plain,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -99,6 +137,10 @@ pub struct Cluster {
     pub name: Box<str>,
     /// At least one.
     pub endpoints: Vec<EndpointAddress>,
+    /// Addresses that do not weigh 1; at most `balance::WEIGHT_MAX`.
+    pub weights: Vec<(SocketAddr, u32)>,
+    /// What of a request says which endpoint it belongs to. `None`: the least loaded one is looked for.
+    pub hash: Option<HashKey>,
     pub connect_timeout: Duration,
     /// From the end of the request to the end of the response head.
     pub request_timeout: Duration,
@@ -106,22 +148,52 @@ pub struct Cluster {
     pub idle_timeout: Duration,
     /// Pooled connections without a request that one worker keeps for the cluster; 0 turns pooling off.
     pub idle_per_worker_max: u32,
-    /// Connections of one worker to the cluster, busy and idle; beyond it the answer is 503.
+    /// Connections of one worker to the cluster, busy and idle; beyond it requests wait for one.
     pub connections_max: u32,
+    /// Requests of one worker that wait for a connection, for `connect_timeout` at most; beyond it the answer is 503.
+    pub pending_max: u32,
+    /// Requests, relays and tunnels under way to the cluster at once, over all workers; beyond it the answer is 503.
+    pub requests: Arc<Pool>,
     /// Further endpoints tried where a retry is safe; 0 turns retries off.
     pub retries_max: u32,
+    pub retry: RetrySpec,
     /// How often names among the endpoints are looked up again.
     pub resolve_interval: Duration,
     /// Whether and how endpoints are spoken to in TLS. The handshake counts towards `connect_timeout`.
     pub tls: Option<ClientSpec>,
     pub ejection: EjectionSpec,
+    /// How an endpoint that comes back gets its share; `None`: all of it at once.
+    pub slow_start: Option<SlowStart>,
+    /// How endpoints are probed; `None`: requests alone show how they are.
+    pub health_check: Option<CheckSpec>,
     pub protocol: ClusterProtocol,
+    /// What connections begin with, to tell endpoints of the client. Only with `ClusterProtocol::Http1`; no connection is
+    /// used twice then.
+    pub proxy_protocol: Option<proxy_protocol::Version>,
     /// HTTP/2 connections of one worker to one endpoint; a request for which none has room gets 503.
     pub http2_connections_max: u32,
     /// Requests on one HTTP/2 connection at once, where the endpoint takes as many.
     pub http2_streams_max: u32,
     /// What connections to its endpoints get beside the kernel's defaults.
     pub socket: SocketOptions,
+}
+
+impl Cluster {
+    pub fn weight(&self, address: SocketAddr) -> u32 {
+        self.weights.iter().find(|(weighed, _)| *weighed == address).map_or(1, |(_, weight)| *weight)
+    }
+}
+
+/// What a request is hashed by. One without it goes to the least loaded endpoint.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum HashKey {
+    ClientAddress,
+    /// Without the query, before a rewrite.
+    Path,
+    /// The first field of this name.
+    Field(Box<str>),
+    /// The first cookie of this name.
+    Cookie(Box<str>),
 }
 
 /// The version of HTTP that endpoints are spoken to in.
@@ -143,6 +215,27 @@ pub enum EndpointAddress {
         host: Box<str>,
         port: u16,
     },
+}
+
+/// How often clients may ask.
+#[derive(Clone, Debug)]
+pub struct RateLimit {
+    pub name: Box<str>,
+    pub by: LimitKey,
+    /// IPv6 clients of one network of this length are one client, 32 to 128.
+    pub ipv6_prefix_len: u8,
+    /// The budgets: the one thing of a snapshot that changes.
+    pub store: Arc<Store>,
+}
+
+/// Who has a budget of its own.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum LimitKey {
+    ClientAddress,
+    /// By the value of the first field of this name; without it, the client's address.
+    Field(Box<str>),
+    /// Nobody: all share one.
+    Everybody,
 }
 
 /// Bounds of HTTP messages and connections.

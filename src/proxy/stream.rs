@@ -2,7 +2,6 @@
 //! carries them (a socket, or TLS over one) is no session's concern.
 
 use std::io;
-use std::net::IpAddr;
 use std::task::{Context, Poll};
 
 use rustls::AlertDescription;
@@ -96,13 +95,11 @@ impl Stream {
         }
     }
 
-    /// # Errors
-    /// Where the peer is gone already.
-    pub fn peer_ip(&self) -> io::Result<IpAddr> {
-        let socket = match self {
+    /// What carries it in the end.
+    pub const fn socket(&self) -> &Socket {
+        match self {
             Self::Socket(socket) => socket,
             Self::Tls(tls) => tls.socket(),
-        };
-        socket.peer_address().map(|address| address.ip())
+        }
     }
 }

@@ -16,6 +16,9 @@ use crate::metrics::shard::ClusterShard;
 use crate::metrics::{ListenerGauge, TunnelProtocol};
 use crate::runtime::RecvBuf;
 
+use super::access::Line;
+use super::caller::Caller;
+use super::connections::Doing;
 use super::context::{Context, SessionGuard};
 use super::http2::{Receiver, Sender};
 use super::outcome::Termination;
@@ -59,13 +62,23 @@ pub struct Opening {
     pub route: u16,
     /// As it goes up in HTTP/1.1.
     pub head: Vec<u8>,
+    pub caller: Caller,
     /// The `Sec-WebSocket-Accept` of the 101, where one side of the handshake is ours.
     accept: RefCell<Option<String>>,
+    /// Of the request, and of the tunnel that it becomes.
+    pub line: Line,
 }
 
 impl Opening {
-    pub fn new(kind: Kind, cluster: u16, route: u16, head: Vec<u8>) -> Rc<Self> {
-        Rc::new(Self { kind, cluster, route, head, accept: RefCell::default() })
+    pub fn new(
+        kind: Kind,
+        (cluster, route): (u16, u16),
+        head: Vec<u8>,
+        caller: Caller,
+        line: &Line,
+    ) -> Rc<Self> {
+        let (accept, line) = (RefCell::default(), line.clone());
+        Rc::new(Self { kind, cluster, route, head, caller, accept, line })
     }
 
     pub fn is_connect(&self) -> bool {
@@ -204,23 +217,26 @@ pub struct Tunnel {
 /// Counts and charges one open tunnel until it is dropped.
 struct Open<'a> {
     guard: &'a SessionGuard,
+    line: &'a Line,
     bytes: usize,
     /// Why it ended. One that is dropped before was cut off at the end of a drain.
     termination: Cell<Termination>,
 }
 
 impl<'a> Open<'a> {
-    fn new(guard: &'a SessionGuard, opening: &Opening) -> Self {
+    fn new(guard: &'a SessionGuard, opening: &'a Opening) -> Self {
+        opening.line.is_tunnel();
         let shard = guard.counts();
         shard.tunnel_opened(opening.kind.protocol());
         shard.gauge_add(ListenerGauge::TunnelsActive, 1);
         let bytes = TUNNEL_BYTES + opening.head.len();
         guard.context().runtime.charge(bytes);
-        Self { guard, bytes, termination: Cell::new(Termination::Drained) }
+        Self { guard, line: &opening.line, bytes, termination: Cell::new(Termination::Drained) }
     }
 
     fn ended(&self, ended: &Result<(), Termination>) {
         self.termination.set(ended.err().unwrap_or(Termination::TunnelClosed));
+        self.line.ended(self.termination.get());
     }
 }
 
@@ -235,9 +251,11 @@ impl Drop for Open<'_> {
 
 /// Relays between a client's connection and the endpoint until both directions have ended.
 pub async fn over_connection(guard: SessionGuard, downstream: Stream, mut tunnel: Box<Tunnel>) {
-    let open = Open::new(&guard, &tunnel.opening);
+    guard.does(Doing::Tunnel);
+    let opening = tunnel.opening.clone();
+    let open = Open::new(&guard, &opening);
     let (from, to) = (Inlet::Stream(&downstream), Outlet::Stream(&downstream));
-    let ended = join(Meter::new, &guard, from, to, &mut tunnel).await;
+    let ended = join(Meter::new, &guard, &opening.line, from, to, &mut tunnel).await;
     open.ended(&ended);
     guard.ended(ended.err().unwrap_or(Termination::TunnelClosed));
     if ended.is_err() {
@@ -254,9 +272,10 @@ pub async fn over_stream(
     mut sender: Sender,
     mut tunnel: Tunnel,
 ) {
-    let open = Open::new(guard, &tunnel.opening);
+    let opening = tunnel.opening.clone();
+    let open = Open::new(guard, &opening);
     let (from, to) = (Inlet::H2(&mut receiver), Outlet::H2(&mut sender));
-    let ended = join(Meter::on_stream, guard, from, to, &mut tunnel).await;
+    let ended = join(Meter::on_stream, guard, &opening.line, from, to, &mut tunnel).await;
     open.ended(&ended);
     if let Err(termination) = ended {
         // RFC 9113 §8.5 for CONNECT, RFC 8441 §5 for the others.
@@ -268,8 +287,9 @@ pub async fn over_stream(
 }
 
 async fn join<'t>(
-    meter: fn(&'t SessionGuard, &'t ClusterShard) -> Meter<'t>,
+    meter: fn(&'t SessionGuard, &'t Line, &'t ClusterShard) -> Meter<'t>,
     guard: &'t SessionGuard,
+    line: &'t Line,
     from: Inlet<'t>,
     to: Outlet<'t>,
     tunnel: &'t mut Tunnel,
@@ -285,7 +305,7 @@ async fn join<'t>(
         }
     };
     let ways = Ways { up: Way::new(from, up, first_up), down: Way::new(down, to, first_down) };
-    relay::run(&meter(guard, counts), ways, guard.timeouts().tunnel_idle).await
+    relay::run(&meter(guard, line, counts), ways, guard.timeouts().tunnel_idle).await
 }
 
 impl Upward {

@@ -10,32 +10,50 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::balance::{self, Candidate};
+use crate::balance::{Balancer, Member};
+use crate::base::hash::hash_address;
 use crate::base::random::Random;
 use crate::base::time::Instant;
-use crate::health::{ClusterHealth, Verdict};
+use crate::health::ClusterHealth;
+use crate::limit::circuit::Share;
+use crate::limit::retry::Budget;
 use crate::metrics::shard::ClusterShard;
 use crate::metrics::{ClusterCounter, ClusterGauge, ClusterHistogram};
+use crate::proxy_protocol;
 use crate::runtime::{Deadline, Runtime, Socket, TimedOut};
 use crate::tls::{self, Client, ClientMaterial, Purpose, Session};
 
+use super::caller::Caller;
 use super::snapshot::change::{Change, Was};
 use super::snapshot::{self, EndpointAddress, Snapshot};
 use super::stream::{Failure, Stream, TlsStream};
-use super::turnstile::Turnstile;
 
+mod choice;
+mod circuit;
 mod multiplex;
+mod pending;
+mod tried;
+mod view;
 
+use circuit::Queue;
 pub use multiplex::{Acquired, Exchange};
-use multiplex::{Avoided, Making, Shared};
+use multiplex::{Making, Shared};
+use pending::Pending;
+use tried::Spared;
+pub use tried::Tried;
+pub use view::{ClusterView, EndpointView};
 
 /// Why no connection could be had.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum AcquireError {
     /// The cluster has no endpoint (left to try).
     NoEndpoint,
-    /// The cluster's connections are all in use.
+    /// Active checks took out every endpoint (left to try).
+    Unhealthy,
+    /// The cluster's connections are all in use, and none became free in time.
     Busy,
+    /// As many requests as the cluster takes are under way.
+    TooMany,
     /// The last endpoint tried refused or was unreachable.
     Refused,
     /// The last endpoint tried did not answer within the connect deadline.
@@ -46,39 +64,14 @@ pub enum AcquireError {
     Local,
 }
 
-/// Endpoints that failed for one request. Owns memory only once one did.
-#[derive(Default)]
-pub struct Tried {
-    addresses: Vec<SocketAddr>,
-    /// Those with which nothing is wrong.
-    spared: Vec<(SocketAddr, Spared)>,
-    avoided: Avoided,
-    /// What a new connection waits for.
-    pace: Option<Turnstile>,
-}
-
-impl Tried {
-    /// Of a request that is one of many that come at once.
-    pub fn paced(pace: &Turnstile) -> Self {
-        Self { pace: Some(pace.clone()), ..Self::default() }
-    }
-}
-
-/// Why an endpoint is not asked now.
-#[derive(Clone, Copy, Eq, PartialEq)]
-enum Spared {
-    /// It did not begin the request: asked again only where there is no other.
-    Refused,
-    /// It has no room at present.
-    Full,
-}
-
 /// An endpoint was taken out of balancing; for the log.
 #[derive(Debug)]
 pub struct Ejected {
     pub cluster: Box<str>,
     pub endpoint: SocketAddr,
     pub duration: Duration,
+    /// What it was ejected for.
+    pub cause: &'static str,
 }
 
 /// A TLS handshake with an endpoint failed; for the log.
@@ -137,6 +130,8 @@ struct Cluster {
     counts: Arc<ClusterShard>,
     spec: snapshot::Cluster,
     endpoints: RefCell<Vec<Rc<Endpoint>>>,
+    /// Of these endpoints.
+    balancer: RefCell<Balancer>,
     health: RefCell<ClusterHealth>,
     /// `None`: endpoints are spoken to in plaintext.
     tls: RefCell<Option<Rc<Client>>>,
@@ -149,8 +144,15 @@ struct Cluster {
     /// Busy and idle ones.
     connections: Cell<u32>,
     idle: Cell<u32>,
+    /// Those who wait for a connection.
+    pending: Pending,
+    /// This worker's part of the requests that may be under way.
+    requests: Share,
+    budget: RefCell<Budget>,
     /// Endpoints whose floods nobody has logged yet; at most `NOTES_KEPT_MAX`, all are counted.
     floods: RefCell<Vec<SocketAddr>>,
+    /// Endpoints that somebody took out of use.
+    drained: RefCell<Vec<SocketAddr>>,
 }
 
 /// A connection, and the generation of the certificates that it was made with.
@@ -182,10 +184,13 @@ impl Cluster {
         counts: &Arc<ClusterShard>,
         addresses: Vec<SocketAddr>,
         health: ClusterHealth,
+        budget: Budget,
+        drained: Vec<SocketAddr>,
     ) -> Rc<Self> {
         Rc::new(Self {
             counts: counts.clone(),
             spec: spec.clone(),
+            balancer: RefCell::new(balancer(spec, &addresses)),
             endpoints: RefCell::new(addresses.into_iter().enumerate().map(new_endpoint).collect()),
             health: RefCell::new(health),
             tls: RefCell::default(),
@@ -194,37 +199,48 @@ impl Cluster {
             generation: Cell::new(0),
             connections: Cell::new(0),
             idle: Cell::new(0),
+            pending: Pending::default(),
+            requests: Share::new(&spec.requests),
+            budget: RefCell::new(budget),
             floods: RefCell::default(),
+            drained: RefCell::new(drained),
         })
     }
 
-    /// As it comes into a configuration. Endpoints that `before` had keep their health.
+    /// As it comes into a configuration. Endpoints that `before` had keep their health, those out of use
+    /// stay so, and retries stay counted.
     fn begin(
         spec: &snapshot::Cluster,
         counts: &Arc<ClusterShard>,
         known: Option<&Vec<SocketAddr>>,
         before: Option<&Self>,
+        now: Instant,
     ) -> Rc<Self> {
         let given = || spec.endpoints.iter().filter_map(known_address).collect();
         let addresses: Vec<SocketAddr> = known.map_or_else(given, Clone::clone);
         let mut health = ClusterHealth::new(spec.ejection, addresses.len());
+        let (mut budget, mut drained) = (Budget::default(), Vec::new());
         if let Some(before) = before {
             let endpoints = before.endpoints.borrow();
             let stood = |address: &SocketAddr| endpoints.iter().position(|had| had.address == *address);
             let stood: Vec<Option<usize>> = addresses.iter().map(stood).collect();
-            health = before.health.borrow().rearranged_under(spec.ejection, &stood);
+            health = before.health.borrow().rearranged_under(spec.ejection, &stood, now);
+            if spec.health_check.is_none() {
+                health.set_unhealthy(0, now, |_| false);
+            }
+            (budget, drained) = (before.budget.borrow().clone(), before.drained.borrow().clone());
         }
-        Self::new(spec, counts, addresses, health)
+        Self::new(spec, counts, addresses, health, budget, drained)
     }
 }
 
 impl Upstreams {
     /// `counts`: by cluster of the snapshot.
     pub fn new(runtime: &Runtime, counts: &[Arc<ClusterShard>], snapshot: &Snapshot, seed: u64) -> Self {
-        let clusters = snapshot.clusters.iter().zip(counts);
+        let (clusters, now) = (snapshot.clusters.iter().zip(counts), runtime.now());
         Self {
             runtime: runtime.clone(),
-            clusters: clusters.map(|(spec, counts)| Cluster::begin(spec, counts, None, None)).collect(),
+            clusters: clusters.map(|(spec, counts)| Cluster::begin(spec, counts, None, None, now)).collect(),
             http: snapshot.http,
             random: RefCell::new(Random::new(!seed)),
             notes: Rc::default(),
@@ -249,7 +265,7 @@ impl Upstreams {
                 Some(Was::Absent) | None => None,
             };
             let known = known.get(at).and_then(Option::as_ref);
-            Cluster::begin(spec, counts, known, before.map(AsRef::as_ref))
+            Cluster::begin(spec, counts, known, before.map(AsRef::as_ref), self.runtime.now())
         });
         let next = Self {
             runtime: self.runtime.clone(),
@@ -335,7 +351,8 @@ impl Upstreams {
             endpoint.position.set(position);
             endpoints.push(endpoint);
         }
-        let rearranged = cluster.health.borrow().rearranged(&kept);
+        cluster.balancer.replace(balancer(&cluster.spec, addresses));
+        let rearranged = cluster.health.borrow().rearranged(&kept, self.runtime.now());
         *cluster.health.borrow_mut() = rearranged;
     }
 
@@ -357,8 +374,8 @@ impl Upstreams {
     ///
     /// # Errors
     /// As `acquire`.
-    pub async fn acquire_for_relay(&self, cluster: u16) -> Result<Connection, AcquireError> {
-        self.acquire_for(Purpose::Relay, cluster, true, &mut Tried::default()).await
+    pub async fn acquire_for_relay(&self, cluster: u16, caller: Caller) -> Result<Connection, AcquireError> {
+        self.acquire_for(Purpose::Relay, cluster, true, &mut Tried::new(caller)).await
     }
 
     async fn acquire_for(
@@ -369,12 +386,18 @@ impl Upstreams {
         tried: &mut Tried,
     ) -> Result<Connection, AcquireError> {
         let cluster = self.clusters.get(usize::from(cluster)).ok_or(AcquireError::NoEndpoint)?;
-        let mut last_error = AcquireError::NoEndpoint;
+        let mut last_error = Self::nobody(cluster);
         let mut waited = false;
+        let admitted = self.admit(cluster, tried)?;
+        let mut queue = Queue::new(self, cluster);
+        if cluster.pending.len() > 0 {
+            Box::pin(queue.wait()).await?;
+        }
         loop {
             let Some(endpoint) = self.pick(cluster, tried) else { return Err(last_error) };
             if !fresh && let Some(idle) = self.take_idle(cluster, &endpoint) {
                 cluster.health.borrow_mut().on_request(endpoint.position.get(), self.runtime.now());
+                admitted.keep();
                 return Ok(self.begin(cluster, endpoint, idle, true));
             }
             if let (Some(pace), false) = (&tried.pace, std::mem::replace(&mut waited, true)) {
@@ -384,20 +407,23 @@ impl Upstreams {
             waited = false;
             // Idle connections to other endpoints give way to a request that needs one here.
             if cluster.connections.get() >= cluster.spec.connections_max && !self.drop_oldest_idle(cluster) {
-                return Err(AcquireError::Busy);
+                Box::pin(queue.wait()).await?;
+                continue;
             }
-            match self.connect(cluster, &endpoint, purpose).await {
-                Ok(made) => return Ok(self.begin(cluster, endpoint, made, false)),
+            match self.connect(cluster, &endpoint, purpose, &tried.caller).await {
+                Ok(made) => {
+                    admitted.keep();
+                    return Ok(self.begin(cluster, endpoint, made, false));
+                }
                 Err(AcquireError::Local) => return Err(AcquireError::Local),
                 Err(error) => last_error = error,
             }
             cluster.counts.add(ClusterCounter::ConnectFailures, 1);
             self.not_connected(cluster, &endpoint, last_error);
             tried.addresses.push(endpoint.address);
-            if tried.addresses.len() > cluster.spec.retries_max as usize {
+            if !self.connects_again(cluster, tried) {
                 return Err(last_error);
             }
-            cluster.counts.add(ClusterCounter::Retries, 1);
         }
     }
 
@@ -405,6 +431,7 @@ impl Upstreams {
     pub fn sweep(&self) {
         let now = self.runtime.now();
         for cluster in &self.clusters {
+            self.judge_rates(cluster);
             for endpoint in cluster.endpoints.borrow().iter() {
                 self.drop_idle(cluster, endpoint, |idle| {
                     idle.stream.is_quiet() && now.since(idle.since) < cluster.spec.idle_timeout
@@ -426,38 +453,6 @@ impl Upstreams {
         }
     }
 
-    fn pick(&self, cluster: &Cluster, tried: &Tried) -> Option<Rc<Endpoint>> {
-        let endpoints = cluster.endpoints.borrow();
-        let health = cluster.health.borrow();
-        let now = self.runtime.now();
-        let all_refused = || {
-            let is_left = |endpoint: &Rc<Endpoint>| {
-                let address = &endpoint.address;
-                !tried.addresses.contains(address)
-                    && !tried.spared.iter().any(|(spared, _)| spared == address)
-            };
-            !endpoints.iter().any(is_left)
-        };
-        let any_refused = tried.spared.iter().any(|(_, why)| *why == Spared::Refused);
-        let spare_refused = any_refused && !all_refused();
-        let candidate = |position: usize| {
-            let load = endpoints[position].in_flight.get();
-            let address = &endpoints[position].address;
-            let is_spared = |&(spared, why): &(SocketAddr, Spared)| {
-                spared == *address && (why == Spared::Full || spare_refused)
-            };
-            if tried.addresses.contains(address) || tried.spared.iter().any(is_spared) {
-                Candidate::Excluded
-            } else if health.is_available(position, now) {
-                Candidate::Ready { load }
-            } else {
-                Candidate::Ejected { load }
-            }
-        };
-        let picked = balance::pick(&mut self.random.borrow_mut(), endpoints.len(), candidate)?;
-        Some(endpoints[picked].clone())
-    }
-
     fn take_idle(&self, cluster: &Cluster, endpoint: &Endpoint) -> Option<Made> {
         let mut idle = endpoint.idle.borrow_mut();
         while let Some(Idle { stream, .. }) = idle.pop() {
@@ -468,7 +463,7 @@ impl Upstreams {
                 return Some((stream, cluster.generation.get()));
             }
             // Bytes, an end or an error that nobody asked for: what comes next could be taken for an answer.
-            cluster.connections.set(cluster.connections.get() - 1);
+            cluster.freed(1);
         }
         None
     }
@@ -482,7 +477,7 @@ impl Upstreams {
         }
         if dropped > 0 {
             cluster.idle.set(cluster.idle.get() - dropped);
-            cluster.connections.set(cluster.connections.get() - dropped);
+            cluster.freed(dropped);
             let gauge_delta = -i64::from(dropped);
             cluster.counts.gauge_add(ClusterGauge::ConnectionsIdle, gauge_delta);
         }
@@ -507,6 +502,7 @@ impl Upstreams {
         cluster: &Cluster,
         endpoint: &Endpoint,
         purpose: Purpose,
+        caller: &Caller,
     ) -> Result<Made, AcquireError> {
         let started = self.runtime.now();
         // It may be the trial of an endpoint that was ejected.
@@ -514,11 +510,12 @@ impl Upstreams {
         let deadline = self.runtime.deadline();
         deadline.set(started + cluster.spec.connect_timeout);
         // Counted while it is being made, so that a burst cannot exceed the limit.
-        let counted = Counted::new(&cluster.connections);
+        let counted = Counted::new(cluster);
         let connected =
             deadline.within(Socket::connect(&self.runtime, endpoint.address, &cluster.spec.socket)).await;
         let result: io::Result<Socket> = connected.map_err(|_| AcquireError::TimedOut)?;
         let socket = result.map_err(|error| connect_error(&error))?;
+        let socket = self.introduced(cluster, socket, purpose, caller);
         // Read together: the certificates may change during the handshake.
         let (client, generation) = (cluster.tls.borrow().clone(), cluster.generation.get());
         let stream = match client {
@@ -533,6 +530,18 @@ impl Upstreams {
         counts.add(ClusterCounter::ConnectionsOpened, 1);
         counts.observe(ClusterHistogram::ConnectDuration, self.runtime.now().since(started));
         Ok((stream, generation))
+    }
+
+    /// Tells the endpoint whom the connection is for, if it is to be told so.
+    // Takes the socket and gives it back: borrowed, it would have two places in every exchange.
+    fn introduced(&self, cluster: &Cluster, socket: Socket, purpose: Purpose, caller: &Caller) -> Socket {
+        let Some(version) = cluster.spec.proxy_protocol else { return socket };
+        let mut header = self.runtime.take_block();
+        proxy_protocol::write(&mut header, version, caller.ends.as_deref());
+        // A handshake or a head follows at once; of a relay the endpoint may be the one to speak first.
+        socket.send(&header, purpose != Purpose::Relay);
+        self.runtime.put_block(header);
+        socket
     }
 
     /// The TLS handshake on a new connection.
@@ -602,26 +611,25 @@ impl Upstreams {
     /// The same for the deadline of the cluster's responses.
     pub fn excuses(&self, cluster: u16) -> bool {
         let cluster = self.clusters.get(usize::from(cluster));
-        cluster.is_some_and(|cluster| self.excuse(cluster, cluster.spec.request_timeout))
+        cluster.is_some_and(|cluster| {
+            let whole = cluster.spec.request_timeout;
+            self.excuse(
+                cluster,
+                cluster.spec.retry.per_try_timeout.map_or(whole, |per_try| whole.min(per_try)),
+            )
+        })
     }
 
     fn failed(&self, cluster: &Cluster, endpoint: &Endpoint) {
         let now = self.runtime.now();
         let verdict = cluster.health.borrow_mut().on_failure(endpoint.position.get(), now);
-        if let Verdict::Ejected { until } = verdict {
-            cluster.counts.add(ClusterCounter::Ejections, 1);
-            let mut ejected = self.notes.ejected.borrow_mut();
-            if ejected.len() < NOTES_KEPT_MAX {
-                let cluster = cluster.spec.name.clone();
-                ejected.push(Ejected { cluster, endpoint: endpoint.address, duration: until.since(now) });
-            }
-        }
+        self.note_ejection(cluster, endpoint.address, verdict, "consecutive failures");
     }
 
-    /// Reports that the endpoint answered.
-    pub fn on_answer(&self, connection: &Connection) {
+    /// Reports that the endpoint answered; `is_error`: with a status of 5xx.
+    pub fn on_answer(&self, connection: &Connection, is_error: bool) {
         let lease = &connection.lease;
-        lease.cluster.health.borrow_mut().on_success(lease.endpoint.position.get());
+        lease.cluster.health.borrow_mut().on_answer(lease.endpoint.position.get(), is_error);
     }
 
     /// Reports that the endpoint broke its word: no answer in time, a broken or invalid one.
@@ -640,8 +648,11 @@ impl Upstreams {
         let (cluster, endpoint) = (lease.cluster.clone(), lease.endpoint.clone());
         let outdated = lease.generation != cluster.generation.get()
             || endpoint.position.get() == usize::MAX
-            || cluster.has_left.get();
-        if cluster.idle.get() >= cluster.spec.idle_per_worker_max || outdated {
+            || cluster.has_left.get()
+            || cluster.drains(endpoint.address);
+        // One that was introduced as a client's must not carry what others ask.
+        let is_own = cluster.spec.proxy_protocol.is_some();
+        if cluster.idle.get() >= cluster.spec.idle_per_worker_max || outdated || is_own {
             stream.close();
             return;
         }
@@ -687,23 +698,25 @@ struct Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         self.endpoint.in_flight.set(self.endpoint.in_flight.get() - 1);
-        self.cluster.connections.set(self.cluster.connections.get() - 1);
+        self.cluster.requests.release();
+        self.cluster.freed(1);
         self.cluster.counts.gauge_add(ClusterGauge::ConnectionsActive, -1);
+        self.cluster.counts.gauge_add(ClusterGauge::RequestsActive, -1);
     }
 }
 
 /// Counts one connection being made, unless it is kept.
-struct Counted<'a>(Option<&'a Cell<u32>>);
+struct Counted<'a>(Option<&'a Cluster>);
 
 impl<'a> Counted<'a> {
-    fn new(count: &'a Cell<u32>) -> Self {
-        count.set(count.get() + 1);
-        Self(Some(count))
+    fn new(cluster: &'a Cluster) -> Self {
+        cluster.connections.set(cluster.connections.get() + 1);
+        Self(Some(cluster))
     }
 
     /// Takes over a count that somebody kept.
-    const fn adopt(count: &'a Cell<u32>) -> Self {
-        Self(Some(count))
+    const fn adopt(cluster: &'a Cluster) -> Self {
+        Self(Some(cluster))
     }
 
     fn keep(mut self) {
@@ -713,8 +726,8 @@ impl<'a> Counted<'a> {
 
 impl Drop for Counted<'_> {
     fn drop(&mut self) {
-        if let Some(count) = self.0 {
-            count.set(count.get() - 1);
+        if let Some(cluster) = self.0 {
+            cluster.freed(1);
         }
     }
 }
@@ -733,6 +746,12 @@ fn connect_error(error: &io::Error) -> AcquireError {
         ) => AcquireError::Local,
         _ => AcquireError::Refused,
     }
+}
+
+fn balancer(spec: &snapshot::Cluster, addresses: &[SocketAddr]) -> Balancer {
+    let member =
+        |address: &SocketAddr| Member { identity: hash_address(*address), weight: spec.weight(*address) };
+    Balancer::new(&addresses.iter().map(member).collect::<Vec<_>>(), spec.hash.is_some())
 }
 
 fn known_address(endpoint: &EndpointAddress) -> Option<SocketAddr> {

@@ -19,6 +19,8 @@ const COMPARED_MAX: usize = 1_024;
 pub struct Route {
     pub name: Box<str>,
     pub action: Action,
+    /// Positions of the limits that its requests meet, in this order.
+    pub rate_limits: Vec<u16>,
     pub tunnels: Tunnels,
     pub request_edits: FieldEdits,
     pub response_edits: FieldEdits,
@@ -91,6 +93,7 @@ impl From<Spec> for Route {
             identities,
             fields,
             action,
+            rate_limits,
             tunnels,
             prefix_rewrite,
             ..
@@ -99,6 +102,7 @@ impl From<Spec> for Route {
         Self {
             name,
             action,
+            rate_limits,
             tunnels,
             request_edits,
             response_edits,

@@ -15,6 +15,7 @@ fn spec(name: &str) -> Spec {
         identities: Vec::new(),
         fields: Vec::new(),
         action: Action::Cluster(0),
+        rate_limits: Vec::new(),
         tunnels: Tunnels::default(),
         prefix_rewrite: None,
         request_edits: FieldEdits::default(),

@@ -10,6 +10,7 @@ pub enum Signal {
     Kill,
     Terminate,
     HangUp,
+    User1,
     User2,
 }
 
@@ -31,10 +32,12 @@ pub fn die_with_parent(parent: u32) -> io::Result<()> {
     }
 }
 
-/// Has SIGHUP do nothing until somebody takes it: by default it ends the process.
+/// Has SIGHUP and SIGUSR1 do nothing until somebody takes them: by default they end the process.
 pub fn ignore_hang_up() {
-    // SAFETY: SIG_IGN is no handler of ours, and signal takes integers otherwise.
-    unsafe { libc::signal(libc::SIGHUP, libc::SIG_IGN) };
+    for signal in [libc::SIGHUP, libc::SIGUSR1] {
+        // SAFETY: SIG_IGN is no handler of ours, and signal takes integers otherwise.
+        unsafe { libc::signal(signal, libc::SIG_IGN) };
+    }
 }
 
 /// Leaves the terminal and the session that this process was started in: they end without it.
@@ -49,6 +52,7 @@ pub fn send_signal(id: u32, signal: Signal) -> io::Result<()> {
         Signal::Kill => libc::SIGKILL,
         Signal::Terminate => libc::SIGTERM,
         Signal::HangUp => libc::SIGHUP,
+        Signal::User1 => libc::SIGUSR1,
         Signal::User2 => libc::SIGUSR2,
     };
     // 0 and negative ids address groups of processes: never those. 1 is the supervisor of a container.

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use super::queues::Queues;
 use crate::metrics::{AcceptError, Counter, ListenerCounter, ListenerGauge, Shed};
+use crate::proxy::access::Line;
 use crate::proxy::context::{Context, Served, SessionGuard};
 use crate::proxy::facts::Facts;
 use crate::proxy::handshake::{self, Accepted};
@@ -19,6 +20,7 @@ use crate::proxy::http1::Http1;
 use crate::proxy::http2::Http2;
 use crate::proxy::outcome::Termination;
 use crate::proxy::passthrough;
+use crate::proxy::proxied;
 use crate::proxy::serving::User;
 use crate::proxy::snapshot::Protocol;
 use crate::proxy::snapshot::change::Change;
@@ -198,6 +200,7 @@ pub(super) fn admit(context: &Rc<Context>, served: &Rc<Served>, incoming: Incomi
     if let Some(cause) = exceeded(context, served) {
         context.shard.shed(cause);
         shard.session_ended(Termination::Shed as usize);
+        Line::of_refused(context, served, Termination::Shed);
         incoming.refuse();
         return;
     }
@@ -206,31 +209,57 @@ pub(super) fn admit(context: &Rc<Context>, served: &Rc<Served>, incoming: Incomi
         Err(_) => {
             context.shard.shed(Shed::Descriptors);
             shard.session_ended(Termination::Shed as usize);
+            Line::of_refused(context, served, Termination::Shed);
         }
     }
 }
 
 fn start(context: &Rc<Context>, served: &Rc<Served>, socket: Socket) {
-    let guard = context.enter_session(served);
+    // Asked once for a connection: rules, endpoints and the log need it, and a reset socket does not know it any more.
+    let client = socket.peer_address().ok().map(|address| address.ip());
+    let guard = context.enter_session(served, client);
+    let serving = guard.serving();
+    let Some(listener) = serving.listener(guard.listener()) else { return };
+    if listener.proxy_protocol.is_some() {
+        context.runtime.spawn(behind_proxy(guard, socket));
+    } else {
+        begin(guard, socket, Facts::of_peer(client));
+    }
+}
+
+/// Learns who the client is. The session is a task of its own, which does not pay for the size of this one.
+async fn behind_proxy(guard: SessionGuard, socket: Socket) {
+    let context = guard.context().clone();
+    if let Some((socket, mut facts)) = context.exchanges.place(proxied::accept(&guard, socket)).await {
+        match facts.peer {
+            Some(named) => guard.is_of(named),
+            None => facts.peer = guard.client(),
+        }
+        begin(guard, socket, facts);
+    }
+}
+
+fn begin(guard: SessionGuard, socket: Socket, facts: Facts) {
+    let context = guard.context().clone();
     let serving = guard.serving();
     let Some(listener) = serving.listener(guard.listener()) else { return };
     let (protocol, runtime) = (listener.protocol, &context.runtime);
     if listener.tls.is_some() {
-        runtime.spawn(over_tls(guard, socket, protocol));
+        runtime.spawn(over_tls(guard, socket, facts, protocol));
         return;
     }
     let stream = Stream::Socket;
     match protocol {
-        Protocol::Http => runtime.spawn(Http1::new(guard, stream(socket), Facts::default()).serve()),
-        Protocol::Tcp { .. } => runtime.spawn(tcp::relay(guard, stream(socket))),
-        Protocol::TlsPassthrough => runtime.spawn(passthrough::relay(guard, socket)),
+        Protocol::Http => runtime.spawn(Http1::new(guard, stream(socket), facts).serve()),
+        Protocol::Tcp { .. } => runtime.spawn(tcp::relay(guard, stream(socket), facts)),
+        Protocol::TlsPassthrough => runtime.spawn(passthrough::relay(guard, socket, facts)),
     }
 }
 
 /// A session that begins with a handshake, whose state lives in recycled memory like that of an exchange.
-async fn over_tls(guard: SessionGuard, socket: Socket, protocol: Protocol) {
+async fn over_tls(guard: SessionGuard, socket: Socket, facts: Facts, protocol: Protocol) {
     let context = guard.context().clone();
-    let accepted = context.exchanges.place(handshake::accept(&guard, socket)).await;
+    let accepted = context.exchanges.place(handshake::accept(&guard, socket, facts)).await;
     let Some(Accepted { stream, facts }) = accepted else { return };
     match protocol {
         Protocol::Http if facts.speaks_h2() => {
@@ -238,7 +267,7 @@ async fn over_tls(guard: SessionGuard, socket: Socket, protocol: Protocol) {
         }
         Protocol::Http => Http1::new(guard, stream, facts).serve().await,
         // In blocks of their own: an idle session in HTTP/1.1 must not pay for their size.
-        Protocol::Tcp { .. } => Box::pin(tcp::relay(guard, stream)).await,
+        Protocol::Tcp { .. } => Box::pin(tcp::relay(guard, stream, facts)).await,
         Protocol::TlsPassthrough => {}
     }
 }
@@ -290,13 +319,14 @@ mod tests {
         let served = context.serving().served()[0].clone();
         let (near, _far) = std::os::unix::net::UnixStream::pair().expect("a pair");
         let stream = Stream::Socket(Socket::new(&runtime, near.into()).expect("a socket"));
-        let session = Http1::new(context.enter_session(&served), stream, Facts::default()).serve();
+        let session = Http1::new(context.enter_session(&served, None), stream, Facts::default()).serve();
         println!("session {} http1 {}", size_of_val(&session), size_of::<Http1>());
         assert!(size_of_val(&session) <= SESSION_BYTES_MAX, "{} bytes", size_of_val(&session));
         drop(session);
         let (near, _far) = std::os::unix::net::UnixStream::pair().expect("a pair");
         let socket = Socket::new(&runtime, near.into()).expect("a socket");
-        let session = over_tls(context.enter_session(&served), socket, Protocol::Http);
+        let session =
+            over_tls(context.enter_session(&served, None), socket, Facts::default(), Protocol::Http);
         println!("session over TLS {}", size_of_val(&session));
         assert!(size_of_val(&session) <= 2 * SESSION_BYTES_MAX, "{} bytes over TLS", size_of_val(&session));
     }

@@ -402,7 +402,7 @@ fn no_endpoint_is_a_503_or_502(engine: Engine) {
 
 fn a_busy_cluster_is_a_503(engine: Engine) {
     let two = H2Origin::start();
-    let keys = "http2_connections_max = 2\nhttp2_streams_max = 3";
+    let keys = "http2_connections_max = 2\nhttp2_streams_max = 3\npending_max = 0";
     let gateway = h2_setup(engine, &two).cluster_keys(keys).start();
     run(async {
         let mut send = connect(gateway.web()).await;

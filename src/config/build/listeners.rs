@@ -6,7 +6,9 @@ use super::{Files, Names, millis_or, tell, tls};
 use crate::config::node::{Node, Text, shorten};
 use crate::config::problem::{Finding, Findings};
 use crate::config::values;
-use crate::proxy::snapshot::{Cidr, ForwardedPolicy, Listener, Protocol, Timeouts};
+use crate::proxy::snapshot::{
+    Cidr, ForwardedPolicy, Listener, Protocol, ProxyProtocol, Timeouts, TracePolicy, Untrusted,
+};
 
 /// Listeners of one configuration; each takes a socket a worker.
 const LISTENERS_MAX: usize = 1_024;
@@ -83,6 +85,8 @@ pub(super) fn build<'t>(
                 .map(|max| u32::try_from(max).unwrap_or(u32::MAX)),
             forwarded,
             trusted_proxies,
+            proxy_protocol: proxy_protocol(node, findings),
+            traceparent: traceparent(node, kind, findings),
             timeouts: timeouts(&node.table("timeouts"), &root.table("timeouts")),
             socket: super::socket_options(node, findings),
         });
@@ -167,17 +171,7 @@ fn forwarded(node: &Node<'_>, kind: Kind, findings: &mut Findings) -> (Forwarded
         Some("off") => ForwardedPolicy::Off,
         _ => ForwardedPolicy::Replace,
     };
-    let cidr = |text: &Text<'_>| {
-        let parsed: Result<Cidr, &str> = text.text.parse();
-        parsed
-            .map_err(|error| {
-                let what = format!("\"{}\": {error}", shorten(text.text));
-                let cure = "write blocks such as \"10.0.0.0/8\" or \"fd00::/8\", or single addresses";
-                findings.push(Finding::error(&text.span, what).cure(cure));
-            })
-            .ok()
-    };
-    let trusted: Vec<Cidr> = node.texts("trusted_proxies").iter().filter_map(cidr).collect();
+    let trusted = cidrs(&node.texts("trusted_proxies"), findings);
     if let Some(protocol) = kind.relayed() {
         for key in ["forwarded", "trusted_proxies"] {
             if let Some(span) = node.key_span(key) {
@@ -194,6 +188,58 @@ fn forwarded(node: &Node<'_>, kind: Kind, findings: &mut Findings) -> (Forwarded
         );
     }
     (policy, trusted)
+}
+
+fn cidrs(texts: &[Text<'_>], findings: &mut Findings) -> Vec<Cidr> {
+    let cidr = |text: &Text<'_>| {
+        let parsed: Result<Cidr, &str> = text.text.parse();
+        parsed
+            .map_err(|error| {
+                let what = format!("\"{}\": {error}", shorten(text.text));
+                let cure = "write blocks such as \"10.0.0.0/8\" or \"fd00::/8\", or single addresses";
+                findings.push(Finding::error(&text.span, what).cure(cure));
+            })
+            .ok()
+    };
+    texts.iter().filter_map(cidr).collect()
+}
+
+fn proxy_protocol(node: &Node<'_>, findings: &mut Findings) -> Option<ProxyProtocol> {
+    const KEY: &str = "proxy_protocol";
+    if !node.has(KEY) {
+        return None;
+    }
+    let node = node.table(KEY);
+    let texts = node.texts("trusted");
+    let trusted = cidrs(&texts, findings);
+    if texts.is_empty() && node.has("trusted") {
+        let finding =
+            Finding::error(&node.value_span("trusted"), "no peer is trusted to send a PROXY header");
+        findings.push(finding.cure("name the proxies in front, such as \"10.0.0.0/8\"").absence());
+    }
+    let is_everybody = |text: &&Text<'_>| text.text.parse().is_ok_and(|cidr: Cidr| cidr.is_everybody());
+    for text in texts.iter().filter(is_everybody) {
+        let what = format!("{}: every peer may say who it is", text.text);
+        let cure = "name the proxies in front alone, or keep others from the port by a firewall";
+        findings.push(Finding::warning(&text.span, what).cure(cure));
+    }
+    let untrusted = match node.text("untrusted").map(|text| text.text) {
+        Some("plain") => Untrusted::Plain,
+        _ => Untrusted::Refuse,
+    };
+    Some(ProxyProtocol { trusted, untrusted })
+}
+
+fn traceparent(node: &Node<'_>, kind: Kind, findings: &mut Findings) -> TracePolicy {
+    if let (Some(protocol), Some(span)) = (kind.relayed(), node.key_span("traceparent")) {
+        let what = format!("\"traceparent\" has no effect on a listener of protocol \"{protocol}\"");
+        findings.push(Finding::warning(&span, what).cure("remove it"));
+    }
+    match node.text("traceparent").map(|text| text.text) {
+        Some("begin") => TracePolicy::Begin,
+        Some("replace") => TracePolicy::Replace,
+        _ => TracePolicy::Pass,
+    }
 }
 
 fn timeouts(own: &Node<'_>, all: &Node<'_>) -> Timeouts {

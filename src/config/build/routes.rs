@@ -20,12 +20,18 @@ pub(super) const PATHS: [&str; 3] = ["path", "path_prefix", "path_regex"];
 const FIELD_RULES: [&str; 4] = ["exact", "prefix", "regex", "present"];
 const METHODS: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
 
+/// What routes refer to.
+pub(super) struct Named<'n, 't> {
+    pub(super) clusters: &'n mut Names<'t>,
+    pub(super) rate_limits: &'n mut Names<'t>,
+}
+
 /// `None` only with an error among the findings.
 pub(super) fn build<'t>(
     root: &Node<'t>,
     listeners: &mut Listeners<'t>,
     cluster_specs: &[Cluster],
-    clusters: &mut Names<'_>,
+    mut named: Named<'_, '_>,
     findings: &mut Findings,
 ) -> Option<Table> {
     let nodes = root.tables("route");
@@ -35,7 +41,7 @@ pub(super) fn build<'t>(
         names.add(node, findings);
         let reader =
             Reader { node, findings: &mut *findings, listeners: &mut *listeners, clusters: cluster_specs };
-        specs.push(reader.route(index, clusters));
+        specs.push(reader.route(index, &mut named));
     }
     let complete = specs.iter().all(Option::is_some);
     warn_unserved(listeners, &specs, findings);
@@ -92,7 +98,7 @@ pub(super) struct Reader<'r, 't> {
 
 impl<'t> Reader<'_, 't> {
     /// `None` only with an error among the findings.
-    fn route(mut self, index: usize, clusters: &mut Names<'_>) -> Option<Spec> {
+    fn route(mut self, index: usize, named: &mut Named<'_, '_>) -> Option<Spec> {
         let name = match self.node.text("name") {
             Some(name) => name.text.to_owned(),
             None => format!("route-{}", index + 1),
@@ -110,7 +116,8 @@ impl<'t> Reader<'_, 't> {
         let count = headers.len();
         let fields: Vec<FieldMatch> = headers.iter().filter_map(|header| self.field(header)).collect();
         let complete = fields.len() == count;
-        let action = self.action(clusters);
+        let action = self.action(named.clusters);
+        let rate_limits = self.rate_limits(named.rate_limits);
         let wraps = self.wraps_twice(listeners.as_deref().unwrap_or_default(), action.as_ref());
         let prefix_rewrite = self.prefix_rewrite(action.as_ref());
         let tunnels = self.tunnels(action.as_ref());
@@ -132,6 +139,7 @@ impl<'t> Reader<'_, 't> {
             identities: identities?,
             fields: complete.then_some(fields)?,
             action: action?,
+            rate_limits: rate_limits?,
             tunnels: tunnels?,
             prefix_rewrite: prefix_rewrite?,
             request_edits,

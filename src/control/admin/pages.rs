@@ -194,7 +194,7 @@ fn live(state: &State) -> impl Iterator<Item = Live> {
     })
 }
 
-fn json_answer(status: StatusCode, body: &impl Serialize) -> Response {
+pub(super) fn json_answer(status: StatusCode, body: &impl Serialize) -> Response {
     let text = serde_json::to_string_pretty(body).unwrap_or_default();
     (status, [(header::CONTENT_TYPE, "application/json")], text + "\n").into_response()
 }

@@ -3,14 +3,15 @@
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::control::data::reload::{Asked, Outcome, Requests};
 use crate::control::handover::Facts;
 use crate::control::log::Log;
 use crate::control::steal::View;
-use crate::metrics::{CertificateFacts, Process, ProcessFacts, Shard, WorkerFacts};
+use crate::metrics::{CertificateFacts, HealthFacts, Process, ProcessFacts, Shard, WorkerFacts};
 use crate::sys::{clock, process};
+use crate::worker::view::Question;
 
 /// Where the data process is in its life.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -56,8 +57,11 @@ pub struct State {
     /// Upgrades that led to this process, and what was wrong with the one that was tried last.
     upgrades: u32,
     upgrade: Mutex<Result<(), Vec<String>>>,
+    /// Who passes questions on to the workers. Set once.
+    questions: OnceLock<mpsc::UnboundedSender<Question>>,
     /// What to count of certificates, and what is wrong with their files.
     certificates: Mutex<(CertificateFacts, Vec<String>)>,
+    health: Mutex<Vec<HealthFacts>>,
     steal: Mutex<View>,
 }
 
@@ -89,7 +93,9 @@ impl State {
                 last: Ok(()),
                 ok_unix_s: clock::unix_seconds(),
             }),
+            questions: OnceLock::new(),
             certificates: Mutex::default(),
+            health: Mutex::default(),
             steal: Mutex::default(),
         }
     }
@@ -179,9 +185,28 @@ impl State {
         self.certificates.lock().unwrap_or_else(PoisonError::into_inner).1.clone()
     }
 
+    /// Of the clusters whose endpoints are probed.
+    pub fn set_health(&self, facts: Vec<HealthFacts>) {
+        *self.health.lock().unwrap_or_else(PoisonError::into_inner) = facts;
+    }
+
     /// What is known of lost CPU time.
     pub fn steal(&self) -> MutexGuard<'_, View> {
         self.steal.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Questions to the workers, for who passes them on. To be called once.
+    pub fn take_questions(&self) -> mpsc::UnboundedReceiver<Question> {
+        let (questions, asked) = mpsc::unbounded_channel();
+        let _ = self.questions.set(questions);
+        asked
+    }
+
+    /// Has each worker answer. Without workers nobody does.
+    pub fn ask_workers(&self, question: Question) {
+        if let Some(questions) = self.questions.get() {
+            let _ = questions.send(question);
+        }
     }
 
     /// Asks the control thread to drain. Asking again changes nothing.
@@ -199,6 +224,7 @@ impl State {
         let certificates = self.certificates.lock().unwrap_or_else(PoisonError::into_inner).0.clone();
         let steal = self.steal().facts(clock::now(), self.workers());
         let mut facts = ProcessFacts::new(env!("CARGO_PKG_VERSION"), certificates, steal);
+        facts.set_health(self.health.lock().unwrap_or_else(PoisonError::into_inner).clone());
         facts.set(Process::Ready, u64::from(self.phase() == Phase::Serving));
         {
             let reloads = self.reloads();

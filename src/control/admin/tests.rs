@@ -87,7 +87,9 @@ async fn every_endpoint_of_the_table_answers_and_stands_on_the_index() {
         assert!(missing.contains(endpoint.path), "{}", endpoint.path);
         let request = format!("{} {} HTTP/1.1\r\nHost: localhost\r\n\r\n", endpoint.method, endpoint.path);
         let answer = admin.over_unix(&request).await;
-        assert!(answer.starts_with("HTTP/1.1 20"), "{}: {answer}", endpoint.path);
+        // Placeholders name no endpoint.
+        let wanted = if endpoint.path.contains('{') { "HTTP/1.1 400" } else { "HTTP/1.1 20" };
+        assert!(answer.starts_with(wanted), "{}: {answer}", endpoint.path);
         assert!(answer.contains("connection: close"), "{}", endpoint.path);
     }
     assert!(!index.contains("http://") && !index.contains("https://"), "no outside asset");

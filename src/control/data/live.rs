@@ -12,20 +12,24 @@ use tokio::sync::mpsc::{self, UnboundedReceiver};
 use tokio::sync::oneshot;
 use tokio::time::MissedTickBehavior;
 
+use super::FLUSH_TIMEOUT;
 use super::names::{Fresh, Resolving, first_answers};
 use super::reload::{self, Asked, Prepared, Reloader};
 use super::sampling::Sampling;
 use super::share;
 use super::tls::LiveTls;
 use crate::control::Outcome;
+use crate::control::access_log::AccessLog;
 use crate::control::admin::{Admin, Phase, State};
 use crate::control::handover::Facts;
+use crate::control::health::Health;
 use crate::metrics::shard::forget_unused;
 use crate::proxy::context::Next;
 use crate::proxy::snapshot::Snapshot;
 use crate::proxy::snapshot::change::{Change, Was};
 use crate::steal::SAMPLE_INTERVAL;
 use crate::sys::{clock, process};
+use crate::worker::view::Question;
 use crate::worker::{Handle, Message, Queues, Reload};
 
 /// How often workers are looked at: seldom while they serve, often while their end is awaited.
@@ -42,6 +46,8 @@ pub(super) struct Live {
     /// In use.
     pub snapshot: Arc<Snapshot>,
     pub names: Resolving,
+    pub health: Health,
+    pub access_log: AccessLog,
     pub tls: LiveTls,
     pub sampling: Sampling,
     pub reloader: Arc<Reloader>,
@@ -99,6 +105,7 @@ impl UnderWay {
 impl Live {
     /// Serves until every worker has ended.
     pub(super) async fn serve(mut self, facts: &Facts, state: &State, mut signals: Signals) -> Outcome {
+        let mut questions = state.take_questions();
         self.reloader.supervisor.ready();
         let mut look = tokio::time::interval(LOOK_SERVING);
         let mut sample = tokio::time::interval(SAMPLE_INTERVAL);
@@ -115,7 +122,12 @@ impl Live {
                     }
                     break Leave::Stop;
                 }
-                (cluster, addresses) = self.names.changed() => self.tell_endpoints_of(&cluster, &addresses),
+                (cluster, addresses) = self.names.changed() => {
+                    self.tell_endpoints_of(&cluster, &addresses, state);
+                }
+                Some(told) = self.health.changed() => self.health.take(told, state, &self.handles),
+                _ = signals.user_1.recv() => self.access_log.reopen(),
+                Some(question) = questions.recv() => self.ask(&question),
                 _ = signals.hang_up.recv() => drop(state.ask(Asked::Reload)),
                 _ = signals.user_2.recv() => drop(state.ask(Asked::Upgrade)),
                 Some(asked) = self.asked.recv(), if under_way.step.is_none() => self.begin(asked, &mut under_way),
@@ -126,7 +138,7 @@ impl Live {
                 _ = sample.tick(), if self.sampling.is_on() => self.sampling.sample(state, &self.handles),
                 _ = look.tick() => {
                     if !self.sampling.postpones() {
-                        self.tls.look(state, &self.handles, false);
+                        self.tls.look(state, &self.handles, &mut self.health, false);
                     }
                     forget_unused(state.shards());
                     if let Some(index) = self.handles.iter().position(Handle::finished) {
@@ -142,6 +154,13 @@ impl Live {
             self.admin.take().into_iter().for_each(Admin::stop);
         }
         self.drain(state).await
+    }
+
+    /// Each worker answers by itself.
+    fn ask(&self, question: &Question) {
+        for handle in &self.handles {
+            handle.send(Message::Question(question.clone()));
+        }
     }
 
     /// Begins what was asked for.
@@ -162,10 +181,10 @@ impl Live {
 
     async fn drain(self, state: &State) -> Outcome {
         // Kept: who asks is answered to the end.
-        let Self { handles, sampling, snapshot, admin: _admin, .. } = self;
+        let Self { handles, sampling, health, access_log, snapshot, admin: _admin, .. } = self;
         let drain_deadline = snapshot.drain.deadline;
         // With it go copies of listeners, which would keep them open.
-        drop(sampling);
+        drop((sampling, health));
         state.set_phase(Phase::Draining);
         tracing::info!(deadline_ms = drain_deadline.as_millis() as u64, "draining");
         let deadline = clock::now() + drain_deadline;
@@ -186,14 +205,16 @@ impl Live {
         for handle in handles {
             handle.join();
         }
+        access_log.finish(FLUSH_TIMEOUT);
         tracing::info!("drained");
         Outcome::Good
     }
 
-    fn tell_endpoints_of(&self, cluster: &str, addresses: &[SocketAddr]) {
+    fn tell_endpoints_of(&mut self, cluster: &str, addresses: &[SocketAddr], state: &State) {
         let at = self.snapshot.clusters.iter().position(|at| *at.name == *cluster);
         if let Some(at) = at.and_then(|at| u16::try_from(at).ok()) {
             tell_endpoints(&self.handles, at, addresses);
+            self.health.set_endpoints(at, addresses, state, &self.handles);
         }
     }
 
@@ -216,7 +237,7 @@ impl Live {
                     tracing::error!(problem, "the configuration was not reloaded; the one in use stays");
                 }
                 // Files of certificates that changed come into use all the same, where they can be.
-                self.tls.look(state, &self.handles, true);
+                self.tls.look(state, &self.handles, &mut self.health, true);
                 state.note_reload(Err(problems.clone()));
                 self.reloader.supervisor.ready();
                 under_way.end(&Err(problems));
@@ -246,6 +267,10 @@ impl Live {
         let addresses = Arc::new(self.names.go_on(fresh, &snapshot));
         let copied = sockets.iter().map(|opened| opened.as_ref()?.first()?.try_clone().ok()).collect();
         self.sampling.change(steal, &change, copied, &snapshot, state);
+        // Tried before; where it was taken away since, the last one is still written.
+        if let Err(problem) = self.access_log.follow(snapshot.access_log.as_ref().map(|spec| &spec.target)) {
+            tracing::error!(problem, "the access log stays where it was");
+        }
         let (done, swapped) = mpsc::unbounded_channel();
         let mut by_worker = by_worker(sockets, self.handles.len()).into_iter();
         for (handle, shard) in self.handles.iter().zip(state.shards()) {
@@ -259,6 +284,7 @@ impl Live {
             let sockets = by_worker.next().unwrap_or_default();
             handle.send(Message::Reload(Box::new(Reload { next, sockets, steal, done: done.clone() })));
         }
+        self.health.change(&snapshot, &change, &tls, &addresses, state, &self.handles);
         let told = told(&change, &self.snapshot);
         tracing::info!(change = told, "configuration reloaded");
         state.set_config(effective);
@@ -311,9 +337,8 @@ pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hang_up: Signal,
+    user_1: Signal,
     user_2: Signal,
-    /// Held so that it does not end the process; the supervisor answers it.
-    _user_1: Signal,
 }
 
 impl Signals {
@@ -323,7 +348,7 @@ impl Signals {
             interrupt: signal(SignalKind::interrupt())?,
             hang_up: signal(SignalKind::hangup())?,
             user_2: signal(SignalKind::user_defined2())?,
-            _user_1: signal(SignalKind::user_defined1())?,
+            user_1: signal(SignalKind::user_defined1())?,
         })
     }
 

@@ -10,12 +10,13 @@ use tokio::sync::{mpsc, oneshot};
 use super::tls::{materials, unix_s};
 use super::{Machine, prove_socket_options};
 use crate::config::Config;
+use crate::control::access_log;
 use crate::control::certificates::Certificates;
 use crate::control::requests::{self, Supervisor};
 use crate::control::source::Source;
 use crate::proxy::context::Compiled;
 use crate::proxy::snapshot::Snapshot;
-use crate::proxy::snapshot::change::Change;
+use crate::proxy::snapshot::change::{Change, keep_budgets};
 use crate::proxy::tls::Tls;
 use crate::steal;
 use crate::sys::process;
@@ -120,7 +121,8 @@ impl Reloader {
         let mut config = source.parse().map_err(|text| vec![text])?;
         self.machine.hold(&mut config);
         prove_socket_options(&mut config.snapshot);
-        let Config { snapshot, steal, effective, .. } = config;
+        let Config { mut snapshot, steal, effective, .. } = config;
+        keep_budgets(present, &mut snapshot);
         let snapshot = Arc::new(snapshot);
         let change = Change::between(present, &snapshot);
         // The supervisor judged from the same text: it is to have opened what is new, and no more.
@@ -135,12 +137,24 @@ impl Reloader {
                 "the configuration in use is not the supervisor's; restart the gateway".to_owned(),
             ]);
         }
+        try_out_access_log(&snapshot, present)?;
         let certificates = Certificates::read(&snapshot, unix_s())
             .map_err(|failures| failures.iter().map(ToString::to_string).collect::<Vec<_>>())?;
         try_out(&certificates, ticket_keys, &snapshot)?;
         let compiled = Compiled::new(snapshot.clone());
         let change = Arc::new(change);
         Ok(Box::new(Prepared { steal, effective, snapshot, compiled, change, certificates, sockets }))
+    }
+}
+
+/// Opens another target than the present one.
+fn try_out_access_log(snapshot: &Snapshot, present: &Snapshot) -> Result<(), Vec<String>> {
+    let target = |snapshot: &Snapshot| snapshot.access_log.as_ref().map(|spec| spec.target.clone());
+    match target(snapshot) {
+        Some(target_now) if target(present).as_ref() != Some(&target_now) => {
+            access_log::try_out(&target_now).map_err(|problem| vec![problem])
+        }
+        _ => Ok(()),
     }
 }
 

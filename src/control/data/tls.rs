@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::base::time::Instant;
 use crate::control::admin::State;
 use crate::control::certificates::{Certificates, TlsChange};
+use crate::control::health::Health;
 use crate::control::requests::{KeptTicketKeys, Supervisor};
 use crate::proxy::snapshot::Snapshot;
 use crate::sys::{clock, cpu};
@@ -72,9 +73,13 @@ impl LiveTls {
         self.materials(snapshot)
     }
 
-    /// Tells the workers of changed files, and of new secrets when they are due. `always`: reads unchanged files too.
-    pub(super) fn look(&mut self, state: &State, handles: &[Handle], always: bool) {
+    /// Tells the workers, and who probes endpoints, of changed files, and of new secrets when they are due. `always`:
+    /// reads unchanged files too.
+    pub(super) fn look(&mut self, state: &State, handles: &[Handle], health: &mut Health, always: bool) {
         for change in self.certificates.look(unix_s(), always) {
+            if let TlsChange::Cluster(cluster, material) = &change {
+                health.set_tls(*cluster, material);
+            }
             for handle in handles {
                 handle.send(match change.clone() {
                     TlsChange::Listener(listener, material) => Message::ServerTls { listener, material },

@@ -14,6 +14,8 @@ pub(super) enum Ask {
     HangUp,
     /// Nor this: to have another binary take over.
     User2,
+    /// Nor this: to open the access log anew.
+    User1,
     /// Nothing: a child may have ended.
     Child,
 }
@@ -45,17 +47,15 @@ impl Signals {
         while !matches!(self.next().await, Ask::Interrupt | Ask::Terminate) {}
     }
 
-    /// The others are answered with a line in the log, and never end the process.
+    /// None of them ends the process by itself.
     pub(super) async fn next(&mut self) -> Ask {
-        loop {
-            tokio::select! {
-                _ = self.terminate.recv() => return Ask::Terminate,
-                _ = self.interrupt.recv() => return Ask::Interrupt,
-                _ = self.hang_up.recv() => return Ask::HangUp,
-                _ = self.user_1.recv() => tracing::warn!("SIGUSR1 has no meaning here"),
-                _ = self.user_2.recv() => return Ask::User2,
-                _ = self.child.recv() => return Ask::Child,
-            }
+        tokio::select! {
+            _ = self.terminate.recv() => Ask::Terminate,
+            _ = self.interrupt.recv() => Ask::Interrupt,
+            _ = self.hang_up.recv() => Ask::HangUp,
+            _ = self.user_1.recv() => Ask::User1,
+            _ = self.user_2.recv() => Ask::User2,
+            _ = self.child.recv() => Ask::Child,
         }
     }
 }

@@ -98,7 +98,8 @@ fn with_client_cert(
     else {
         panic!("a whole head")
     };
-    let forwarded = Forwarded { policy, client_ip: [0; 4].into(), proto: "https", client_cert: own };
+    let forwarded =
+        Forwarded { policy, client_ip: [0; 4].into(), proto: "https", client_cert: own, traceparent: None };
     let mut out = Vec::new();
     write_request(&mut out, &head, ("/", None), "a", &forwarded, edits);
     let text = String::from_utf8(out).unwrap();
@@ -157,6 +158,7 @@ fn the_expectation_is_forwarded_unless_answered_here() {
         client_ip: [0; 4].into(),
         proto: "http",
         client_cert: None,
+        traceparent: None,
     };
     let mut out = Vec::new();
     write_request(&mut out, &head, ("/", None), "a", &forwarded, &none());
@@ -264,6 +266,7 @@ fn writing_into_a_warm_buffer_does_not_grow_it() {
         client_ip: [255; 4].into(),
         proto: "https",
         client_cert: None,
+        traceparent: None,
     };
     let mut out = Vec::new();
     write_request(&mut out, &head, ("/", None), "a", &forwarded, &none());

@@ -24,15 +24,19 @@ use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
 use crate::base::field_edits::FieldEdits;
+use crate::base::time::Instant;
 use crate::h1::{Parsed, ResponseHead, framing_to_client, write_response};
 use crate::http::answer::{connection_option, write_answer};
 use crate::http::{BodyFraming, Reject, Version};
+use crate::limit::retry::Failed;
 use crate::limits;
 use crate::metrics::{ClusterCounter, Histogram, ListenerCounter};
 use crate::runtime::{Deadline, RecvBuf};
 
+use super::super::access::Line;
 use super::super::ask::{self, Attempt, Client, Gone, Plan, ResponseBody, broken_by, unless_gone};
 use super::super::body::{Body, BodyError, Pace, drained};
+use super::super::caller::Caller;
 use super::super::context::{Context, Serving, SessionGuard};
 use super::super::outcome::{Ending, Termination};
 use super::super::snapshot::Timeouts;
@@ -54,32 +58,11 @@ pub(super) async fn run(session: &mut Http1, first: RecvBuf) -> Next {
     let started = context.runtime.now();
     let timeouts = session.guard.timeouts();
     session.requests += 1;
+    let line = Line::of_request(&session.guard, &serving, started);
     let mut input = HeadInput::new(&context.runtime, first);
-    let request = loop {
-        let mut asker = Asker {
-            listener,
-            counts: session.guard.counts(),
-            facts: &mut session.facts,
-            stream: Some(&session.stream),
-        };
-        match judge(&context, &serving, &mut asker, input.bytes()) {
-            Ok(Parsed::Complete(request)) => break request,
-            Ok(Parsed::Partial) => {
-                // The first head's deadline runs since the connection was accepted.
-                if session.requests > 1 {
-                    session.deadline.set(started + timeouts.header);
-                }
-                let bytes_max = serving.head_limits.head_bytes_max;
-                match input.more(&session.stream, &session.deadline, bytes_max).await {
-                    Ok(()) => {}
-                    Err(HeadError::TimedOut) => return refuse(session, 408, "", Termination::HeaderTimeout),
-                    Err(HeadError::Ended | HeadError::Broken) => {
-                        return Next::End(Ending::Graceful(Termination::ClientAborted));
-                    }
-                }
-            }
-            Err(reject) => return refuse(session, reject.status, reject.text, Termination::BadRequest),
-        }
+    let request = match read_head(session, (&serving, listener), &line, &mut input, started).await {
+        Ok(request) => request,
+        Err(next) => return next,
     };
     let has_more = !request.framing.has_body() && input.bytes().len() > request.head_len;
     let rest = input.rest(request.head_len);
@@ -91,6 +74,7 @@ pub(super) async fn run(session: &mut Http1, first: RecvBuf) -> Next {
         timeouts,
         guard: &session.guard,
         request: &request,
+        line: &line,
         keep_alive: Cell::new(request.keep_alive && may_stay(session, &serving)),
         status: Cell::new(None),
         unframed: Cell::new(false),
@@ -102,12 +86,18 @@ pub(super) async fn run(session: &mut Http1, first: RecvBuf) -> Next {
     };
     exchange.guard.counts().add(ListenerCounter::ReceivedBytes, request.head_len as u64);
     let next = match &request.answer {
-        Answer::Forward { cluster, route, head } => exchange.forward(*cluster, *route, head, rest).await,
+        Answer::Forward { cluster, route, head, .. } => exchange.forward(*cluster, *route, head, rest).await,
         Answer::Tunnel(opening) => Box::pin(exchange.open(opening, rest)).await,
         Answer::Gone => Next::End(Ending::Abort(Termination::ClientAborted)),
         _ => exchange.answer(rest).await,
     };
     exchange.guard.counts().request(exchange.status.get());
+    line.status(exchange.status.get());
+    match &next {
+        Next::Request(_) => line.complete(),
+        Next::End(ending) => line.ended(ending.termination()),
+        Next::Tunnel(_) => {}
+    }
     let took = context.runtime.now().since(started);
     context.shard.observe(Histogram::RequestDuration, took);
     context.door.answered(took, exchange.status.get());
@@ -122,14 +112,54 @@ fn may_stay(session: &Http1, serving: &Serving) -> bool {
     session.requests < serving.snapshot.http.requests_per_connection_max && !session.guard.is_draining()
 }
 
+/// Reads the head of a request and judges it; else says what follows.
+async fn read_head(
+    session: &mut Http1,
+    (serving, listener): (&Rc<Serving>, u16),
+    line: &Line,
+    input: &mut HeadInput<'_>,
+    started: Instant,
+) -> Result<Request, Next> {
+    let context = session.guard.context().clone();
+    loop {
+        let (counts, facts, stream) = (session.guard.counts(), &mut session.facts, Some(&session.stream));
+        let mut asker = Asker { listener, counts, facts, stream, line };
+        match judge(&context, serving, &mut asker, input.bytes()) {
+            Ok(Parsed::Complete(request)) => return Ok(request),
+            Ok(Parsed::Partial) => {}
+            Err(reject) => {
+                return Err(refuse(session, line, reject.status, reject.text, Termination::BadRequest));
+            }
+        }
+        // The first head's deadline runs since the connection was accepted.
+        if session.requests > 1 {
+            session.deadline.set(started + session.guard.timeouts().header);
+        }
+        let bytes_max = serving.head_limits.head_bytes_max;
+        match input.more(&session.stream, &session.deadline, bytes_max).await {
+            Ok(()) => {}
+            Err(HeadError::TimedOut) => {
+                return Err(refuse(session, line, 408, "", Termination::HeaderTimeout));
+            }
+            Err(HeadError::Ended | HeadError::Broken) => {
+                line.ended(Termination::ClientAborted);
+                return Err(Next::End(Ending::Graceful(Termination::ClientAborted)));
+            }
+        }
+    }
+}
+
 /// Answers a head that is not taken, and closes.
-fn refuse(session: &Http1, status: u16, text: &str, termination: Termination) -> Next {
+fn refuse(session: &Http1, line: &Line, status: u16, text: &str, termination: Termination) -> Next {
     let context = session.guard.context();
     let mut out = context.runtime.take_block();
     context.with_date(|date| write_answer(&mut out, status, text, Some("close"), false, &[], Some(date)));
     let shard = session.guard.counts();
     shard.request(Some(status));
     shard.add(ListenerCounter::SentBytes, out.len() as u64);
+    line.status(Some(status));
+    line.sent_message(&out);
+    line.ended(termination);
     session.stream.send(&out, true);
     context.runtime.put_block(out);
     Next::End(Ending::Graceful(termination))
@@ -143,6 +173,7 @@ struct Exchange<'a> {
     timeouts: Timeouts,
     guard: &'a SessionGuard,
     request: &'a Request,
+    line: &'a Line,
     /// Whether the connection goes on after this exchange, as it stands.
     keep_alive: Cell<bool>,
     /// Sent to the client; a response has begun once there is one.
@@ -159,6 +190,18 @@ struct Exchange<'a> {
     early: Cell<bool>,
     /// The response went out in one small piece.
     at_once: Cell<bool>,
+}
+
+/// A response's body on its way, whose bytes are known also where the client leaves.
+struct Sending<'a> {
+    body: Body,
+    line: &'a Line,
+}
+
+impl Drop for Sending<'_> {
+    fn drop(&mut self) {
+        self.line.sent(self.body.moved);
+    }
 }
 
 /// A response head as a client of HTTP/1.1 gets it.
@@ -180,7 +223,12 @@ impl Exchange<'_> {
             }
             BodyFraming::Chunked | BodyFraming::UntilClose => false,
         };
-        let refused = matches!(answer, Answer::Own { tunnel: true, .. } | Answer::Shed { tunnel: true, .. });
+        let refused = matches!(
+            answer,
+            Answer::Own { tunnel: true, .. }
+                | Answer::Shed { tunnel: true, .. }
+                | Answer::Limited { tunnel: true, .. }
+        );
         self.keep_alive.set(self.keep_alive.get() && drainable && !refused && !self.moves());
         let connection = connection_option(self.keep_alive.get(), self.request.version);
         let mut out = self.context.runtime.take_block();
@@ -204,6 +252,12 @@ impl Exchange<'_> {
                     self.status.set(Some(503));
                     self.context.door.refusal(*random).write(&mut out, connection, is_head, date);
                 }
+                Answer::Limited { after_s, .. } => {
+                    self.status.set(Some(429));
+                    let after_s = after_s.to_string();
+                    let fields = [("Retry-After", after_s.as_str())];
+                    write_answer(&mut out, 429, "", connection, is_head, &fields, date);
+                }
                 Answer::Own { status, text, fields, .. } => {
                     self.status.set(Some(*status));
                     write_answer(&mut out, *status, text, connection, is_head, fields, date);
@@ -221,6 +275,7 @@ impl Exchange<'_> {
     /// Sends `out`, the last of this response, counts it and keeps its memory.
     fn send_block(&self, out: Vec<u8>) {
         self.guard.counts().add(ListenerCounter::SentBytes, out.len() as u64);
+        self.line.sent_message(&out);
         if out.len() as u64 > 2 * SMALL_BODY_BYTES_MAX {
             self.at_once.set(false);
         }
@@ -260,11 +315,18 @@ impl Exchange<'_> {
         }
     }
 
+    /// Whom an endpoint is asked for.
+    fn caller(&self) -> Caller {
+        match &self.request.answer {
+            Answer::Forward { caller, .. } => caller.clone(),
+            _ => Caller::default(),
+        }
+    }
+
     /// Has an endpoint answer.
     async fn forward(&self, cluster: u16, route: u16, head: &[u8], rest: RecvBuf) -> Next {
         let upstreams = &self.serving.upstreams;
-        let mut tried = Tried::default();
-        let mut fresh = false;
+        let mut tried = Tried::new(self.caller());
         let mut rest = Some(rest);
         if upstreams.may_multiplex(cluster) {
             // In a block of its own: what goes to HTTP/1.1 must not pay for its size.
@@ -272,7 +334,7 @@ impl Exchange<'_> {
         }
         loop {
             let acquired = {
-                let acquire = pin!(upstreams.acquire(cluster, fresh, &mut tried));
+                let acquire = pin!(upstreams.acquire(cluster, tried.is_again(), &mut tried));
                 unless_gone(self, acquire).await
             };
             let connection = match acquired {
@@ -280,22 +342,21 @@ impl Exchange<'_> {
                 Ok(Err(error)) => return self.fail(cannot_acquire(error), rest).await,
                 Ok(Ok(connection)) => connection,
             };
-            if let Some(next) = self.attempt(connection, cluster, route, head, &mut rest, !fresh).await {
+            if let Some(next) = self.attempt(connection, (cluster, route), head, &mut rest, &mut tried).await
+            {
                 return next;
             }
-            fresh = true;
         }
     }
 
-    /// Has this connection's endpoint answer. `None`: another one may be tried, which `may_retry` allows.
+    /// Has this connection's endpoint answer. `None`: the request is to be sent again.
     async fn attempt(
         &self,
         connection: Connection,
-        cluster: u16,
-        route: u16,
+        (cluster, route): (u16, u16),
         head: &[u8],
         rest: &mut Option<RecvBuf>,
-        may_retry: bool,
+        tried: &mut Tried,
     ) -> Option<Next> {
         let upstreams = &self.serving.upstreams;
         // A client that left while it waited for a connection gets nothing done.
@@ -304,20 +365,18 @@ impl Exchange<'_> {
             return Some(Next::End(Ending::Abort(Termination::ClientAborted)));
         }
         connection.stream.set_on_demand(false);
-        let attempt = Attempt::new(self.context, self.serving, (cluster, route), self.request.is_head);
-        attempt.sent(head);
+        let mut attempt =
+            Attempt::new(self.context, self.serving, self.line, (cluster, route), self.request.is_head);
         if self.request.framing.has_body() {
+            attempt.sent(head);
             // In a block of its own: requests without a body must not pay for its size.
             let first = rest.take().unwrap_or_else(|| self.context.runtime.empty_buffer());
             let forwarded = self.forward_with_body(attempt, connection, head, first);
             return Some(self.context.exchanges.place(forwarded).await);
         }
+        attempt.wait_for(self.deadline, tried, self.request.idempotent);
+        attempt.sent(head);
         connection.stream.send(head, false);
-        let Some(spec) = upstreams.spec(cluster) else {
-            return Some(self.fail(UNANSWERED, rest.take()).await);
-        };
-        let may_retry = may_retry && spec.retries_max > 0 && self.request.idempotent;
-        self.deadline.set(self.context.runtime.now() + spec.request_timeout);
         let responded = {
             let respond = pin!(attempt.respond(self, &connection));
             unless_gone(self, respond).await
@@ -331,8 +390,11 @@ impl Exchange<'_> {
                 self.settle(connection, reusable);
                 return Some(self.after_response(rest.take()).await);
             }
-            Responded::Unanswered if may_retry => {
-                attempt.add(ClusterCounter::Retries, 1);
+            Responded::Again(failed) => {
+                tried.again();
+                if failed != Failed::ResetBeforeRequest {
+                    tried.spare(connection.endpoint());
+                }
                 return None;
             }
             Responded::Unanswered | Responded::Refused | Responded::Opened(_) => UNANSWERED,
@@ -370,6 +432,7 @@ impl Exchange<'_> {
             self.both_ways(pin!(upload), pin!(respond), spec.request_timeout).await
         };
         self.stream.set_bulk(false);
+        self.line.received(body.moved);
         self.guard.counts().add(ListenerCounter::ReceivedBytes, body.moved);
         attempt.add(ClusterCounter::SentBytes, body.moved);
         match responded {
@@ -402,7 +465,7 @@ impl Exchange<'_> {
                 connection.abort();
                 Next::End(Ending::Graceful(Termination::EarlyResponse))
             }
-            (Responded::Unanswered | Responded::Refused | Responded::Opened(_), _) => {
+            (Responded::Unanswered | Responded::Refused | Responded::Again(_) | Responded::Opened(_), _) => {
                 self.fail_and_close(UNANSWERED)
             }
             (Responded::Failed(failure), _) => {
@@ -489,6 +552,7 @@ impl Exchange<'_> {
     fn send_failure(&self, failure: &Failure) {
         let mut out = self.context.runtime.take_block();
         self.status.set(Some(failure.status));
+        self.line.ended(failure.termination);
         if self.guard.is_draining() {
             self.keep_alive.set(false);
         }
@@ -619,7 +683,8 @@ impl Exchange<'_> {
         }
         let pace = attempt.response_pace(self.timeouts.write_stall);
         self.at_once.set(false);
-        let mut body = Body::new(framing, framing_out);
+        let mut sending = Sending { body: Body::new(framing, framing_out), line: self.line };
+        let body = &mut sending.body;
         let runtime = &self.context.runtime;
         let moved = body.relay(runtime, &connection.stream, self.stream, &out, rest, pace).await;
         let shard = self.guard.counts();

@@ -56,7 +56,9 @@ pub(in crate::proxy) const fn invalid(reject: Reject) -> Failure {
 pub(in crate::proxy) const fn cannot_acquire(error: AcquireError) -> Failure {
     let (status, text) = match error {
         AcquireError::NoEndpoint => (503, "The gateway knows no upstream server for this."),
+        AcquireError::Unhealthy => (503, "No upstream server for this is healthy."),
         AcquireError::Busy => (503, "All connections to the upstream server are in use."),
+        AcquireError::TooMany => (503, "Too many requests are under way to the upstream server."),
         AcquireError::Refused => (502, "The upstream server refused the connection."),
         AcquireError::Untrusted => (502, "The TLS handshake with the upstream server failed."),
         AcquireError::Local => (503, "The gateway has no descriptor or port left for another connection."),
@@ -64,6 +66,8 @@ pub(in crate::proxy) const fn cannot_acquire(error: AcquireError) -> Failure {
     };
     let termination = match error {
         AcquireError::Untrusted => Termination::UpstreamTls,
+        AcquireError::Unhealthy => Termination::UpstreamUnhealthy,
+        AcquireError::Busy | AcquireError::TooMany => Termination::UpstreamOverflow,
         _ => Termination::UpstreamConnect,
     };
     Failure { status, text, termination }

@@ -21,11 +21,14 @@ use crate::base::field_edits::FieldEdits;
 use crate::h1::{FieldSlots, HeadLimits, Parsed, ResponseHead, parse_response};
 use crate::http::answer::{standard_text, write_answer};
 use crate::http::{Reject, grpc, trim_ows};
+use crate::limit::retry::Failed;
 use crate::metrics::{ClusterCounter, Histogram};
 use crate::runtime::Deadline;
 
+use super::super::access::Line;
 use super::super::ask::{self, Attempt, Client, Gone, Plan, ResponseBody, broken_by, unless_gone};
 use super::super::body::{BodyError, Pace};
+use super::super::caller::Caller;
 use super::super::context::{Context, Serving};
 use super::super::http1::failure::{Failure, UNANSWERED, cannot_acquire, is_clients_fault};
 use super::super::http1::judge::{Answer, Asker, Request, judge};
@@ -68,12 +71,14 @@ async fn answer(
     let context = session.guard.context().clone();
     let serving = session.guard.serving();
     let started = context.runtime.now();
+    let line = Line::of_request(&session.guard, &serving, started);
     let (head, body) = request.into_parts();
     let ended = body.is_end_stream();
     let mut neutral = context.runtime.take_block();
     if translate::write_request(&mut neutral, &head, ended).is_err() {
         respond.send_reset(Reason::PROTOCOL_ERROR);
         session.guard.counts().request(None);
+        line.ended(Termination::BadRequest);
         return None;
     }
     let content_type = head.headers.get(::http::header::CONTENT_TYPE);
@@ -84,6 +89,7 @@ async fn answer(
         session,
         context: &context,
         serving: &serving,
+        line,
         client: RefCell::new(Answering::Waiting(respond)),
         timeouts: session.guard.timeouts(),
         deadline: context.runtime.deadline(),
@@ -110,9 +116,13 @@ async fn answer(
         }
     }
     session.guard.counts().request(exchange.status.get());
+    exchange.line.status(exchange.status.get());
     let took = context.runtime.now().since(started);
     context.shard.observe(Histogram::RequestDuration, took);
     context.door.answered(took, exchange.status.get());
+    if exchange.opened.borrow().is_none() {
+        exchange.line.complete();
+    }
     let (sender, tunnel) = exchange.opened.take()?;
     Some(Box::new(Opened { receiver: body, sender, tunnel }))
 }
@@ -126,6 +136,7 @@ struct Exchange<'a> {
     session: &'a Session,
     context: &'a Rc<Context>,
     serving: &'a Rc<Serving>,
+    line: Line,
     client: RefCell<Answering>,
     timeouts: Timeouts,
     /// Of the response's head.
@@ -164,6 +175,7 @@ struct Destination<'a> {
     cluster: u16,
     route: u16,
     head: &'a [u8],
+    caller: &'a Caller,
 }
 
 impl Exchange<'_> {
@@ -175,8 +187,8 @@ impl Exchange<'_> {
         }
         let mut facts = self.session.facts.borrow_mut();
         let guard = &self.session.guard;
-        let mut asker =
-            Asker { listener: guard.listener(), counts: guard.counts(), facts: &mut facts, stream: None };
+        let (listener, counts) = (guard.listener(), guard.counts());
+        let mut asker = Asker { listener, counts, facts: &mut facts, stream: None, line: &self.line };
         match judge(self.context, self.serving, &mut asker, neutral)? {
             Parsed::Complete(request) => Ok(request),
             Parsed::Partial => Err(Reject::HEAD_TOO_LARGE),
@@ -186,19 +198,29 @@ impl Exchange<'_> {
     async fn serve(&self, judged: Result<Request, Reject>, body: &mut Receiver) {
         let request = match judged {
             Ok(request) => request,
-            Err(reject) => return self.answer_own(reject.status, reject.text, &[]).await,
+            Err(reject) => {
+                self.line.ended(Termination::BadRequest);
+                return self.answer_own(reject.status, reject.text, &[]).await;
+            }
         };
         if self.is_extended && !may_answer_extended(self.serving, &request.answer) {
             return self.answer_own(501, "", &[]).await;
         }
         match &request.answer {
             Answer::Tunnel(opening) => self.open(opening).await,
-            Answer::Forward { cluster, route, head } => {
-                let to = Destination { cluster: *cluster, route: *route, head };
+            Answer::Forward { cluster, route, head, caller } => {
+                let to = Destination { cluster: *cluster, route: *route, head, caller };
                 self.forward(&request, to, body).await;
             }
-            Answer::Gone => self.reset(Reason::CANCEL),
+            Answer::Gone => {
+                self.line.ended(Termination::ClientAborted);
+                self.reset(Reason::CANCEL);
+            }
             Answer::Own { status, text, fields, .. } => self.answer_own(*status, text, fields).await,
+            Answer::Limited { after_s, .. } => {
+                let after_s = after_s.to_string();
+                self.answer_own(429, "", &[("Retry-After", &after_s)]).await;
+            }
             // A stream passed the door before it began.
             Answer::Shed { .. } => self.reset(Reason::REFUSED_STREAM),
             Answer::Prepared { route } => self.answer_prepared(*route).await,
@@ -281,15 +303,18 @@ impl Exchange<'_> {
         if body.is_empty() {
             return;
         }
+        let whole = body.len();
         loop {
             let waiting = body.len();
             let sending = std::future::poll_fn(|cx| sender.poll_send(cx, &mut body, true));
             self.deadline.set(self.context.runtime.now() + self.timeouts.write_stall);
-            if self.deadline.within(sending).await.is_ok() {
-                return;
+            let sent = self.deadline.within(sending).await;
+            if sent.is_ok() {
+                return self.line.sent(whole as u64);
             }
             if body.len() == waiting {
                 self.session.note_offence();
+                self.line.ended(Termination::WriteStalled);
                 return sender.reset(Reason::CANCEL.into());
             }
         }
@@ -317,6 +342,7 @@ impl Exchange<'_> {
 
     /// What the client set as its deadline has come.
     async fn deadline_exceeded(&self) {
+        self.line.ended(Termination::UpstreamTimeout);
         self.grade(Some(grpc::DEADLINE_EXCEEDED));
         if self.status.get().is_none() {
             self.answer_grpc(grpc::DEADLINE_EXCEEDED, "The deadline of the request has passed.", 504);
@@ -324,6 +350,7 @@ impl Exchange<'_> {
     }
 
     async fn fail(&self, failure: &Failure) {
+        self.line.ended(failure.termination);
         if self.is_grpc {
             let code = match failure.termination {
                 Termination::UpstreamTimeout => grpc::DEADLINE_EXCEEDED,
@@ -339,45 +366,52 @@ impl Exchange<'_> {
     /// Has an endpoint answer.
     async fn forward(&self, request: &Request, to: Destination<'_>, body: &mut Receiver) {
         let upstreams = &self.serving.upstreams;
-        let shard = self.serving.upstreams.counts(to.cluster);
-        let mut tried = Tried::paced(&self.session.pace);
-        let mut attempts = 0;
+        let mut tried = Tried::paced(&self.session.pace, to.caller.clone());
         self.ungraded.set(self.is_grpc.then_some(to.cluster));
-        let Some(retries_max) = upstreams.spec(to.cluster).map(|spec| spec.retries_max) else {
-            return self.fail(&UNANSWERED).await;
-        };
         loop {
             let acquired = {
-                let acquire = pin!(upstreams.acquire_any(to.cluster, attempts > 0, &mut tried));
+                let acquire = pin!(upstreams.acquire_any(to.cluster, tried.is_again(), &mut tried));
                 unless_gone(self, acquire).await
             };
             let acquired = match acquired {
-                Err(Gone) => return,
+                Err(Gone) => return self.line.ended(Termination::ClientAborted),
                 Ok(Err(error)) => return self.fail(&cannot_acquire(error)).await,
                 Ok(Ok(acquired)) => acquired,
             };
-            let attempt = Attempt::new(self.context, self.serving, (to.cluster, to.route), self.is_head);
+            let mut attempt =
+                Attempt::new(self.context, self.serving, &self.line, (to.cluster, to.route), self.is_head);
+            if !request.framing.has_body() {
+                attempt.wait_for(&self.deadline, &mut tried, request.idempotent);
+            }
             let responded = match acquired {
                 Acquired::Connection(connection) => {
-                    self.over_connection(&attempt, request, connection, &to, body).await
+                    let endpoint = connection.endpoint();
+                    let responded = self.over_connection(&attempt, request, connection, &to, body).await;
+                    if matches!(responded, Ok(Responded::Again(failed)) if failed != Failed::ResetBeforeRequest)
+                    {
+                        tried.spare(endpoint);
+                    }
+                    responded
                 }
                 Acquired::Stream(exchange) => {
                     self.over_stream(&attempt, request, exchange, &to, body, &mut tried).await
                 }
             };
-            let safe = match responded {
-                Ok(Responded::Complete { .. } | Responded::Broken(_) | Responded::Opened(_)) | Err(Gone) => {
-                    return;
-                }
+            let goes_again = match responded {
+                Ok(Responded::Complete { .. } | Responded::Opened(_)) => return,
+                Ok(Responded::Broken(termination)) => return self.line.ended(termination),
+                Err(Gone) => return self.line.ended(Termination::ClientAborted),
                 Ok(Responded::Failed(failure)) => return self.fail(&failure).await,
-                Ok(Responded::Refused) => !body.is_touched(),
-                Ok(Responded::Unanswered) => request.idempotent && !request.framing.has_body(),
+                Ok(Responded::Again(_)) => true,
+                Ok(Responded::Refused) => {
+                    !body.is_touched() && upstreams.goes_again(to.cluster, tried.retries(), Failed::Refused)
+                }
+                Ok(Responded::Unanswered) => false,
             };
-            if !safe || attempts >= retries_max {
+            if !goes_again {
                 return self.fail(&UNANSWERED).await;
             }
-            attempts += 1;
-            shard.add(ClusterCounter::Retries, 1);
+            tried.again();
         }
     }
 
@@ -432,6 +466,11 @@ impl Exchange<'_> {
 
     /// The request's body broke off or is invalid.
     async fn fail_body(&self, error: BodyError) {
+        self.line.ended(match error {
+            BodyError::SourceTimedOut => Termination::BodyTimeout,
+            BodyError::Malformed(_) | BodyError::Truncated => Termination::BadRequest,
+            _ => Termination::ClientAborted,
+        });
         match error {
             BodyError::SourceTimedOut if self.status.get().is_none() => self.answer_own(408, "", &[]).await,
             BodyError::Malformed(_) | BodyError::Truncated => self.reset(Reason::PROTOCOL_ERROR),
@@ -469,6 +508,7 @@ impl Exchange<'_> {
     fn grade(&self, code: Option<u8>) {
         if let Some(cluster) = self.ungraded.take() {
             self.serving.upstreams.counts(cluster).grpc_status(code);
+            self.line.grpc_status(code);
         }
     }
 }
@@ -569,7 +609,11 @@ impl Client for Exchange<'_> {
 /// Whether this is an answer that a client does not take for an open tunnel unless it is one.
 fn may_answer_extended(serving: &Serving, answer: &Answer) -> bool {
     match answer {
-        Answer::Tunnel(_) | Answer::Redirect { .. } | Answer::Shed { .. } | Answer::Gone => true,
+        Answer::Tunnel(_)
+        | Answer::Redirect { .. }
+        | Answer::Shed { .. }
+        | Answer::Limited { .. }
+        | Answer::Gone => true,
         Answer::Prepared { route } => {
             serving.prepared(*route).is_some_and(|prepared| prepared.status() >= 300)
         }

@@ -17,7 +17,9 @@ use crate::limits;
 use crate::metrics::{Drained, ListenerCounter, ListenerGauge, Shed};
 use crate::runtime::{Deadline, TimedOut};
 
+use super::super::access::Line;
 use super::super::body::drained;
+use super::super::connections::Doing;
 use super::super::context::{Context, SessionGuard};
 use super::super::facts::Facts;
 use super::super::outcome::Termination;
@@ -152,6 +154,7 @@ impl Http2 {
         let _charged = Charged(&context);
         let shard = self.session.guard.counts();
         shard.add(ListenerCounter::Http2Connections, 1);
+        self.session.guard.does(Doing::Http2);
         let termination = match self.learn_peer() {
             true => self.run(&context).await,
             false => Termination::ClientAborted,
@@ -167,13 +170,11 @@ impl Http2 {
         self.finish(&context, termination).await;
     }
 
-    /// Asks the kernel for the client's address, once for all streams. `false`: the client is gone.
+    /// Asks the kernel for the client's addresses, once for all streams. `false`: the client is gone.
     fn learn_peer(&self) -> bool {
         let mut facts = self.session.facts.borrow_mut();
-        if facts.peer.is_none() {
-            facts.peer = self.link.stream().peer_ip().ok();
-        }
-        facts.peer.is_some()
+        let socket = self.link.stream().socket();
+        facts.learn_peer(socket).is_some() && facts.learn_ends(socket).is_some()
     }
 
     async fn run(&self, context: &Rc<Context>) -> Termination {
@@ -408,6 +409,7 @@ impl Driver<'_> {
             if !is_crowded {
                 self.link.tap.borrow_mut().pardon();
             }
+            Line::of_request(&self.session.guard, &context.serving(), now).ended(Termination::Shed);
             return respond.send_reset(Reason::REFUSED_STREAM);
         }
         self.session.guard.counts().add(ListenerCounter::Http2Streams, 1);

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 
-use super::{Cluster, Listener, Protocol, Snapshot};
+use super::{Cluster, Listener, Protocol, RateLimit, Snapshot};
 
 /// From one snapshot to the next. Positions are those in the old one, by position in the new one.
 #[derive(Debug, Default)]
@@ -46,6 +46,29 @@ impl Change {
     }
 }
 
+/// Rate limits that stay as they were go on with what their keys have left, and limits of clusters with what is under way.
+pub fn keep_budgets(old: &Snapshot, new: &mut Snapshot) {
+    let by_name: HashMap<&str, &Cluster> =
+        old.clusters.iter().map(|cluster| (&*cluster.name, cluster)).collect();
+    for cluster in &mut new.clusters {
+        if let Some(before) = by_name.get(&*cluster.name)
+            && before.requests == cluster.requests
+        {
+            cluster.requests = before.requests.clone();
+        }
+    }
+    for limit in &mut new.rate_limits {
+        let is_same = |before: &&RateLimit| {
+            (&before.name, &before.by, before.ipv6_prefix_len)
+                == (&limit.name, &limit.by, limit.ipv6_prefix_len)
+                && before.store.is_like(&limit.store)
+        };
+        if let Some(before) = old.rate_limits.iter().find(is_same) {
+            limit.store = before.store.clone();
+        }
+    }
+}
+
 /// Whether a session of one can go on as one of the other.
 fn is_alike(old: &Listener, new: &Listener) -> bool {
     let protocol = match (old.protocol, new.protocol) {
@@ -67,6 +90,8 @@ fn sockets(old: &[Listener], new: &[Listener]) -> Vec<Option<u16>> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::config;
 
@@ -119,6 +144,29 @@ mod tests {
             &[&listener("more", 0, ""), &listener("web", 0, ""), HTTP, &cluster("site", 1)].concat(),
         );
         assert_eq!(Change::between(&old, &new).sockets, [Some(1), Some(0)]);
+    }
+
+    #[test]
+    fn a_rate_limit_keeps_its_budgets_while_it_stays_what_it_was() {
+        let limited = |requests: u32| {
+            let limit =
+                format!("[[rate_limit]]\nname = \"few\"\nrequests = {requests}\nperiod_ms = 3600000\n");
+            let other =
+                "[[rate_limit]]\nname = \"other\"\nrequests = 5\nperiod_ms = 3600000\nby = \"everybody\"\n";
+            let used = "rate_limits = [\"few\", \"other\"]\n";
+            snapshot(&[&limit, other, &listener("web", 8_080, ""), HTTP, used, &cluster("site", 1)].concat())
+        };
+        let old = limited(3);
+        let shared = |new: &Snapshot| -> Vec<bool> {
+            let pairs = old.rate_limits.iter().zip(&new.rate_limits);
+            pairs.map(|(old, new)| Arc::ptr_eq(&old.store, &new.store)).collect()
+        };
+        for (requests, expected) in [(3, [true, true]), (4, [false, true])] {
+            let mut new = limited(requests);
+            assert_eq!(shared(&new), [false, false]);
+            keep_budgets(&old, &mut new);
+            assert_eq!(shared(&new), expected, "{requests} requests");
+        }
     }
 
     #[test]

@@ -12,6 +12,11 @@ pub struct Cidr {
 }
 
 impl Cidr {
+    /// Whether it is every address of its family.
+    pub const fn is_everybody(&self) -> bool {
+        self.prefix_len == 0
+    }
+
     /// An IPv4 peer on a dual-stack socket (`::ffff:a.b.c.d`) is judged as IPv4.
     pub fn contains(&self, address: IpAddr) -> bool {
         match (self.base, address.to_canonical()) {

@@ -8,9 +8,11 @@ use std::rc::{Rc, Weak};
 use crate::metrics::shard::ClusterShard;
 use crate::metrics::{ClusterCounter, ClusterGauge};
 
+use super::super::caller::Caller;
 use super::super::http2::{Connecting, Multiplexed, Slot};
 use super::super::snapshot::ClusterProtocol;
 use super::super::stream::Stream;
+use super::circuit::Queue;
 use super::{
     AcquireError, Cluster, Connection, Counted, Endpoint, Made, NOTES_KEPT_MAX, Purpose, Spared, Tried,
     Upstreams,
@@ -50,6 +52,9 @@ impl Drop for StreamLease {
     fn drop(&mut self) {
         self.endpoint.in_flight.set(self.endpoint.in_flight.get() - 1);
         self.open.set_requests(self.open.requests.get().saturating_sub(1));
+        self.open.add(ClusterGauge::RequestsActive, -1);
+        self.cluster.requests.release();
+        self.cluster.pending.call_one();
     }
 }
 
@@ -139,7 +144,7 @@ impl Open {
         if self.ended.replace(true) {
             return;
         }
-        self.cluster.connections.set(self.cluster.connections.get() - 1);
+        self.cluster.freed(1);
         self.add(self.gauge(), -1);
     }
 }
@@ -175,12 +180,28 @@ impl Upstreams {
         if asks || cluster.spec.protocol == ClusterProtocol::Http1 {
             return self.acquire(at as u16, fresh, tried).await.map(Acquired::Connection);
         }
-        let mut last_error = AcquireError::NoEndpoint;
+        let mut last_error = Self::nobody(&cluster);
         tried.spared.retain(|(_, why)| *why != Spared::Full);
+        let admitted = self.admit(&cluster, tried)?;
+        let mut queue = Queue::new(self, &cluster);
+        if cluster.pending.len() > 0 {
+            Box::pin(queue.wait()).await?;
+        }
         loop {
-            let Some(endpoint) = self.pick(&cluster, tried) else { return Err(last_error) };
+            let Some(endpoint) = self.pick(&cluster, tried) else {
+                if last_error != AcquireError::Busy {
+                    return Err(last_error);
+                }
+                Box::pin(queue.wait()).await?;
+                tried.spared.retain(|(_, why)| *why != Spared::Full);
+                last_error = Self::nobody(&cluster);
+                continue;
+            };
             match self.stream_to(&cluster, &endpoint, fresh, tried).await {
-                Ok(acquired) => return Ok(acquired),
+                Ok(acquired) => {
+                    admitted.keep();
+                    return Ok(acquired);
+                }
                 Err(AcquireError::Local) => return Err(AcquireError::Local),
                 Err(AcquireError::Busy) => {
                     // Nothing failed: another endpoint may have room.
@@ -191,10 +212,9 @@ impl Upstreams {
                 Err(error) => last_error = error,
             }
             tried.addresses.push(endpoint.address);
-            if tried.addresses.len() > cluster.spec.retries_max as usize {
+            if !self.connects_again(&cluster, tried) {
                 return Err(last_error);
             }
-            cluster.counts.add(ClusterCounter::Retries, 1);
         }
     }
 
@@ -286,9 +306,9 @@ impl Upstreams {
         cluster: &Rc<Cluster>,
         endpoint: &Rc<Endpoint>,
     ) -> Result<Option<Made>, AcquireError> {
-        let (stream, generation) = self.connect(cluster, endpoint, Purpose::Http).await?;
+        let (stream, generation) = self.connect(cluster, endpoint, Purpose::Http, &Caller::default()).await?;
         // `connect` leaves the count to whoever keeps the connection.
-        let counted = Counted::adopt(&cluster.connections);
+        let counted = Counted::adopt(cluster);
         let speaks_h2 = matches!(stream, Stream::Socket(_)) || stream.alpn().as_deref() == Some(b"h2");
         endpoint.speaks_http1.set(!speaks_h2);
         if !speaks_h2 && cluster.spec.protocol == ClusterProtocol::Auto {
@@ -370,11 +390,11 @@ impl Upstreams {
         });
     }
 
-    /// Reports that the endpoint answered.
-    pub fn on_stream_answer(&self, exchange: &Exchange) {
+    /// Reports that the endpoint answered; `is_error`: with a status of 5xx.
+    pub fn on_stream_answer(&self, exchange: &Exchange, is_error: bool) {
         let lease = &exchange.lease;
         lease.endpoint.refusals.set(0);
-        lease.cluster.health.borrow_mut().on_success(lease.endpoint.position.get());
+        lease.cluster.health.borrow_mut().on_answer(lease.endpoint.position.get(), is_error);
     }
 
     /// Reports that the endpoint did not begin the request, or its connection ended first: another endpoint is asked

@@ -4,6 +4,7 @@ use crate::metrics::Drained;
 
 use super::super::super::outcome::{Ending, Termination};
 use super::super::Next;
+use super::super::judge::Answer;
 use super::Exchange;
 
 impl Exchange<'_> {
@@ -20,7 +21,9 @@ impl Exchange<'_> {
     /// Ends the connection behind its last response. `nothing_behind`: no byte came behind the request.
     pub(super) fn close_after_response(&self, nothing_behind: bool) -> Next {
         let request = self.request;
-        Next::End(if request.framing.has_body() {
+        Next::End(if request.framing.has_body() && matches!(request.answer, Answer::Limited { .. }) {
+            Ending::Graceful(Termination::RateLimited)
+        } else if request.framing.has_body() {
             Ending::Graceful(Termination::EarlyResponse)
         } else {
             self.ending(nothing_behind)

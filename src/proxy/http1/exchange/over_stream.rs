@@ -4,6 +4,7 @@
 use std::cell::Cell;
 use std::pin::pin;
 
+use crate::limit::retry::Failed;
 use crate::metrics::{ClusterCounter, ListenerCounter};
 use crate::runtime::RecvBuf;
 
@@ -33,22 +34,17 @@ impl Exchange<'_> {
         mut rest: Option<RecvBuf>,
     ) -> Next {
         let upstreams = &self.serving.upstreams;
-        let shard = self.serving.upstreams.counts(cluster);
-        let retries_max = upstreams.spec(cluster).map_or(0, |spec| spec.retries_max);
-        let mut tried = Tried::default();
-        let mut attempts = 0;
+        let mut tried = Tried::new(self.caller());
         loop {
             let acquired = {
-                let acquire = pin!(upstreams.acquire_any(cluster, attempts > 0, &mut tried));
+                let acquire = pin!(upstreams.acquire_any(cluster, tried.is_again(), &mut tried));
                 unless_gone(self, acquire).await
             };
-            let may_retry = attempts < retries_max;
-            attempts += 1;
             let exchange = match acquired {
                 Err(Gone) => return Next::End(Ending::Abort(Termination::ClientAborted)),
                 Ok(Err(error)) => return self.fail(cannot_acquire(error), rest).await,
                 Ok(Ok(Acquired::Connection(connection))) => {
-                    let attempt = self.attempt(connection, cluster, route, head, &mut rest, may_retry);
+                    let attempt = self.attempt(connection, (cluster, route), head, &mut rest, &mut tried);
                     match attempt.await {
                         Some(next) => return next,
                         None => continue,
@@ -59,15 +55,18 @@ impl Exchange<'_> {
             let over_stream = self.over_stream(exchange, (cluster, route), head, &mut rest, &mut tried);
             let (responded, uploaded) = over_stream.await;
             let untouched = uploaded.is_none() && rest.is_some();
-            let safe = match responded {
-                Some(Responded::Refused) => untouched,
-                Some(Responded::Unanswered) => untouched && self.request.idempotent,
+            let retries = tried.retries();
+            let goes_again = match responded {
+                Some(Responded::Refused) => {
+                    untouched && upstreams.goes_again(cluster, retries, Failed::Refused)
+                }
+                Some(Responded::Again(_)) => true,
                 _ => false,
             };
-            if !(safe && may_retry) {
+            if !goes_again {
                 return self.end_of_stream(responded, uploaded, rest).await;
             }
-            shard.add(ClusterCounter::Retries, 1);
+            tried.again();
         }
     }
 
@@ -84,7 +83,11 @@ impl Exchange<'_> {
         let upstreams = &self.serving.upstreams;
         let Some(spec) = upstreams.spec(cluster) else { return (Some(Responded::Unanswered), None) };
         let has_body = self.request.framing.has_body();
-        let attempt = Attempt::new(self.context, self.serving, (cluster, route), self.request.is_head);
+        let mut attempt =
+            Attempt::new(self.context, self.serving, self.line, (cluster, route), self.request.is_head);
+        if !has_body {
+            attempt.wait_for(self.deadline, tried, self.request.idempotent);
+        }
         let sent = attempt.send(&mut exchange, head, self.request.te_trailers, !has_body);
         let (mut call, mut sender) = match sent {
             Ok(sent) => sent,
@@ -113,10 +116,10 @@ impl Exchange<'_> {
             };
             let ends = self.both_ways(pin!(upload), respond, spec.request_timeout).await;
             self.guard.counts().add(ListenerCounter::ReceivedBytes, moved.get());
+            self.line.received(moved.get());
             attempt.add(ClusterCounter::SentBytes, moved.get());
             ends
         } else {
-            self.deadline.set(self.context.runtime.now() + spec.request_timeout);
             (None, unless_gone(self, respond).await.ok())
         };
         if !sender.is_ended() {
@@ -150,7 +153,9 @@ impl Exchange<'_> {
                 };
             }
             Some(Responded::Broken(termination)) => return Next::End(Ending::Abort(termination)),
-            Some(Responded::Unanswered | Responded::Refused | Responded::Opened(_)) => UNANSWERED,
+            Some(Responded::Unanswered | Responded::Refused | Responded::Again(_) | Responded::Opened(_)) => {
+                UNANSWERED
+            }
             Some(Responded::Failed(failure)) => failure,
         };
         self.fail(failure, rest).await
@@ -171,14 +176,13 @@ impl Exchange<'_> {
         let pace = attempt.response_pace(self.timeouts.write_stall);
         self.at_once.set(false);
         self.stream.send(&out, false);
-        let moved = Cell::new(0);
+        let counting = attempt.counting(ClusterCounter::ReceivedBytes);
         let mut source = Source::H2(receiver);
         let mut sink = Sink::h1(self.stream, framing_out);
         let runtime = &self.context.runtime;
-        let result = transfer(runtime, &mut source, &mut sink, pace, &moved).await;
+        let result = transfer(runtime, &mut source, &mut sink, pace, &counting.moved).await;
         let shard = self.guard.counts();
-        shard.add(ListenerCounter::SentBytes, out.len() as u64 + moved.get());
-        attempt.add(ClusterCounter::ReceivedBytes, moved.get());
+        shard.add(ListenerCounter::SentBytes, out.len() as u64 + counting.moved.get());
         runtime.put_block(out);
         match result {
             Ok(()) => Responded::Complete { reusable: true },

@@ -28,7 +28,7 @@ impl Exchange<'_> {
     /// Has an endpoint open the tunnel.
     pub(super) async fn open(&self, opening: &Rc<Opening>, rest: RecvBuf) -> Next {
         self.early.set(!rest.is_empty());
-        match ask::open(self, self.context, opening, Tried::default()).await {
+        match ask::open(self, self.context, opening, Tried::new(opening.caller.clone())).await {
             Ok(ask::Opened { side: (), upward, first_down }) => {
                 let (opening, first_up) = (opening.clone(), Some(rest));
                 Next::Tunnel(Box::new(Tunnel { opening, upward, first_up, first_down }))

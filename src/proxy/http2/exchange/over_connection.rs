@@ -59,7 +59,6 @@ impl Exchange<'_> {
         connection.stream.send(head, has_body);
         let respond = pin!(attempt.respond(self, connection));
         if !has_body {
-            self.deadline.set(self.context.runtime.now() + request_timeout);
             return unless_gone(self, respond).await;
         }
         if request.expect_continue {

@@ -48,7 +48,6 @@ impl Exchange<'_> {
         };
         let respond = pin!(attempt.respond_from_stream(self, exchange, &mut call));
         if !has_body {
-            self.deadline.set(self.context.runtime.now() + request_timeout);
             return unless_gone(self, respond).await;
         }
         if request.expect_continue {

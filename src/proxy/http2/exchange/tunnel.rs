@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use super::super::super::ask::{self, NotOpened};
 use super::super::super::http1::failure::UNANSWERED;
+use super::super::super::outcome::Termination;
 use super::super::super::tunnel::{Opening, Tunnel};
 use super::super::super::upstream::Tried;
 use super::Exchange;
@@ -12,7 +13,7 @@ use super::Exchange;
 impl Exchange<'_> {
     /// Has an endpoint open the tunnel.
     pub(super) async fn open(&self, opening: &Rc<Opening>) {
-        let tried = Tried::paced(&self.session.pace);
+        let tried = Tried::paced(&self.session.pace, opening.caller.clone());
         match ask::open(self, self.context, opening, tried).await {
             Ok(ask::Opened { side, upward, first_down }) => {
                 let tunnel = Tunnel { opening: opening.clone(), upward, first_up: None, first_down };
@@ -20,10 +21,10 @@ impl Exchange<'_> {
             }
             Err(NotOpened::Failed(failure)) => self.fail(&failure).await,
             Err(NotOpened::Refused) => self.fail(&UNANSWERED).await,
-            // The client is gone or has its answer; nobody reads a handshake here.
-            Err(
-                NotOpened::Gone | NotOpened::Answered | NotOpened::Broken(_) | NotOpened::Unanswerable(_),
-            ) => {}
+            Err(NotOpened::Broken(termination)) => self.line.ended(termination),
+            Err(NotOpened::Gone) => self.line.ended(Termination::ClientAborted),
+            // The client has its answer; nobody reads a handshake here.
+            Err(NotOpened::Answered | NotOpened::Unanswerable(_)) => {}
         }
     }
 }

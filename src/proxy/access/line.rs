@@ -1,0 +1,401 @@
+//! What becomes one line of the access log: gathered while it happens, written when the last who knows of it lets go,
+//! also where a session is cut off. Records are used again: a request allocates nothing.
+
+use std::cell::{Cell, RefCell};
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::super::connections::Doing;
+use super::super::context::{Context, Served, Serving, SessionGuard};
+use super::super::facts::{Facts, TlsFacts};
+use super::super::http1::judge::{Answer, trace_id};
+use super::super::outcome::Termination;
+use super::super::snapshot::Protocol;
+use super::RECORDS_KEPT_MAX;
+use super::format::Entry;
+use super::spec::Sampled;
+use crate::base::time::Instant;
+use crate::h1::{RequestHead, Target};
+use crate::http::Version;
+use crate::metrics::HandshakeFailure;
+
+/// Memory for texts that a record keeps between two exchanges.
+const TEXT_BYTES_KEPT_MAX: usize = 16 * 1024;
+
+/// A line to be. Clones are of the same line; without a log there is none.
+#[derive(Clone, Default)]
+pub struct Line(Option<Rc<Record>>);
+
+/// What a line is about.
+#[derive(Clone, Copy, Default, Eq, PartialEq)]
+enum Kind {
+    #[default]
+    Request,
+    Tunnel,
+    Session,
+}
+
+/// Texts that came from the wire, by number.
+#[derive(Clone, Copy)]
+enum Text {
+    Method,
+    Host,
+    Target,
+    Referer,
+    UserAgent,
+    ServerName,
+    Alpn,
+}
+
+const TEXTS: usize = Text::Alpn as usize + 1;
+
+#[derive(Default)]
+struct Texts {
+    bytes: Vec<u8>,
+    /// First and behind the last.
+    spans: [Option<(u32, u32)>; TEXTS],
+}
+
+impl Texts {
+    fn put(&mut self, text: Text, bytes: &[u8]) {
+        let first = self.bytes.len() as u32;
+        self.bytes.extend_from_slice(bytes);
+        self.spans[text as usize] = Some((first, self.bytes.len() as u32));
+    }
+
+    fn get(&self, text: Text) -> Option<&[u8]> {
+        let (first, end) = self.spans[text as usize]?;
+        self.bytes.get(first as usize..end as usize)
+    }
+}
+
+#[derive(Default)]
+pub(super) struct Record {
+    /// Both are there from the beginning to the end of a line.
+    home: Option<(Rc<Context>, Rc<Serving>)>,
+    listener: u16,
+    started: Instant,
+    kind: Cell<Kind>,
+    protocol: Cell<&'static str>,
+    client: Cell<Option<IpAddr>>,
+    tls: RefCell<Option<Rc<TlsFacts>>>,
+    texts: RefCell<Texts>,
+    route: Cell<Option<u16>>,
+    cluster: Cell<Option<u16>>,
+    endpoint: Cell<Option<SocketAddr>>,
+    attempts: Cell<u32>,
+    first_byte: Cell<Option<Duration>>,
+    status: Cell<Option<u16>>,
+    grpc_status: Cell<Option<u8>>,
+    /// The first cause wins.
+    termination: Cell<Option<Termination>>,
+    is_complete: Cell<bool>,
+    tls_failure: Cell<Option<HandshakeFailure>>,
+    received: Cell<u64>,
+    sent: Cell<u64>,
+    trace_id: Cell<Option<[u8; 32]>>,
+}
+
+impl Line {
+    /// The line of a request that began at `started`.
+    pub fn of_request(guard: &SessionGuard, serving: &Rc<Serving>, started: Instant) -> Self {
+        guard.count_exchange();
+        Self::begin(guard, serving, started, Kind::Request)
+    }
+
+    /// The line of a connection that is relayed.
+    pub fn of_relay(guard: &SessionGuard, facts: &Facts) -> Self {
+        guard.count_exchange();
+        guard.does(Doing::Relay);
+        let serving = guard.serving();
+        let line = Self::begin(guard, &serving, guard.since(), Kind::Session);
+        line.with(|record| drop(record.tls.replace(facts.tls.clone())));
+        line
+    }
+
+    /// Logs a connection that ends, where no line told of it: it carried nothing, or broke between its streams.
+    pub fn of_session(guard: &SessionGuard, termination: Termination, failure: Option<HandshakeFailure>) {
+        let broke = matches!(termination, Termination::ProtocolError | Termination::Flooded);
+        if guard.exchanges() > 0 && !broke {
+            return;
+        }
+        let serving = guard.serving();
+        let line = Self::begin(guard, &serving, guard.since(), Kind::Session);
+        line.with(|record| record.tls_failure.set(failure));
+        line.ended(termination);
+    }
+
+    /// Logs a connection that was refused before it became a session.
+    pub fn of_refused(context: &Rc<Context>, served: &Served, termination: Termination) {
+        let (serving, now) = (served.last().unwrap_or_else(|| context.serving()), context.runtime.now());
+        Self::make(context, &serving, (served.position(), None), now, Kind::Session).ended(termination);
+    }
+
+    fn begin(guard: &SessionGuard, serving: &Rc<Serving>, started: Instant, kind: Kind) -> Self {
+        Self::make(guard.context(), serving, (guard.listener(), guard.client()), started, kind)
+    }
+
+    fn make(
+        context: &Rc<Context>,
+        serving: &Rc<Serving>,
+        (listener, client): (u16, Option<IpAddr>),
+        started: Instant,
+        kind: Kind,
+    ) -> Self {
+        if serving.snapshot.access_log.is_none() {
+            return Self(None);
+        }
+        let mut record = context.access.free.borrow_mut().pop().unwrap_or_default();
+        // Only records that nobody else holds are kept.
+        let Some(fresh) = Rc::get_mut(&mut record) else { return Self(None) };
+        fresh.home = Some((context.clone(), serving.clone()));
+        (fresh.listener, fresh.started) = (listener, started);
+        fresh.kind.set(kind);
+        fresh.client.set(client);
+        Self(Some(record))
+    }
+
+    fn with(&self, note: impl FnOnce(&Record)) {
+        if let Some(record) = &self.0 {
+            note(record);
+        }
+    }
+
+    /// What the request asks for, once its head was taken. `over_stream`: it came in HTTP/2.
+    pub fn head(&self, head: &RequestHead<'_, '_>, facts: &Facts, over_stream: bool) {
+        self.with(|record| {
+            record.protocol.set(match head.version {
+                _ if over_stream => "HTTP/2",
+                Version::Http11 => "HTTP/1.1",
+                Version::Http10 => "HTTP/1.0",
+            });
+            record.tls.replace(facts.tls.clone());
+            if facts.peer.is_some() {
+                record.client.set(facts.peer);
+            }
+            record.trace_id.set(trace_id(head));
+            let mut texts = record.texts.borrow_mut();
+            texts.put(Text::Method, head.method.as_bytes());
+            texts.put(Text::Host, head.authority.as_bytes());
+            match head.target {
+                Target::Origin { path, query } | Target::Absolute { path, query, .. } => {
+                    texts.put(Text::Target, path.as_bytes());
+                    if let Some(query) = query {
+                        texts.bytes.push(b'?');
+                        texts.bytes.extend_from_slice(query.as_bytes());
+                        let end = texts.bytes.len() as u32;
+                        if let Some((_, behind)) = &mut texts.spans[Text::Target as usize] {
+                            *behind = end;
+                        }
+                    }
+                }
+                Target::Asterisk => texts.put(Text::Target, b"*"),
+                Target::Authority(_) => texts.put(Text::Target, head.authority.as_bytes()),
+            }
+            for (text, name) in [(Text::Referer, "referer"), (Text::UserAgent, "user-agent")] {
+                if let Some(value) = head.field(name) {
+                    texts.put(text, value);
+                }
+            }
+        });
+    }
+
+    /// What is to be done about it.
+    pub(in crate::proxy) fn judged(&self, answer: &Answer) {
+        self.with(|record| match answer {
+            Answer::Forward { cluster, route, .. } => {
+                record.route.set(Some(*route));
+                record.cluster.set(Some(*cluster));
+            }
+            Answer::Tunnel(opening) => {
+                record.route.set(Some(opening.route));
+                record.cluster.set(Some(opening.cluster));
+            }
+            Answer::Prepared { route } | Answer::Redirect { route, .. } => record.route.set(Some(*route)),
+            Answer::Shed { .. } => record.termination.set(Some(Termination::Shed)),
+            Answer::Gone | Answer::Limited { .. } | Answer::Own { .. } => {}
+        });
+    }
+
+    /// What a ClientHello that is passed on asks for.
+    pub fn hello(&self, server_name: Option<&str>, alpn: Option<&[u8]>) {
+        self.with(|record| {
+            let mut texts = record.texts.borrow_mut();
+            server_name.into_iter().for_each(|name| texts.put(Text::ServerName, name.as_bytes()));
+            alpn.into_iter().for_each(|alpn| texts.put(Text::Alpn, alpn));
+        });
+    }
+
+    pub fn tls_failed(&self, failure: HandshakeFailure) {
+        self.with(|record| record.tls_failure.set(Some(failure)));
+    }
+
+    /// A relay goes to this cluster.
+    pub fn cluster(&self, cluster: u16) {
+        self.with(|record| record.cluster.set(Some(cluster)));
+    }
+
+    pub fn route(&self, route: u16) {
+        self.with(|record| record.route.set(Some(route)));
+    }
+
+    /// An endpoint is asked.
+    pub fn asked(&self, endpoint: SocketAddr) {
+        self.with(|record| {
+            record.endpoint.set(Some(endpoint));
+            record.attempts.set(record.attempts.get() + 1);
+        });
+    }
+
+    /// The endpoint began to answer.
+    pub fn first_byte(&self, after: Duration) {
+        self.with(|record| record.first_byte.set(Some(after)));
+    }
+
+    /// Payload came from the client.
+    pub fn received(&self, bytes: u64) {
+        self.with(|record| record.received.set(record.received.get() + bytes));
+    }
+
+    /// Payload went to the client.
+    pub fn sent(&self, bytes: u64) {
+        self.with(|record| record.sent.set(record.sent.get() + bytes));
+    }
+
+    /// A whole message of ours went to the client: its payload is what stands behind its head.
+    pub fn sent_message(&self, message: &[u8]) {
+        self.with(|record| {
+            let head = message.windows(4).position(|four| four == b"\r\n\r\n").map_or(0, |at| at + 4);
+            record.sent.set(record.sent.get() + (message.len() - head) as u64);
+        });
+    }
+
+    pub fn status(&self, status: Option<u16>) {
+        self.with(|record| record.status.set(status));
+    }
+
+    pub fn grpc_status(&self, code: Option<u8>) {
+        self.with(|record| record.grpc_status.set(code));
+    }
+
+    /// Of the request, as it is passed on: 32 digits.
+    pub fn trace_id(&self, id: Option<[u8; 32]>) {
+        self.with(|record| record.trace_id.set(id));
+    }
+
+    /// The request became a tunnel.
+    pub fn is_tunnel(&self) {
+        self.with(|record| record.kind.set(Kind::Tunnel));
+    }
+
+    /// All went well, and the connection may go on.
+    pub fn complete(&self) {
+        self.with(|record| record.is_complete.set(true));
+    }
+
+    pub fn ended(&self, termination: Termination) {
+        self.with(|record| {
+            if record.termination.get().is_none() {
+                record.termination.set(Some(termination));
+            }
+        });
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        let Some(mut record) = self.0.take() else { return };
+        let Some(last) = Rc::get_mut(&mut record) else { return };
+        let Some((context, serving)) = last.home.take() else { return };
+        last.write(&context, &serving);
+        let mut bytes = std::mem::take(&mut last.texts.get_mut().bytes);
+        bytes.clear();
+        bytes.shrink_to(TEXT_BYTES_KEPT_MAX);
+        *last = Record::default();
+        last.texts.get_mut().bytes = bytes;
+        let mut free = context.access.free.borrow_mut();
+        if free.len() < RECORDS_KEPT_MAX {
+            free.push(record);
+        }
+    }
+}
+
+impl Record {
+    /// Writes the line, unless its rule leaves it out.
+    fn write(&self, context: &Rc<Context>, serving: &Serving) {
+        let Some(spec) = &serving.snapshot.access_log else { return };
+        let now = context.runtime.now();
+        let (status, duration) = (self.status.get(), now.since(self.started));
+        let termination = self.termination.get();
+        // What is dropped without a word was cut off at the end of a drain.
+        let ended = termination.unwrap_or(Termination::Drained);
+        let complete = self.is_complete.get() && termination.is_none();
+        let failed = status.is_some_and(|status| status >= 500)
+            || self.grpc_status.get().is_some_and(|code| code != 0)
+            || !(complete || ended.is_usual());
+        let (listener, route) = (self.listener, self.route.get());
+        let sampled = Sampled { listener, route, status, failed, duration };
+        let Some(ratio) = spec.sample(&sampled, || context.random_u32()) else { return };
+        let texts = self.texts.borrow();
+        let tls = self.tls.borrow();
+        let snapshot = &serving.snapshot;
+        let listener = serving.listener(listener);
+        let route = route.and_then(|route| snapshot.routes.routes().get(usize::from(route)));
+        let cluster = self.cluster.get().and_then(|cluster| snapshot.clusters.get(usize::from(cluster)));
+        let identity = tls.as_ref().and_then(|tls| tls.identity.as_deref());
+        let trace_id = self.trace_id.get();
+        let entry = Entry {
+            kind: match self.kind.get() {
+                Kind::Request => "request",
+                Kind::Tunnel => "tunnel",
+                Kind::Session => "session",
+            },
+            started_unix_ms: context.access.unix_ms(now, self.started),
+            duration,
+            worker: context.shard.worker(),
+            listener: listener.map_or("", |listener| &listener.name),
+            protocol: match self.protocol.get() {
+                "" => listener.map_or("", |listener| word_of(listener.protocol)),
+                spoken => spoken,
+            },
+            client: self.client.get(),
+            method: texts.get(Text::Method),
+            host: texts.get(Text::Host),
+            target: texts.get(Text::Target),
+            status,
+            grpc_status: self.grpc_status.get(),
+            termination: if complete { "complete" } else { ended.word() },
+            tls_failure: self.tls_failure.get().map(HandshakeFailure::word),
+            received_bytes: self.received.get(),
+            sent_bytes: self.sent.get(),
+            route: route.map(|route| &*route.name),
+            cluster: cluster.map(|cluster| &*cluster.name),
+            endpoint: self.endpoint.get(),
+            attempts: self.attempts.get(),
+            first_byte: self.first_byte.get(),
+            tls_version: tls.as_ref().map(|tls| tls.version),
+            tls_cipher: tls.as_ref().map(|tls| tls.cipher),
+            tls_resumed: tls.as_ref().map(|tls| tls.resumed),
+            server_name: match tls.as_ref().and_then(|tls| tls.server_name.as_deref()) {
+                Some(name) => Some(name.as_bytes()),
+                None => texts.get(Text::ServerName),
+            },
+            alpn: tls.as_ref().and_then(|tls| tls.alpn.as_deref()).or_else(|| texts.get(Text::Alpn)),
+            identity: identity.map(|identity| identity.spiffe.as_deref().unwrap_or(&identity.subject)),
+            trace_id: trace_id.as_ref().and_then(|id| std::str::from_utf8(id).ok()),
+            referer: texts.get(Text::Referer),
+            user_agent: texts.get(Text::UserAgent),
+            sample_ratio: Some(ratio).filter(|ratio| *ratio < 1.0),
+        };
+        context.access.write(&context.shard, spec, &entry);
+    }
+}
+
+const fn word_of(protocol: Protocol) -> &'static str {
+    match protocol {
+        Protocol::Http => "http",
+        Protocol::Tcp { .. } => "tcp",
+        Protocol::TlsPassthrough => "tls-passthrough",
+    }
+}

@@ -1,0 +1,177 @@
+//! Limits of a cluster: connections, those who wait for one, and all requests under way.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::harness::client::Client;
+use crate::harness::gateway::Gateway;
+use crate::harness::h2::{H2Origin, connect, fetch, get, run};
+use crate::harness::origin::Origin;
+use crate::harness::setup::Setup;
+use crate::harness::{Engine, eventually, on_both_engines};
+
+on_both_engines!(
+    who_finds_all_connections_in_use_waits_for_one,
+    too_many_waiting_are_refused,
+    waiting_ends_with_the_connect_deadline,
+    a_client_that_leaves_gives_its_place_away,
+    requests_over_the_limit_are_refused_over_all_workers,
+    streams_wait_for_room_on_connections_in_http2,
+    a_relay_counts_as_a_request,
+);
+
+/// Answers `/held` when it is let go, and all else at once.
+fn holding() -> (Origin, Arc<AtomicBool>) {
+    let go = Arc::new(AtomicBool::new(false));
+    let gone = go.clone();
+    let origin = Origin::start(move |peer| {
+        while let Some(request) = peer.read_request() {
+            if request.target == "/held" {
+                eventually("it is let go", || gone.load(Ordering::SeqCst));
+            }
+            if peer.serve(&request).is_err() {
+                return;
+            }
+        }
+    });
+    (origin, go)
+}
+
+/// So many clients, each with a request of this path; they are answered in no certain order.
+fn ask_at_once(gateway: &Gateway, clients: usize, path: &str) -> Vec<Client> {
+    let mut clients: Vec<Client> = (0..clients).map(|_| gateway.client()).collect();
+    for client in &mut clients {
+        client.send(format!("GET {path} HTTP/1.1\r\nHost: a.test\r\n\r\n"));
+    }
+    clients
+}
+
+fn statuses(clients: &mut [Client]) -> Vec<u16> {
+    let mut statuses: Vec<u16> = clients.iter_mut().map(|client| client.read_response().status).collect();
+    statuses.sort_unstable();
+    statuses
+}
+
+fn nothing_is_left(gateway: &Gateway) {
+    for gauge in ["active", "pending"] {
+        gateway.wait_for_metric(&format!("ringfort_upstream_requests_{gauge}"), "site", |left| left == 0.0);
+    }
+}
+
+fn who_finds_all_connections_in_use_waits_for_one(engine: Engine) {
+    let origin = Origin::serving();
+    let gateway = Setup::to(engine, &origin).cluster_keys("connections_max = 2").start();
+    let mut clients = ask_at_once(&gateway, 12, "/late/40");
+    assert_eq!(statuses(&mut clients), [200; 12]);
+    assert!(origin.accepted() <= 2, "{} connections", origin.accepted());
+    nothing_is_left(&gateway);
+    assert_eq!(gateway.metric("ringfort_upstream_overflows_total", ""), 0.0);
+}
+
+fn too_many_waiting_are_refused(engine: Engine) {
+    for (pending_max, limit) in [(0, "connections"), (2, "pending")] {
+        let (origin, go) = holding();
+        let keys = format!("connections_max = 1\npending_max = {pending_max}");
+        let gateway = Setup::to(engine, &origin).cluster_keys(&keys).start();
+        let mut clients = ask_at_once(&gateway, 1, "/held");
+        eventually("it is on its way", || !origin.targets().is_empty());
+        let mut waiting = ask_at_once(&gateway, pending_max, "/next");
+        gateway.wait_for_metric("ringfort_upstream_requests_pending", "site", |count| {
+            count == pending_max as f64
+        });
+        let response = gateway.get("/refused");
+        assert_eq!(response.status, 503);
+        assert!(response.text().contains("upstream"), "{}", response.text());
+        assert_eq!(gateway.metric("ringfort_upstream_overflows_total", limit), 1.0);
+        go.store(true, Ordering::SeqCst);
+        clients.append(&mut waiting);
+        assert_eq!(statuses(&mut clients), vec![200; 1 + pending_max]);
+        nothing_is_left(&gateway);
+        assert!(!origin.targets().contains(&"/refused".to_owned()));
+    }
+}
+
+fn waiting_ends_with_the_connect_deadline(engine: Engine) {
+    let (origin, go) = holding();
+    let keys = "connections_max = 1\nconnect_timeout_ms = 200";
+    let gateway = Setup::to(engine, &origin).cluster_keys(keys).start();
+    let mut first = ask_at_once(&gateway, 1, "/held");
+    eventually("it is on its way", || !origin.targets().is_empty());
+    let started = Instant::now();
+    assert_eq!(gateway.get("/waits").status, 503);
+    assert!(started.elapsed() >= Duration::from_millis(190), "{:?}", started.elapsed());
+    assert_eq!(gateway.metric("ringfort_upstream_overflows_total", "connections"), 1.0);
+    go.store(true, Ordering::SeqCst);
+    assert_eq!(statuses(&mut first), [200]);
+    nothing_is_left(&gateway);
+}
+
+fn a_client_that_leaves_gives_its_place_away(engine: Engine) {
+    let (origin, go) = holding();
+    let keys = "connections_max = 1\npending_max = 1";
+    let gateway = Setup::to(engine, &origin).cluster_keys(keys).start();
+    let mut first = ask_at_once(&gateway, 1, "/held");
+    eventually("it is on its way", || !origin.targets().is_empty());
+    let pending = |wanted: f64| {
+        gateway.wait_for_metric("ringfort_upstream_requests_pending", "site", |count| count == wanted);
+    };
+    let leaving = ask_at_once(&gateway, 1, "/leaves");
+    pending(1.0);
+    drop(leaving);
+    pending(0.0);
+    let mut stays = ask_at_once(&gateway, 1, "/stays");
+    pending(1.0);
+    go.store(true, Ordering::SeqCst);
+    assert_eq!((statuses(&mut first), statuses(&mut stays)), (vec![200], vec![200]));
+    assert_eq!(origin.targets(), ["/held", "/stays"]);
+    nothing_is_left(&gateway);
+}
+
+fn requests_over_the_limit_are_refused_over_all_workers(engine: Engine) {
+    let (origin, go) = holding();
+    let setup = Setup::to(engine, &origin).cluster_keys("requests_max = 3");
+    // As many workers as there are CPUs, two where it can be.
+    let text = setup.text().replace("cpus = \"0\"", "cpus = \"all\"");
+    let gateway = Gateway::start(&text);
+    let mut clients = ask_at_once(&gateway, 3, "/held");
+    eventually("they are on their way", || origin.targets().len() == 3);
+    for _ in 0..10 {
+        let response = gateway.get("/refused");
+        assert_eq!(response.status, 503, "whichever worker is asked");
+    }
+    assert_eq!(gateway.metric("ringfort_upstream_overflows_total", "limit=\"requests\""), 10.0);
+    go.store(true, Ordering::SeqCst);
+    assert_eq!(statuses(&mut clients), [200; 3]);
+    nothing_is_left(&gateway);
+    for _ in 0..10 {
+        assert_eq!(gateway.get("/").status, 200);
+    }
+}
+
+fn streams_wait_for_room_on_connections_in_http2(engine: Engine) {
+    let origin = H2Origin::start();
+    let keys = "protocol = \"h2\"\nhttp2_connections_max = 1\nhttp2_streams_max = 2";
+    let gateway = Setup::to_all(engine, &[origin.address()]).cluster_keys(keys).start();
+    run(async {
+        let mut send = connect(gateway.web()).await;
+        assert_eq!(fetch(&mut send, get("/")).await.unwrap().status, 200);
+        let all: Vec<_> = (0..20).map(|_| send.send_request(get("/late/30"), true).unwrap().0).collect();
+        for response in all {
+            assert_eq!(response.await.unwrap().status(), 200);
+        }
+    });
+    assert_eq!(origin.accepted(), 1);
+    nothing_is_left(&gateway);
+}
+
+fn a_relay_counts_as_a_request(engine: Engine) {
+    let origin = Origin::serving();
+    let gateway = Setup::to(engine, &origin).relay("").cluster_keys("requests_max = 1").start();
+    let mut relayed = Client::connect(gateway.port("relay"));
+    assert_eq!(relayed.get("/").status, 200);
+    assert_eq!(gateway.get("/").status, 503);
+    drop(relayed);
+    eventually("its place is free", || gateway.get("/").status == 200);
+    nothing_is_left(&gateway);
+}
