@@ -57,6 +57,8 @@ struct Inner {
     looked: Cell<Instant>,
     /// When nothing waited to be done, the last time.
     emptied: Cell<Instant>,
+    /// Tasks that run when no other is ready.
+    at_leisure: RefCell<Vec<std::task::Waker>>,
     /// Bytes that sessions hold beside receive buffers.
     charged: Cell<usize>,
 }
@@ -84,6 +86,7 @@ impl Runtime {
             oldest: Cell::new(now),
             looked: Cell::new(now),
             emptied: Cell::new(now),
+            at_leisure: RefCell::default(),
             charged: Cell::new(0),
         };
         Self(Rc::new(inner))
@@ -155,6 +158,19 @@ impl Runtime {
         .await;
     }
 
+    /// Lets everybody else have turns until a look at the kernel finds nothing to do.
+    pub async fn leisure(&self) {
+        let mut waits = false;
+        std::future::poll_fn(|cx| {
+            if std::mem::replace(&mut waits, true) {
+                return Poll::Ready(());
+            }
+            self.0.at_leisure.borrow_mut().push(cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+
     fn turn(&self, polls: usize) -> io::Result<()> {
         let inner = &*self.0;
         let before = clock::now();
@@ -162,7 +178,7 @@ impl Runtime {
         if gap > inner.gap_max.get() {
             inner.gap_max.set(gap);
         }
-        let wait = if executor::anything_ready() {
+        let wait = if executor::anything_ready() || !inner.at_leisure.borrow().is_empty() {
             Duration::ZERO
         } else {
             let deadline = inner.timers.borrow().next_deadline();
@@ -180,6 +196,9 @@ impl Runtime {
                 waker.wake_by_ref();
             }
         });
+        if !executor::anything_ready() {
+            inner.at_leisure.borrow_mut().drain(..).for_each(std::task::Waker::wake);
+        }
         Ok(())
     }
 

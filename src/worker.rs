@@ -4,11 +4,13 @@
 
 mod accept;
 mod easing;
+mod queues;
+mod relief;
 pub mod view;
 
 use accept::Ports;
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::mpsc::{self, Receiver, Sender, TryRecvError};
 use std::sync::{Arc, OnceLock};
@@ -28,6 +30,7 @@ use crate::steal;
 use crate::sys::{affinity, process};
 use crate::tls::{ClientMaterial, ServerMaterial, TicketKeys};
 pub use easing::Ease;
+pub use queues::Queues;
 
 use easing::Easing;
 
@@ -44,8 +47,8 @@ pub struct Plan {
     /// The CPU to be pinned to; `None` leaves the thread to the scheduler.
     pub cpu: Option<usize>,
     pub engine: EngineChoice,
-    /// This worker's sockets of each listener of the snapshot: one, or more where there were more workers once.
-    pub listeners: Vec<Vec<TcpListener>>,
+    /// This worker's sockets of each listener of the snapshot.
+    pub listeners: Vec<Queues>,
     pub compiled: Arc<Compiled>,
     pub tls: Arc<TlsMaterials>,
     pub shard: Arc<Shard>,
@@ -61,8 +64,8 @@ pub struct Plan {
 /// Another configuration, as one worker gets it.
 pub struct Reload {
     pub next: Next,
-    /// By listener: the socket to accept from, where it does not go on with one that the worker has.
-    pub sockets: Vec<Option<TcpListener>>,
+    /// By listener: what to accept from, where it does not go on with what the worker has.
+    pub sockets: Vec<Option<Queues>>,
     pub steal: steal::Spec,
     /// Told when the worker serves it.
     pub done: tokio::sync::mpsc::UnboundedSender<()>,
@@ -184,12 +187,7 @@ fn run(plan: Plan, inbox: Receiver<Message>, report: &Sender<Result<(EngineRepor
     }
 }
 
-async fn serve(
-    context: Rc<Context>,
-    listeners: Vec<Vec<TcpListener>>,
-    mailbox: Mailbox,
-    inbox: Receiver<Message>,
-) {
+async fn serve(context: Rc<Context>, listeners: Vec<Queues>, mailbox: Mailbox, inbox: Receiver<Message>) {
     let mut easing = Easing::new(context.serving().snapshot.limits.handshakes_per_turn_max);
     let mut ports = Ports::open(&context, listeners);
     let deadline = context.runtime.deadline();
@@ -232,14 +230,14 @@ fn obey(context: &Rc<Context>, ports: &mut Ports, easing: &mut Easing, message: 
             let Reload { next, sockets, steal, done } = *reload;
             context.change(&next);
             ports.change(context, &next.change, sockets);
-            easing.change(context.serving().snapshot.limits.handshakes_per_turn_max, context);
+            easing.change(context.serving().snapshot.limits.handshakes_per_turn_max, ports, context);
             set_objective(context, steal);
             let _ = done.send(());
         }
         Message::Drain { .. } => {
             context.drain();
             // Nothing new comes.
-            easing.end(context);
+            easing.end(ports, context);
         }
         Message::Endpoints { cluster, addresses } => {
             context.serving().upstreams.set_endpoints(cluster, &addresses);
@@ -249,7 +247,7 @@ fn obey(context: &Rc<Context>, ports: &mut Ports, easing: &mut Easing, message: 
         }
         Message::ServerTls { listener, material } => context.set_server_tls(listener, &material),
         Message::ClientTls { cluster, material } => context.set_client_tls(cluster, &material),
-        Message::Ease(ease) => easing.take(ease, context.runtime.now(), context),
+        Message::Ease(ease) => easing.take(ease, context.runtime.now(), ports, context),
         Message::TicketKeys(keys) => context.set_ticket_keys(keys),
         Message::Question(question) => view::answer(context, question),
     }

@@ -42,6 +42,8 @@ use tls::LiveTls;
 pub const DESCRIPTORS_RESERVED: u64 = 128;
 /// A proxied connection has one towards the client and one towards the endpoint.
 pub const DESCRIPTORS_PER_CONNECTION: u64 = 2;
+/// Of each worker: one to accept from, and a copy for the others to take from.
+const SOCKETS_PER_LISTENER: u64 = 2;
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The hidden subcommand of the data process.
@@ -127,7 +129,8 @@ struct Machine {
 impl Machine {
     /// Lowers the promise of connections, also where it is shown, to what can be kept.
     fn hold(&self, config: &mut Config) {
-        let listening = config.snapshot.listeners.len() as u64 * self.workers + self.admin_listeners;
+        let listening = config.snapshot.listeners.len() as u64 * self.workers * SOCKETS_PER_LISTENER
+            + self.admin_listeners;
         let ceiling = connections_ceiling(self.nofile, listening, self.workers);
         if config.snapshot.limits.connections_max > ceiling {
             config.snapshot.limits.connections_max = ceiling;
@@ -187,13 +190,13 @@ async fn control(
     let health = Health::start(&snapshot, &tls, &known, &state);
     let groups = groups(&listeners, facts.cpus.len())?;
     let (compiled, tls) = (Compiled::new(snapshot.clone()), Arc::new(tls));
-    let by_worker = Sockets::by_worker(listeners, facts.cpus.len());
+    let by_worker = live::by_worker(listeners.into_iter().map(Some).collect(), facts.cpus.len());
     let plans = by_worker.into_iter().zip(&facts.cpus).zip(shares).enumerate().map(
         |(index, ((listeners, cpu), share))| Plan {
             index: index as u32,
             cpu: Some(*cpu),
             engine,
-            listeners,
+            listeners: listeners.into_iter().map(Option::unwrap_or_default).collect(),
             compiled: compiled.clone(),
             tls: tls.clone(),
             shard: state.shards()[index].clone(),

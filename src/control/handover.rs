@@ -88,21 +88,6 @@ impl Sockets {
         let admin_tcp = TcpListener::from(fds.next().ok_or_else(incomplete)?);
         Ok(Self { listeners, admin_tcp, admin_unix: fds.next().map(UnixListener::from) })
     }
-
-    /// By worker, then by listener: its sockets. One that no worker has of its own goes to one of them: what waits in it is
-    /// served, whatever the number of workers.
-    pub fn by_worker(listeners: Vec<Vec<TcpListener>>, workers: usize) -> Vec<Vec<Vec<TcpListener>>> {
-        let mut by_worker: Vec<Vec<Vec<TcpListener>>> = (0..workers).map(|_| Vec::new()).collect();
-        for sockets in listeners {
-            by_worker.iter_mut().for_each(|of_one| of_one.push(Vec::new()));
-            for (at, socket) in sockets.into_iter().enumerate() {
-                if let Some(own) = by_worker[at % workers].last_mut() {
-                    own.push(socket);
-                }
-            }
-        }
-        by_worker
-    }
 }
 
 /// Sends copies of `sockets`. Blocks until the other side has taken most of it.
@@ -163,16 +148,6 @@ pub(crate) mod tests {
         assert_eq!(addresses(&received.listeners), addresses(&sent.listeners));
         assert_eq!(received.admin_tcp.local_addr().unwrap(), sent.admin_tcp.local_addr().unwrap());
         assert!(received.admin_unix.is_none());
-    }
-
-    #[test]
-    fn every_socket_has_a_worker_whatever_the_number_of_workers() {
-        let listeners = vec![vec![listener(), listener()], vec![listener(), listener(), listener()]];
-        let all = addresses(&listeners);
-        let by_worker = Sockets::by_worker(listeners, 2);
-        assert_eq!(addresses(&by_worker[0]), [vec![all[0][0]], vec![all[1][0], all[1][2]]]);
-        assert_eq!(addresses(&by_worker[1]), [vec![all[0][1]], vec![all[1][1]]]);
-        assert_eq!(Sockets::by_worker(vec![vec![listener(), listener()]], 1)[0][0].len(), 2);
     }
 
     #[test]

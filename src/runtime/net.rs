@@ -1,6 +1,7 @@
 //! Sockets as sessions see them. A receive lends a buffer of the pool, a send takes one; nothing here allocates
 //! for an idle connection.
 
+use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -192,6 +193,11 @@ fn not_inet() -> io::Error {
 pub struct Incoming(OwnedFd);
 
 impl Incoming {
+    /// One that waits in a queue that is nobody's in this runtime, if there is one. The listener does not block.
+    pub fn waiting_at(listener: &std::net::TcpListener) -> Option<Self> {
+        syscalls::accept(listener.as_fd()).ok().map(Self)
+    }
+
     /// # Errors
     /// When the reactor cannot watch it.
     pub fn open(self, runtime: &Runtime) -> io::Result<Socket> {
@@ -208,6 +214,7 @@ impl Incoming {
 pub struct Listener {
     runtime: Runtime,
     key: Key,
+    singly: Cell<bool>,
 }
 
 impl Listener {
@@ -219,7 +226,19 @@ impl Listener {
         listener.set_nonblocking(true)?;
         let _ = SockRef::from(&listener).set_tcp_nodelay(true);
         let key = runtime.0.reactor.borrow_mut().register(listener.into(), true)?;
-        Ok(Self { runtime: runtime.clone(), key })
+        Ok(Self { runtime: runtime.clone(), key, singly: Cell::new(false) })
+    }
+
+    /// Whether a connection is taken from the kernel's queue only when it is asked for. Otherwise the ring takes all that come,
+    /// which is cheaper, and nobody else can have them.
+    pub fn set_singly(&self, singly: bool) {
+        if self.singly.replace(singly) != singly {
+            self.stop();
+        }
+    }
+
+    pub const fn is_singly(&self) -> bool {
+        self.singly.get()
     }
 
     /// The next connection.
@@ -231,7 +250,7 @@ impl Listener {
     }
 
     pub fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<Incoming>> {
-        self.runtime.0.reactor.borrow_mut().poll_accept(self.key, cx).map_ok(Incoming)
+        self.runtime.0.reactor.borrow_mut().poll_accept(self.key, self.singly.get(), cx).map_ok(Incoming)
     }
 
     /// Does something to the socket that is none of the reactor's business. `None` once it is closed.

@@ -373,8 +373,13 @@ impl Reactor {
         })
     }
 
-    /// The next accepted connection.
-    pub(super) fn poll_accept(&mut self, key: Key, cx: &Context<'_>) -> Poll<io::Result<OwnedFd>> {
+    /// The next accepted connection. `singly`: taken from the kernel's queue only now; a multishot accept is stopped before.
+    pub(super) fn poll_accept(
+        &mut self,
+        key: Key,
+        singly: bool,
+        cx: &Context<'_>,
+    ) -> Poll<io::Result<OwnedFd>> {
         let Some(slot) = self.slots.get_mut(key) else { return Poll::Ready(Err(gone())) };
         loop {
             match slot.inbox.pop() {
@@ -387,19 +392,23 @@ impl Reactor {
             }
         }
         slot.set_reader(cx);
-        match &mut self.backend {
-            Backend::Uring(uring) => {
-                if slot.receiving == Receiving::Idle && !slot.closing {
-                    uring.arm_accept(slot, key);
-                }
-                Poll::Pending
+        if matches!(self.backend, Backend::Epoll(_)) || singly {
+            let accepted = if slot.readable { accept_now(slot) } else { None };
+            if let Some(result) = accepted {
+                return Poll::Ready(result);
             }
-            Backend::Epoll(_) if !slot.readable => Poll::Pending,
-            Backend::Epoll(_) => match accept_now(slot) {
-                Some(result) => Poll::Ready(result),
-                None => Poll::Pending,
-            },
         }
+        if let Backend::Uring(uring) = &mut self.backend
+            && slot.receiving == Receiving::Idle
+            && !slot.closing
+        {
+            if singly {
+                uring.arm_readable(slot, key);
+            } else {
+                uring.arm_accept(slot, key);
+            }
+        }
+        Poll::Pending
     }
 
     /// Stops a multishot accept. What it accepted already is still handed out; `accept_stopped` tells when the

@@ -6,9 +6,11 @@ use std::io;
 use std::net::TcpListener;
 use std::pin::pin;
 use std::rc::{Rc, Weak};
+use std::sync::{self, Arc};
 use std::task::Poll;
 use std::time::Duration;
 
+use super::queues::Queues;
 use crate::metrics::{AcceptError, Counter, ListenerCounter, ListenerGauge, Shed};
 use crate::proxy::access::Line;
 use crate::proxy::context::{Context, Served, SessionGuard};
@@ -32,32 +34,39 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// Connections taken in a row before the sessions get a turn.
 const ACCEPTS_A_TURN: u32 = 64;
 
+/// How long new connections are left to workers with more time, while they are steered.
+const LEISURE_MAX: Duration = Duration::from_millis(2);
+
 /// What a worker accepts from, by listener of the present configuration.
 pub(super) struct Ports(Vec<Rc<Port>>);
 
 /// The sockets of one address, and the listener that has them at present.
-struct Port {
+pub(super) struct Port {
     served: RefCell<User>,
     /// Each is gone with the task that accepts from it.
     sockets: Vec<Weak<Listener>>,
+    /// Those that other workers have for the same address.
+    others: Vec<sync::Weak<TcpListener>>,
     is_closing: Cell<bool>,
 }
 
 impl Port {
-    fn open(context: &Rc<Context>, served: &Rc<Served>, sockets: Vec<TcpListener>) -> Rc<Self> {
+    fn open(context: &Rc<Context>, served: &Rc<Served>, queues: Queues) -> Rc<Self> {
         let watched = |socket| match Listener::new(&context.runtime, socket) {
             Ok(listener) => Rc::new(listener),
             Err(error) => panic!("a listener cannot be watched: {error}"),
         };
-        let listeners: Vec<Rc<Listener>> = sockets.into_iter().map(watched).collect();
+        let listeners: Vec<Rc<Listener>> = queues.own.into_iter().map(watched).collect();
         let port = Rc::new(Self {
             served: RefCell::new(User::new(served)),
             sockets: listeners.iter().map(Rc::downgrade).collect(),
+            others: queues.others,
             is_closing: Cell::new(false),
         });
         port.set_options(context);
+        let lent: Rc<[Arc<TcpListener>]> = queues.lent.into();
         for listener in listeners {
-            context.runtime.spawn(run(context.clone(), port.clone(), listener));
+            context.runtime.spawn(run(context.clone(), port.clone(), listener, lent.clone()));
         }
         port
     }
@@ -76,7 +85,11 @@ impl Port {
         }
     }
 
-    fn served(&self) -> Rc<Served> {
+    pub(super) fn others(&self) -> &[sync::Weak<TcpListener>] {
+        &self.others
+    }
+
+    pub(super) fn served(&self) -> Rc<Served> {
         self.served.borrow().clone()
     }
 
@@ -87,23 +100,18 @@ impl Port {
 
 impl Ports {
     /// Begins to accept; `listeners` in the order of the configuration.
-    pub(super) fn open(context: &Rc<Context>, listeners: Vec<Vec<TcpListener>>) -> Self {
+    pub(super) fn open(context: &Rc<Context>, listeners: Vec<Queues>) -> Self {
         let serving = context.serving();
         let ports = serving.served().iter().zip(listeners);
         Self(ports.map(|(served, sockets)| Port::open(context, served, sockets)).collect())
     }
 
     /// Goes on with the configuration that `context` has just come to. `sockets`: by listener, those that are new.
-    pub(super) fn change(
-        &mut self,
-        context: &Rc<Context>,
-        change: &Change,
-        sockets: Vec<Option<TcpListener>>,
-    ) {
+    pub(super) fn change(&mut self, context: &Rc<Context>, change: &Change, sockets: Vec<Option<Queues>>) {
         let serving = context.serving();
         let listeners = serving.served().iter().zip(sockets).zip(&change.sockets);
         let ports = listeners.filter_map(|((served, socket), stands)| match (socket, stands) {
-            (Some(socket), _) => Some(Port::open(context, served, vec![socket])),
+            (Some(queues), _) => Some(Port::open(context, served, queues)),
             (None, Some(at)) => {
                 let port = self.0.get(usize::from(*at))?;
                 port.served.replace(User::new(served));
@@ -120,6 +128,16 @@ impl Ports {
         context.runtime.wake_tasks();
     }
 
+    /// Has each worker take no more at once than it begins with, or goes back to what is cheaper.
+    pub(super) fn set_singly(&self, singly: bool) {
+        self.0.iter().flat_map(|port| port.sockets()).for_each(|socket| socket.set_singly(singly));
+    }
+
+    /// Those that other workers have sockets of.
+    pub(super) fn shared(&self) -> Vec<Rc<Port>> {
+        self.0.iter().filter(|port| !port.others.is_empty()).cloned().collect()
+    }
+
     /// Has the kernel choose evenly who gets new connections, for the whole group of each socket.
     pub(super) fn unsteer(&self) {
         for socket in self.0.iter().flat_map(|port| port.sockets()) {
@@ -129,9 +147,16 @@ impl Ports {
 }
 
 /// Accepts until the worker drains or the socket is given up; then takes what was connected before, and closes it.
-async fn run(context: Rc<Context>, port: Rc<Port>, listener: Rc<Listener>) {
+async fn run(context: Rc<Context>, port: Rc<Port>, listener: Rc<Listener>, lent: Rc<[Arc<TcpListener>]>) {
     let mut in_a_row = 0;
+    let leisure = context.runtime.deadline();
     while !port.stops(&context) {
+        if listener.is_singly() && in_a_row % ACCEPTS_A_TURN == 0 {
+            leisure.set(context.runtime.now() + LEISURE_MAX);
+            if leisure.within(context.runtime.leisure()).await.is_ok() {
+                in_a_row = ACCEPTS_A_TURN - 1;
+            }
+        }
         match unless_stopping(&context, &port, listener.accept()).await {
             None => break,
             Some(Ok(incoming)) => admit(&context, &port.served(), incoming),
@@ -150,6 +175,8 @@ async fn run(context: Rc<Context>, port: Rc<Port>, listener: Rc<Listener>) {
     while let Some(incoming) = listener.accept_rest().await {
         admit(&context, &port.served(), incoming);
     }
+    // Nobody takes from it any more.
+    drop(lent);
 }
 
 /// Which limit a new connection would exceed. Refusing it at once lets its client go elsewhere; left in the kernel's
@@ -166,7 +193,7 @@ fn exceeded(context: &Context, served: &Served) -> Option<Shed> {
     (super::memory_bytes(context) >= limits.memory_bytes_max).then_some(Shed::Memory)
 }
 
-fn admit(context: &Rc<Context>, served: &Rc<Served>, incoming: Incoming) {
+pub(super) fn admit(context: &Rc<Context>, served: &Rc<Served>, incoming: Incoming) {
     let shard = &served.counts;
     shard.add(ListenerCounter::ConnectionsAccepted, 1);
     context.shard.add(Counter::ConnectionsAccepted, 1);
@@ -271,8 +298,6 @@ async fn unless_stopping<T>(context: &Context, port: &Port, future: impl Future<
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
     use crate::config;
     use crate::metrics::Shard;

@@ -30,7 +30,7 @@ use crate::proxy::snapshot::change::{Change, Was};
 use crate::steal::SAMPLE_INTERVAL;
 use crate::sys::{clock, process};
 use crate::worker::view::Question;
-use crate::worker::{Handle, Message, Reload};
+use crate::worker::{Handle, Message, Queues, Reload};
 
 /// How often workers are looked at: seldom while they serve, often while their end is awaited.
 const LOOK_SERVING: Duration = Duration::from_secs(1);
@@ -318,11 +318,11 @@ async fn swapped_by_all(mut swapped: UnboundedReceiver<()>, workers: usize, told
 }
 
 /// By worker, then by listener.
-fn by_worker(sockets: Vec<Option<Vec<TcpListener>>>, workers: usize) -> Vec<Vec<Option<TcpListener>>> {
-    let mut by_worker: Vec<Vec<Option<TcpListener>>> = (0..workers).map(|_| Vec::new()).collect();
+pub(super) fn by_worker(sockets: Vec<Option<Vec<TcpListener>>>, workers: usize) -> Vec<Vec<Option<Queues>>> {
+    let mut by_worker: Vec<Vec<Option<Queues>>> = (0..workers).map(|_| Vec::new()).collect();
     for opened in sockets {
-        let mut opened = opened.into_iter().flatten();
-        by_worker.iter_mut().for_each(|of_one| of_one.push(opened.next()));
+        let mut queues = opened.map(|opened| Queues::spread(opened, workers)).into_iter().flatten();
+        by_worker.iter_mut().for_each(|of_one| of_one.push(queues.next()));
     }
     by_worker
 }

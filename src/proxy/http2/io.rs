@@ -33,6 +33,10 @@ pub(super) const BYTES_WITH_FIELDS_A_TURN: usize = KIB;
 /// clients who wait for several of them.
 pub(super) const BYTES_WITH_RESPONSES_A_TURN: usize = 8 * KIB;
 
+/// Such a part of either is what a suspect peer gets: each of its streams may cost as much as a good request, and is served
+/// nobody.
+const SUSPECT_PART: usize = 8;
+
 /// What the session and the crate's connection share: the transport, and what was seen pass.
 pub(super) struct Link {
     runtime: Runtime,
@@ -93,7 +97,13 @@ impl Link {
 
     /// Whether the crate has had enough for one turn.
     fn turn_is_over(&self) -> bool {
-        self.taken.get() >= self.bytes_a_turn && self.tap.borrow().blocks() > self.blocks.get()
+        let tap = self.tap.borrow();
+        self.taken.get() >= self.allowance(&tap) && tap.blocks() > self.blocks.get()
+    }
+
+    /// Bytes but those of DATA for one turn, and for one look of the crate.
+    const fn allowance(&self, tap: &Tap) -> usize {
+        if tap.is_suspect() { self.bytes_a_turn / SUSPECT_PART } else { self.bytes_a_turn }
     }
 
     /// Sends what was gathered. To be called after every poll of the connection.
@@ -154,7 +164,7 @@ impl Link {
         };
         let mut tap = self.tap.borrow_mut();
         // What is not the payload of DATA comes in small pieces.
-        let most = tap.data_left().max(self.bytes_a_turn);
+        let most = tap.data_left().max(self.allowance(&tap));
         let taken = buf.len().min(into.remaining()).min(most);
         let data_before = tap.data_received();
         tap.received(&buf[..taken]);

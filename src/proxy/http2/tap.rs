@@ -9,6 +9,9 @@ use crate::base::time::Instant;
 
 use super::rules::{Rules, Violation, judge_setting};
 
+/// A peer is suspect from such a part of its glitches on.
+const SUSPECT_PART: u32 = 16;
+
 /// Bytes of a frame header (RFC 9113 §4.1).
 const HEADER_BYTES: usize = 9;
 /// Bytes of one setting (§6.5.1).
@@ -306,6 +309,11 @@ impl Tap {
     /// Whether the peer has had all its glitches: what else it sent is not looked at.
     pub(super) const fn is_spent(&self) -> bool {
         self.glitches > self.glitches_max
+    }
+
+    /// Whether the peer has had so many that it is to wait more often than others.
+    pub(super) const fn is_suspect(&self) -> bool {
+        self.glitches > self.glitches_max / SUSPECT_PART
     }
 
     /// DATA frames sent that carry something.

@@ -148,3 +148,35 @@ fn connecting_to_nobody_is_refused_and_to_somebody_works() {
         });
     });
 }
+
+#[test]
+fn what_a_listener_takes_singly_is_there_for_others_until_it_is_asked_for() {
+    on_engines(|runtime| {
+        let (socket, address) = listener();
+        let others = socket.try_clone().expect("a copy");
+        let mut clients = crowd(address, 10);
+        runtime.play(async {
+            let listener = Listener::new(runtime, socket).expect("listener");
+            listener.set_singly(true);
+            for left in (7..10).rev() {
+                listener.accept().await.expect("accept").refuse();
+                runtime.sleep_until(runtime.now() + Duration::from_millis(1)).await;
+                assert!(listener.is_singly() && left > 0);
+            }
+            let taken = std::iter::from_fn(|| Incoming::waiting_at(&others)).count();
+            assert_eq!(taken, 7);
+            // Armed, taken back, and armed for many again.
+            for singly in [true, false, true, false] {
+                let armed = runtime.deadline();
+                armed.set(runtime.now() + Duration::from_millis(2));
+                assert!(armed.within(listener.accept()).await.is_err());
+                listener.set_singly(singly);
+                clients.extend(crowd(address, 5));
+                for _ in 0..5 {
+                    listener.accept().await.expect("accept").refuse();
+                }
+            }
+            assert!(Incoming::waiting_at(&others).is_none());
+        });
+    });
+}

@@ -127,3 +127,33 @@ fn a_task_begins_in_the_turn_it_was_spawned_in_and_what_it_spawns_in_the_next() 
         });
     });
 }
+
+#[test]
+fn leisure_is_when_no_other_task_is_ready() {
+    on_engines(|runtime| {
+        runtime.play(async {
+            let busy = Rc::new(Cell::new(100));
+            let works = busy.clone();
+            let worker = runtime.clone();
+            runtime.spawn(async move {
+                while works.get() > 0 {
+                    works.set(works.get() - 1);
+                    worker.yield_now().await;
+                }
+            });
+            runtime.leisure().await;
+            assert_eq!(busy.get(), 0);
+            // Nobody waits for long where there is nothing to do.
+            let before = runtime.turns();
+            runtime.leisure().await;
+            assert!(runtime.turns() - before <= 3, "{} turns", runtime.turns() - before);
+            // One that is given up leaves nothing behind that would keep the thread awake.
+            let soon = runtime.deadline();
+            soon.set(runtime.now() + Duration::from_millis(2));
+            first(runtime.leisure(), soon.within(std::future::pending::<()>())).await;
+            let before = runtime.turns();
+            runtime.sleep_until(runtime.now() + Duration::from_millis(20)).await;
+            assert!(runtime.turns() - before <= 30, "{} turns", runtime.turns() - before);
+        });
+    });
+}

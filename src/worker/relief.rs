@@ -1,0 +1,124 @@
+//! Relief: while new connections are steered, a worker with time to spare takes those that wait in the accept queues of
+//! others. A steered queue still gets its share, and whoever comes while its worker's CPU is taken away waits until it is
+//! given back, though a neighbour idles; a queue that all workers share, as nginx has it, does not know this wait. Asks the
+//! kernel for nothing but what is there: the queue's own worker has a while to take it first, and nobody is woken twice.
+
+use std::cell::Cell;
+use std::rc::{Rc, Weak};
+use std::time::Duration;
+
+use super::accept::{Port, admit};
+use crate::proxy::context::Context;
+use crate::runtime::Incoming;
+
+/// How long a worker leaves the queues of others alone.
+const PAUSE: Duration = Duration::from_millis(1);
+/// Queues looked into after a pause: bounds what looking costs where there are many.
+const LOOKS_MAX: usize = 16;
+
+/// Relief goes on until it is dropped.
+pub(super) struct Relief(#[expect(dead_code, reason = "lives as long as the relief is wanted")] Rc<()>);
+
+impl Relief {
+    pub(super) fn begin(context: &Rc<Context>, ports: Vec<Rc<Port>>) -> Self {
+        let wanted = Rc::new(());
+        context.runtime.spawn(run(context.clone(), ports, Rc::downgrade(&wanted)));
+        Self(wanted)
+    }
+}
+
+async fn run(context: Rc<Context>, ports: Vec<Rc<Port>>, wanted: Weak<()>) {
+    let runtime = &context.runtime;
+    let queues: Vec<_> =
+        ports.iter().flat_map(|port| port.others().iter().map(move |queue| (port, queue))).collect();
+    let next = Cell::new(0);
+    if queues.is_empty() {
+        return;
+    }
+    loop {
+        runtime.sleep_until(runtime.now() + PAUSE).await;
+        runtime.leisure().await;
+        if wanted.strong_count() == 0 || context.is_draining() {
+            return;
+        }
+        for _ in 0..queues.len().min(LOOKS_MAX) {
+            let (port, queue) = queues[next.replace((next.get() + 1) % queues.len())];
+            let Some(socket) = queue.upgrade() else { continue };
+            while let Some(incoming) = Incoming::waiting_at(&socket) {
+                admit(&context, &port.served(), incoming);
+                // It begins before the next one is taken, which by then its own worker may have.
+                runtime.leisure().await;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::net::TcpStream;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::config;
+    use crate::metrics::{Counter, Shard};
+    use crate::proxy::context::Compiled;
+    use crate::proxy::outcome::Termination;
+    use crate::proxy::tls::TlsMaterials;
+    use crate::runtime::{EngineChoice, RingSizes, Runtime};
+    use crate::steal::steering::program;
+    use crate::sys::{listeners, reuseport};
+    use crate::worker::Queues;
+    use crate::worker::accept::Ports;
+    use crate::worker::easing::{Ease, Easing};
+
+    #[test]
+    fn who_is_steered_takes_what_waits_at_others_as_long_as_they_accept() {
+        let (runtime, _) = Runtime::new(EngineChoice::Epoll, RingSizes::default()).expect("epoll");
+        let snapshot = Arc::new(config::embedded_default().snapshot);
+        let shard = Arc::new(Shard::new(0, &["web".into()], &[], Termination::WORDS));
+        let tls = TlsMaterials::plaintext(&snapshot).expect("randomness");
+        let share = shard.share(["web"].into_iter(), [].into_iter());
+        let context = Context::new(runtime.clone(), shard, Compiled::new(snapshot), &share, &tls, 1);
+        let sockets = listeners::open("127.0.0.1:0".parse().unwrap(), 2, 1_024).unwrap();
+        let address = sockets[0].local_addr().unwrap();
+        // All go to the first one's queue, which nobody looks into.
+        reuseport::steer(&sockets[0], &program(&[1.0, 0.0]).unwrap()).unwrap();
+        let mut spread = Queues::spread(sockets, 2);
+        let (own, first) = (spread.pop().unwrap(), spread.pop().unwrap());
+        let ports = Ports::open(&context, vec![own]);
+        let mut easing = Easing::new(16);
+        let ease = Ease { is_steered: true, ..Ease::usual(16) };
+        let come = |count: usize| -> Vec<TcpStream> {
+            let client = || {
+                let mut client = TcpStream::connect(address).unwrap();
+                client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").unwrap();
+                client.set_nonblocking(true).unwrap();
+                client
+            };
+            (0..count).map(|_| client()).collect()
+        };
+        let are_answered = |clients: &[TcpStream]| {
+            let is_answered = |client: &TcpStream| client.peek(&mut [0; 12]).is_ok_and(|read| read == 12);
+            clients.iter().all(is_answered)
+        };
+        let play = async {
+            easing.take(ease, runtime.now(), &ports, &context);
+            let end = runtime.now() + Duration::from_secs(10);
+            for _ in 0..3 {
+                let clients = come(20);
+                while !are_answered(&clients) {
+                    assert!(runtime.now() < end, "left alone");
+                    runtime.sleep_until(runtime.now() + Duration::from_millis(1)).await;
+                }
+            }
+            let taken = context.shard.counter(Counter::ConnectionsAccepted);
+            drop(first.lent);
+            let _later = come(3);
+            runtime.sleep_until(runtime.now() + PAUSE * 20).await;
+            assert_eq!((taken, context.shard.counter(Counter::ConnectionsAccepted)), (60, 60));
+            assert!(Incoming::waiting_at(&first.own[0]).is_some(), "left to who has it");
+        };
+        runtime.block_on(play).unwrap();
+    }
+}
