@@ -189,6 +189,8 @@ fn a_tunnel_has_one_line_when_it_ends(engine: Engine) {
     let lines = lines(&gateway, 1);
     let keys = ["kind", "path", "status", "termination", "received_bytes", "sent_bytes", "endpoint"];
     assert_eq!(pick(&lines[0], &keys), ["tunnel", "/t", "101", "tunnel_closed", "4", "9", &origin.address()]);
+    let keys = ["listener", "protocol", "route", "cluster"];
+    assert_eq!(pick(&lines[0], &keys), ["web", "HTTP/1.1", "route-1", "site"]);
 }
 
 fn what_is_refused_has_a_line_that_says_why(engine: Engine) {
