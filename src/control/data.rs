@@ -376,7 +376,7 @@ mod tests {
         machine(1 << 20).hold(&mut config);
         assert_eq!(config.effective["limits"]["connections_max"], 32_768);
         machine(1_024).hold(&mut config);
-        assert_eq!(config.snapshot.limits.connections_max, 223);
-        assert_eq!(config.effective["limits"]["connections_max"], 223);
+        assert_eq!(config.snapshot.limits.connections_max, 222);
+        assert_eq!(config.effective["limits"]["connections_max"], 222);
     }
 }
