@@ -187,6 +187,12 @@ impl Controller {
         self.shares.is_some()
     }
 
+    /// Whether the worker, when it has time, takes what waits for others: one that has no less left than they.
+    pub fn relieves(&self, worker: usize) -> bool {
+        let even = 1.0 / self.workers.len().max(1) as f64;
+        self.is_steering() && self.targets.get(worker).is_some_and(|target| *target >= even)
+    }
+
     /// Share of its TLS handshakes that the worker is to begin.
     pub fn handshake_share(&self, worker: usize) -> f64 {
         match self.workers.get(worker) {

@@ -73,7 +73,7 @@ mod tests {
     use crate::worker::easing::{Ease, Easing};
 
     #[test]
-    fn who_is_steered_takes_what_waits_at_others_as_long_as_they_accept() {
+    fn who_relieves_takes_what_waits_at_others_as_long_as_they_accept() {
         let (runtime, _) = Runtime::new(EngineChoice::Epoll, RingSizes::default()).expect("epoll");
         let snapshot = Arc::new(config::embedded_default().snapshot);
         let shard = Arc::new(Shard::new(0, &["web".into()], &[], Termination::WORDS));
@@ -88,7 +88,7 @@ mod tests {
         let (own, first) = (spread.pop().unwrap(), spread.pop().unwrap());
         let ports = Ports::open(&context, vec![own]);
         let mut easing = Easing::new(16);
-        let ease = Ease { is_steered: true, ..Ease::usual(16) };
+        let ease = Ease { relieves: true, ..Ease::usual(16) };
         let come = |count: usize| -> Vec<TcpStream> {
             let client = || {
                 let mut client = TcpStream::connect(address).unwrap();

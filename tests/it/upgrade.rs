@@ -138,7 +138,7 @@ fn a_crash_after_an_upgrade_is_followed_by_a_restart(engine: Engine) {
     gateway.upgrade();
     let data = gateway.data_process();
     process::signal(data, libc::SIGKILL);
-    eventually("it is gone", || !process::alive(data));
+    eventually("it is gone", || process::is_gone(data));
     assert_eq!(gateway.get("/").status, 200, "it waited for the next one");
     eventually("the restart is counted", || gateway.metric("ringfort_process_restarts", "") == 1.0);
     gateway.upgrade();
@@ -250,7 +250,7 @@ fn tickets_stay_good_after_an_upgrade() {
     gateway.expect_log("data process");
     let data = gateway.data_process();
     process::signal(data, libc::SIGKILL);
-    eventually("it is gone", || !process::alive(data));
+    eventually("it is gone", || process::is_gone(data));
     assert_eq!(resuming.connect(gateway.web(), "a.test").get("/").text(), "ok");
     assert_eq!(gateway.metric("ringfort_tls_resumed_total", ""), 1.0);
 }

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::path::Path;
 
 /// Sends a signal to a process that the test started, directly or through the gateway.
 pub fn signal(pid: u32, signal: i32) {
@@ -26,6 +27,12 @@ pub fn stop(pid: u32) {
 /// Whether the process runs (a zombie does not).
 pub fn alive(pid: u32) -> bool {
     stat_field(pid, 0).is_some_and(|state| state != "Z" && state != "X")
+}
+
+/// Whether nothing is left of the process. Threads of one that was killed end one by one after its first: until the last has, one
+/// may take a connection yet, which goes down with it.
+pub fn is_gone(pid: u32) -> bool {
+    !Path::new(&format!("/proc/{pid}")).exists()
 }
 
 /// Direct children of a process.
