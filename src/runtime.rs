@@ -59,6 +59,8 @@ struct Inner {
     emptied: Cell<Instant>,
     /// Tasks that run when no other is ready.
     at_leisure: RefCell<Vec<std::task::Waker>>,
+    /// Looks that found nothing to do.
+    leisures: Cell<u64>,
     /// Bytes that sessions hold beside receive buffers.
     charged: Cell<usize>,
 }
@@ -87,6 +89,7 @@ impl Runtime {
             looked: Cell::new(now),
             emptied: Cell::new(now),
             at_leisure: RefCell::default(),
+            leisures: Cell::new(0),
             charged: Cell::new(0),
         };
         Self(Rc::new(inner))
@@ -160,12 +163,16 @@ impl Runtime {
 
     /// Lets everybody else have turns until a look at the kernel finds nothing to do.
     pub async fn leisure(&self) {
-        let mut waits = false;
+        let mut since = None;
         std::future::poll_fn(|cx| {
-            if std::mem::replace(&mut waits, true) {
+            let leisures = self.0.leisures.get();
+            if *since.get_or_insert(leisures) != leisures {
                 return Poll::Ready(());
             }
-            self.0.at_leisure.borrow_mut().push(cx.waker().clone());
+            let mut waiting = self.0.at_leisure.borrow_mut();
+            if !waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
+                waiting.push(cx.waker().clone());
+            }
             Poll::Pending
         })
         .await;
@@ -197,6 +204,7 @@ impl Runtime {
             }
         });
         if !executor::anything_ready() {
+            inner.leisures.set(inner.leisures.get() + 1);
             inner.at_leisure.borrow_mut().drain(..).for_each(std::task::Waker::wake);
         }
         Ok(())

@@ -211,7 +211,6 @@ impl Sampler {
                 drains_per_s: actions.drains_per_s.get(index).copied().unwrap_or(0.0),
                 postpones: self.controller.postpones(index),
                 is_steered: self.controller.is_steering(),
-                relieves: self.controller.relieves(index),
             };
             let before = std::mem::replace(&mut worker.ease, ease);
             if before != ease || ease != Ease::usual(most) {

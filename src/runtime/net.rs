@@ -193,6 +193,11 @@ fn not_inet() -> io::Error {
 pub struct Incoming(OwnedFd);
 
 impl Incoming {
+    /// Whether one waits in a queue that is nobody's in this runtime.
+    pub fn waits_at(listener: &std::net::TcpListener) -> bool {
+        syscalls::is_readable(listener.as_fd())
+    }
+
     /// One that waits in a queue that is nobody's in this runtime, if there is one. The listener does not block.
     pub fn waiting_at(listener: &std::net::TcpListener) -> Option<Self> {
         syscalls::accept(listener.as_fd()).ok().map(Self)

@@ -37,6 +37,14 @@ pub(super) fn accept(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(accepted) })
 }
 
+/// Whether there is something to read, or a connection to accept, now.
+pub(super) fn is_readable(fd: BorrowedFd<'_>) -> bool {
+    let mut poll = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    // SAFETY: the pointer is to one pollfd that outlives the call, which does not wait.
+    let ready = unsafe { libc::poll(&raw mut poll, 1, 0) };
+    ready > 0 && poll.revents & libc::POLLIN != 0
+}
+
 pub(super) fn shutdown(fd: BorrowedFd<'_>, how: Shutdown) {
     let how = match how {
         Shutdown::Read => libc::SHUT_RD,

@@ -187,12 +187,6 @@ impl Controller {
         self.shares.is_some()
     }
 
-    /// Whether the worker, when it has time, takes what waits for others: one that has no less left than they.
-    pub fn relieves(&self, worker: usize) -> bool {
-        let even = 1.0 / self.workers.len().max(1) as f64;
-        self.is_steering() && self.targets.get(worker).is_some_and(|target| *target >= even)
-    }
-
     /// Share of its TLS handshakes that the worker is to begin.
     pub fn handshake_share(&self, worker: usize) -> f64 {
         match self.workers.get(worker) {
@@ -329,7 +323,8 @@ impl Controller {
 
     /// The targets, corrected by the connections that each worker has already. The correction knows no haste limit: chance and
     /// slow answers move connections by several percent within a second, and a worker that is always near its capacity has no
-    /// room for them.
+    /// room for them. Nor does it give a worker that has less left than others more than its target: it lacks connections where
+    /// others had time to take them.
     fn corrected(&self, readings: &[Reading]) -> Vec<f64> {
         let connections = |index: usize| readings.get(index).map_or(0, |reading| reading.connections) as f64;
         let all: f64 = (0..self.workers.len()).map(connections).sum();
@@ -338,7 +333,24 @@ impl Controller {
             let present = if all > 0.0 { connections(index) / all } else { *target };
             target + correction * (target - present)
         };
-        normalized(self.targets.iter().enumerate().map(share).collect())
+        let mut shares = normalized(self.targets.iter().enumerate().map(share).collect());
+        let even = 1.0 / self.workers.len().max(1) as f64;
+        let (mut freed, mut of_others) = (0.0, 0.0);
+        for (share, target) in shares.iter_mut().zip(&self.targets) {
+            if *target < even {
+                let most = target.max(share_min(self.workers.len()));
+                freed += (*share - most).max(0.0);
+                *share = share.min(most);
+            } else {
+                of_others += *share;
+            }
+        }
+        for (share, target) in shares.iter_mut().zip(&self.targets) {
+            if *target >= even {
+                *share += freed * *share / of_others;
+            }
+        }
+        shares
     }
 }
 
@@ -424,9 +436,14 @@ impl Worker {
     }
 }
 
+/// A worker's least share.
+fn share_min(workers: usize) -> f64 {
+    SHARE_MIN.min(0.5 / workers.max(1) as f64)
+}
+
 /// Shares that add up to 1, none below the least one.
 fn normalized(mut shares: Vec<f64>) -> Vec<f64> {
-    let least = SHARE_MIN.min(0.5 / shares.len().max(1) as f64);
+    let least = share_min(shares.len());
     shares.iter_mut().for_each(|share| *share = (*share - least).max(0.0));
     let sum: f64 = shares.iter().sum();
     let (count, rest) = (shares.len() as f64, 1.0 - least * shares.len() as f64);

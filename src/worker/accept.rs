@@ -26,7 +26,7 @@ use crate::proxy::snapshot::Protocol;
 use crate::proxy::snapshot::change::Change;
 use crate::proxy::stream::Stream;
 use crate::proxy::tcp;
-use crate::runtime::{Incoming, Listener, Socket};
+use crate::runtime::{Deadline, Incoming, Listener, Socket};
 use crate::sys::reuseport;
 
 /// Pause after an error that will not go away at once (EMFILE and its kind).
@@ -148,15 +148,13 @@ impl Ports {
 
 /// Accepts until the worker drains or the socket is given up; then takes what was connected before, and closes it.
 async fn run(context: Rc<Context>, port: Rc<Port>, listener: Rc<Listener>, lent: Rc<[Arc<TcpListener>]>) {
-    let mut in_a_row = 0;
-    let leisure = context.runtime.deadline();
+    let mut in_a_row = 0_u32;
+    let mut leisurely = Leisurely::new(&context);
     while !port.stops(&context) {
-        if listener.is_singly() && in_a_row % ACCEPTS_A_TURN == 0 {
-            leisure.set(context.runtime.now() + LEISURE_MAX);
-            if leisure.within(context.runtime.leisure()).await.is_ok() {
-                in_a_row = ACCEPTS_A_TURN - 1;
-            }
+        if listener.is_singly() {
+            leisurely.wait(&context).await;
         }
+        let before = context.runtime.turns();
         match unless_stopping(&context, &port, listener.accept()).await {
             None => break,
             Some(Ok(incoming)) => admit(&context, &port.served(), incoming),
@@ -166,8 +164,9 @@ async fn run(context: Rc<Context>, port: Rc<Port>, listener: Rc<Listener>, lent:
                 }
             }
         }
-        in_a_row += 1;
-        if in_a_row % ACCEPTS_A_TURN == 0 {
+        leisurely.hurries &= context.runtime.turns() == before;
+        in_a_row = in_a_row.wrapping_add(1);
+        if in_a_row % ACCEPTS_A_TURN == 0 || leisurely.hurries {
             context.runtime.yield_now().await;
         }
     }
@@ -179,9 +178,29 @@ async fn run(context: Rc<Context>, port: Rc<Port>, listener: Rc<Listener>, lent:
     drop(lent);
 }
 
+/// How a worker takes connections that are steered: at leisure, for others may have the time already; one with each turn once it
+/// had none for long, until nothing waits.
+struct Leisurely {
+    at_most: Deadline,
+    hurries: bool,
+}
+
+impl Leisurely {
+    fn new(context: &Context) -> Self {
+        Self { at_most: context.runtime.deadline(), hurries: false }
+    }
+
+    async fn wait(&mut self, context: &Context) {
+        if !self.hurries {
+            self.at_most.set(context.runtime.now() + LEISURE_MAX);
+            self.hurries = self.at_most.within(context.runtime.leisure()).await.is_err();
+        }
+    }
+}
+
 /// Which limit a new connection would exceed. Refusing it at once lets its client go elsewhere; left in the kernel's
 /// queue it would wait for nothing.
-fn exceeded(context: &Context, served: &Served) -> Option<Shed> {
+pub(super) fn exceeded(context: &Context, served: &Served) -> Option<Shed> {
     let serving = context.serving();
     let limits = &serving.snapshot.limits;
     let active = served.counts.gauge(ListenerGauge::ConnectionsActive);

@@ -21,20 +21,12 @@ pub struct Ease {
     pub postpones: bool,
     /// A program chooses who gets new connections.
     pub is_steered: bool,
-    /// When it has time, the worker takes connections that wait for others.
-    pub relieves: bool,
 }
 
 impl Ease {
     /// Nothing is spared.
     pub const fn usual(handshakes_per_turn_max: u32) -> Self {
-        Self {
-            handshakes_per_turn_max,
-            drains_per_s: 0.0,
-            postpones: false,
-            is_steered: false,
-            relieves: false,
-        }
+        Self { handshakes_per_turn_max, drains_per_s: 0.0, postpones: false, is_steered: false }
     }
 }
 
@@ -60,16 +52,13 @@ impl Easing {
 
     /// Takes what is decided at `now`.
     pub(super) fn take(&mut self, ease: Ease, now: Instant, ports: &Ports, context: &Rc<Context>) {
-        let before = std::mem::replace(&mut self.now, ease);
-        self.told = now;
+        (self.now, self.told) = (ease, now);
         context.handshakes.set_per_turn_max(ease.handshakes_per_turn_max);
         context.door.allow_drain(ease.drains_per_s, &context.runtime);
-        if ease.is_steered != before.is_steered {
+        if ease.is_steered != self.relief.is_some() {
             // What one worker takes before he has time for it, none of the others can have.
             ports.set_singly(ease.is_steered);
-        }
-        if ease.relieves != self.relief.is_some() {
-            self.relief = ease.relieves.then(|| Relief::begin(context, ports.shared()));
+            self.relief = ease.is_steered.then(|| Relief::begin(context, ports.shared()));
         }
     }
 
@@ -125,13 +114,7 @@ mod tests {
         let ports = Ports::open(&context, Queues::spread(vec![sockets[1].try_clone().unwrap()], 1));
         let mut easing = Easing::new(16);
         reuseport::steer(&sockets[0], &program(&[0.0, 1.0]).unwrap()).unwrap();
-        let ease = Ease {
-            handshakes_per_turn_max: 2,
-            drains_per_s: 1e9,
-            postpones: true,
-            is_steered: true,
-            relieves: true,
-        };
+        let ease = Ease { handshakes_per_turn_max: 2, drains_per_s: 1e9, postpones: true, is_steered: true };
         let start = runtime.now();
         easing.take(ease, start, &ports, &context);
         easing.look(start + Duration::from_secs(1), &ports, &context);

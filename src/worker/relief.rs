@@ -3,15 +3,14 @@
 //! given back, though a neighbour idles; a queue that all workers share, as nginx has it, does not know this wait. Asks the
 //! kernel for nothing but what is there: the queue's own worker has a while to take it first, and nobody is woken twice.
 
-use std::cell::Cell;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
-use super::accept::{Port, admit};
+use super::accept::{Port, admit, exceeded};
 use crate::proxy::context::Context;
 use crate::runtime::Incoming;
 
-/// How long a worker leaves the queues of others alone.
+/// Between two looks into the queues of others. What is there in both is taken.
 const PAUSE: Duration = Duration::from_millis(1);
 /// Queues looked into after a pause: bounds what looking costs where there are many.
 const LOOKS_MAX: usize = 16;
@@ -29,12 +28,13 @@ impl Relief {
 
 async fn run(context: Rc<Context>, ports: Vec<Rc<Port>>, wanted: Weak<()>) {
     let runtime = &context.runtime;
-    let queues: Vec<_> =
-        ports.iter().flat_map(|port| port.others().iter().map(move |queue| (port, queue))).collect();
-    let next = Cell::new(0);
+    let queues = ports.iter().flat_map(|port| port.others().iter().map(move |queue| (port, queue)));
+    let queues: Vec<_> = queues.collect();
     if queues.is_empty() {
         return;
     }
+    let mut waited = vec![false; queues.len()];
+    let mut next = 0..0;
     loop {
         runtime.sleep_until(runtime.now() + PAUSE).await;
         runtime.leisure().await;
@@ -42,12 +42,29 @@ async fn run(context: Rc<Context>, ports: Vec<Rc<Port>>, wanted: Weak<()>) {
             return;
         }
         for _ in 0..queues.len().min(LOOKS_MAX) {
-            let (port, queue) = queues[next.replace((next.get() + 1) % queues.len())];
-            let Some(socket) = queue.upgrade() else { continue };
-            while let Some(incoming) = Incoming::waiting_at(&socket) {
+            if next.is_empty() {
+                next = 0..queues.len();
+            }
+            let Some(((port, queue), waited)) =
+                next.next().and_then(|at| queues.get(at).zip(waited.get_mut(at)))
+            else {
+                continue;
+            };
+            let waits = queue.upgrade().is_some_and(|socket| Incoming::waits_at(&socket));
+            // What had come a moment ago is left to who has the queue, and is likely to be at it.
+            if !std::mem::replace(waited, waits) {
+                continue;
+            }
+            // Only what this worker has room for.
+            while exceeded(&context, &port.served()).is_none()
+                && let Some(incoming) = queue.upgrade().and_then(|socket| Incoming::waiting_at(&socket))
+            {
                 admit(&context, &port.served(), incoming);
                 // It begins before the next one is taken, which by then its own worker may have.
                 runtime.leisure().await;
+                if wanted.strong_count() == 0 || context.is_draining() {
+                    return;
+                }
             }
         }
     }
@@ -73,7 +90,7 @@ mod tests {
     use crate::worker::easing::{Ease, Easing};
 
     #[test]
-    fn who_relieves_takes_what_waits_at_others_as_long_as_they_accept() {
+    fn who_is_steered_takes_what_waits_at_others_as_long_as_they_accept() {
         let (runtime, _) = Runtime::new(EngineChoice::Epoll, RingSizes::default()).expect("epoll");
         let snapshot = Arc::new(config::embedded_default().snapshot);
         let shard = Arc::new(Shard::new(0, &["web".into()], &[], Termination::WORDS));
@@ -88,7 +105,7 @@ mod tests {
         let (own, first) = (spread.pop().unwrap(), spread.pop().unwrap());
         let ports = Ports::open(&context, vec![own]);
         let mut easing = Easing::new(16);
-        let ease = Ease { relieves: true, ..Ease::usual(16) };
+        let ease = Ease { is_steered: true, ..Ease::usual(16) };
         let come = |count: usize| -> Vec<TcpStream> {
             let client = || {
                 let mut client = TcpStream::connect(address).unwrap();

@@ -151,6 +151,17 @@ fn leisure_is_when_no_other_task_is_ready() {
             let soon = runtime.deadline();
             soon.set(runtime.now() + Duration::from_millis(2));
             first(runtime.leisure(), soon.within(std::future::pending::<()>())).await;
+            // Nor does it come because something else woke the task.
+            let (works, worker) = (Rc::new(Cell::new(true)), runtime.clone());
+            let stops = works.clone();
+            runtime.spawn(async move {
+                while works.get() {
+                    worker.yield_now().await;
+                }
+            });
+            soon.set(runtime.now() + Duration::from_millis(2));
+            assert!(soon.within(runtime.leisure()).await.is_err());
+            stops.set(false);
             let before = runtime.turns();
             runtime.sleep_until(runtime.now() + Duration::from_millis(20)).await;
             assert!(runtime.turns() - before <= 30, "{} turns", runtime.turns() - before);

@@ -206,7 +206,7 @@ fn a_worker_that_loses_a_third_gets_less_until_it_has_its_share() {
 }
 
 #[test]
-fn a_worker_that_has_too_few_connections_gets_more_at_once() {
+fn a_worker_that_had_too_many_connections_gets_its_share_at_once() {
     let mut controller = Controller::new(act(), 2);
     let mut weight = |n: u64, connections: [u64; 2]| {
         let readings = [0, 1].map(|worker| Reading {
@@ -220,7 +220,8 @@ fn a_worker_that_has_too_few_connections_gets_more_at_once() {
     let held = (0..20).map(|n| weight(n, [500, 500])).last();
     assert!(held < Some(0.1), "{held:?}");
     // Only the share that theft asks for returns slowly; nothing waits for it that chance or slow answers have moved.
-    assert!(weight(20, [360, 640]) > 1.0);
+    assert!((0.75..0.85).contains(&weight(20, [360, 640])));
+    assert!((0.75..0.85).contains(&weight(30, [10, 990])), "not more: others had the time to take them");
 }
 
 #[test]
@@ -316,7 +317,7 @@ fn one_connection_more_or_less_hardly_moves_a_share() {
         controller.accept_weight(0) / 2.0
     };
     assert!((shares([0, 1]) - shares([1, 0])).abs() < 0.1);
-    assert!(shares([0, 1_000]) - shares([1_000, 0]) > 0.5);
+    assert!(shares([0, 1_000]) - shares([1_000, 0]) > 0.3);
 }
 
 #[test]
