@@ -400,7 +400,10 @@ impl Upstreams {
                 admitted.keep();
                 return Ok(self.begin(cluster, endpoint, idle, true));
             }
-            if let (Some(pace), false) = (&tried.pace, std::mem::replace(&mut waited, true)) {
+            if let Some(pace) = &tried.pace
+                && !queue.is_in_line()
+                && !std::mem::replace(&mut waited, true)
+            {
                 pace.pass().await;
                 continue;
             }
@@ -410,6 +413,7 @@ impl Upstreams {
                 Box::pin(queue.wait()).await?;
                 continue;
             }
+            queue.leave();
             match self.connect(cluster, &endpoint, purpose, &tried.caller).await {
                 Ok(made) => {
                     admitted.keep();
