@@ -182,6 +182,12 @@ impl Cluster {
     pub fn weight(&self, address: SocketAddr) -> u32 {
         self.weights.iter().find(|(weighed, _)| *weighed == address).map_or(1, |(_, weight)| *weight)
     }
+
+    /// From a request without a body sent to the response's head, where nothing was tried before.
+    pub fn try_timeout(&self) -> Duration {
+        let per_try = self.retry.per_try_timeout;
+        per_try.map_or(self.request_timeout, |per_try| per_try.min(self.request_timeout))
+    }
 }
 
 /// What a request is hashed by. One without it goes to the least loaded endpoint.

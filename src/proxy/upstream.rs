@@ -615,13 +615,7 @@ impl Upstreams {
     /// The same for the deadline of the cluster's responses.
     pub fn excuses(&self, cluster: u16) -> bool {
         let cluster = self.clusters.get(usize::from(cluster));
-        cluster.is_some_and(|cluster| {
-            let whole = cluster.spec.request_timeout;
-            self.excuse(
-                cluster,
-                cluster.spec.retry.per_try_timeout.map_or(whole, |per_try| whole.min(per_try)),
-            )
-        })
+        cluster.is_some_and(|cluster| self.excuse(cluster, cluster.spec.try_timeout()))
     }
 
     fn failed(&self, cluster: &Cluster, endpoint: &Endpoint) {
