@@ -536,7 +536,8 @@ static ROUTE: Table = Table {
             "rate_limits",
             TextList,
             Absent("[\"per-client\"]"),
-            "Each request takes a token of each [[rate_limit]] named here, in this order; one that gets none is answered 429.",
+            "Each request takes a token of each [[rate_limit]] named here; one that finds none in one of them is answered 429 \
+             and takes none.",
         ),
         row(
             "tunnels",
