@@ -671,7 +671,7 @@ static CLUSTER: Table = Table {
             Integer { min: 1, max: 1_024 },
             16,
             "",
-            "HTTP/2 connections of one worker to one endpoint; beyond what they carry it is 503.",
+            "HTTP/2 connections of one worker to one endpoint; beyond what they carry requests wait, as pending_max says.",
         ),
         number(
             "http2_streams_max",
