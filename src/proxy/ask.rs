@@ -344,7 +344,7 @@ impl<'a> Attempt<'a> {
     /// As `judge_connection`, for a stream.
     pub(super) fn judge_stream<S>(&self, exchange: &Exchange, responded: &Responded<S>, tried: &mut Tried) {
         let upstreams = &self.serving.upstreams;
-        if matches!(responded, Responded::Again(_)) {
+        if matches!(responded, Responded::Again(failed) if *failed != Failed::ResetBeforeRequest) {
             tried.spare(exchange.endpoint());
         }
         match responded {
