@@ -513,6 +513,7 @@ impl Upstreams {
         cluster.health.borrow_mut().on_request(endpoint.position.get(), started);
         let deadline = self.runtime.deadline();
         deadline.set(started + cluster.spec.connect_timeout);
+        let _load = Load::of(endpoint);
         // Counted while it is being made, so that a burst cannot exceed the limit.
         let counted = Counted::new(cluster);
         let connected =
@@ -700,6 +701,23 @@ impl Drop for Lease {
         self.cluster.freed(1);
         self.cluster.counts.gauge_add(ClusterGauge::ConnectionsActive, -1);
         self.cluster.counts.gauge_add(ClusterGauge::RequestsActive, -1);
+    }
+}
+
+/// Counts who waits for a connection being made as a request of the endpoint: one that takes no connections would else look
+/// like the idlest of all.
+struct Load<'a>(&'a Endpoint);
+
+impl<'a> Load<'a> {
+    fn of(endpoint: &'a Endpoint) -> Self {
+        endpoint.in_flight.set(endpoint.in_flight.get() + 1);
+        Self(endpoint)
+    }
+}
+
+impl Drop for Load<'_> {
+    fn drop(&mut self) {
+        self.0.in_flight.set(self.0.in_flight.get() - 1);
     }
 }
 

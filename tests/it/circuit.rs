@@ -17,6 +17,7 @@ on_both_engines!(
     too_many_waiting_are_refused,
     waiting_ends_with_the_connect_deadline,
     nobody_waits_behind_one_whose_connect_hangs,
+    an_endpoint_that_takes_no_connections_gets_no_more_than_its_share,
     a_client_that_leaves_gives_its_place_away,
     requests_over_the_limit_are_refused_over_all_workers,
     streams_wait_for_room_on_connections_in_http2,
@@ -137,6 +138,28 @@ fn nobody_waits_behind_one_whose_connect_hangs(engine: Engine) {
     stays.stream.write_all(ANSWER).unwrap();
     assert_eq!(statuses(&mut next), [200]);
     drop(hangs);
+    nothing_is_left(&gateway);
+}
+
+fn an_endpoint_that_takes_no_connections_gets_no_more_than_its_share(engine: Engine) {
+    let listener = fresh_listener();
+    let _fillers = fill_backlog(&listener);
+    let (origin, go) = holding();
+    let endpoints = [listener.local_addr().unwrap().to_string(), origin.address()];
+    let gateway = Setup::to_all(engine, &endpoints).connect_timeout_ms(60_000).start();
+    let clients = ask_at_once(&gateway, 20, "/held");
+    eventually("half of them are with the other one", || origin.targets().len() >= 9);
+    go.store(true, Ordering::SeqCst);
+    drop(clients);
+    nothing_is_left(&gateway);
+    drop(gateway);
+    let multiplexing = H2Origin::start();
+    let endpoints = [listener.local_addr().unwrap().to_string(), multiplexing.address()];
+    let setup = Setup::to_all(engine, &endpoints).cluster_keys("protocol = \"h2\"");
+    let gateway = setup.connect_timeout_ms(60_000).start();
+    let clients = ask_at_once(&gateway, 20, "/late/2000");
+    eventually("and so in HTTP/2", || multiplexing.seen().len() >= 9);
+    drop(clients);
     nothing_is_left(&gateway);
 }
 

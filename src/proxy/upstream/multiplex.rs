@@ -14,7 +14,7 @@ use super::super::snapshot::ClusterProtocol;
 use super::super::stream::Stream;
 use super::circuit::Queue;
 use super::{
-    AcquireError, Cluster, Connection, Counted, Endpoint, Made, NOTES_KEPT_MAX, Purpose, Spared, Tried,
+    AcquireError, Cluster, Connection, Counted, Endpoint, Load, Made, NOTES_KEPT_MAX, Purpose, Spared, Tried,
     Upstreams,
 };
 
@@ -260,7 +260,11 @@ impl Upstreams {
                 if queue.is_in_line() {
                     return Err(AcquireError::Busy);
                 }
-                match connecting.outcome().await {
+                let outcome = {
+                    let _load = Load::of(endpoint);
+                    connecting.outcome().await
+                };
+                match outcome {
                     Some(Err(error)) => return Err(error),
                     Some(Ok(())) | None => continue,
                 }
