@@ -19,14 +19,15 @@ use crate::base::time::Instant;
 pub mod check;
 pub mod success_rate;
 
-use success_rate::{SuccessRateSpec, Tally, outliers};
+use success_rate::{Compared, SuccessRateSpec, Tally, compare};
 
 /// When endpoints are ejected and for how long. Part of a cluster.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct EjectionSpec {
     /// Failures in a row that eject; 0 turns ejection off.
     pub consecutive_failures: u32,
-    /// First ejection; each further one without a success between is twice as long.
+    /// First ejection, each further one without a success between is twice as long; for a rate of success it is the interval
+    /// of that at least, and each further one without an interval as good as the others' is twice as long.
     pub base: Duration,
     /// Longest ejection.
     pub max: Duration,
@@ -44,6 +45,13 @@ pub struct SlowStart {
     pub window: Duration,
     /// What it begins with, 1 to 100.
     pub floor_percent: u8,
+}
+
+impl EjectionSpec {
+    /// Of an ejection that so many preceded.
+    fn length(&self, first: Duration, before: u32) -> Duration {
+        first.saturating_mul(1 << before.min(16)).min(self.max)
+    }
 }
 
 impl SlowStart {
@@ -75,6 +83,8 @@ struct Endpoint {
     failures: u32,
     /// In a row without a success between; sets the length of the next one.
     ejections: u32,
+    /// Those for its rate of success, in a row without a good interval between. Single answers say nothing of a rate.
+    rate_ejections: u32,
     state: State,
     /// Active checks took it out.
     is_unhealthy: bool,
@@ -139,7 +149,13 @@ impl ClusterHealth {
         let state = |position: &Option<usize>| {
             let mut endpoint = position.and_then(|at| self.endpoints.get(at).copied()).unwrap_or(new);
             if !ejects {
-                (endpoint.failures, endpoint.ejections, endpoint.state) = (0, 0, State::Serving);
+                endpoint = Endpoint {
+                    failures: 0,
+                    ejections: 0,
+                    rate_ejections: 0,
+                    state: State::Serving,
+                    ..endpoint
+                };
             }
             endpoint
         };
@@ -212,14 +228,17 @@ impl ClusterHealth {
         }
     }
 
-    /// The endpoint answered. Resets its count and its back-off. `is_error`: with a status of 5xx, which is an answer, but
-    /// no success.
+    /// The endpoint answered. Resets its count; and its back-off, unless `is_error`: with a status of 5xx, which is an answer,
+    /// but no success.
     pub fn on_answer(&mut self, endpoint: usize, is_error: bool) {
         if let Some(endpoint) = self.endpoints.get_mut(endpoint) {
             endpoint.tally.count(!is_error);
             // A late answer to a request from before the ejection is no proof that new ones are answered.
             if !matches!(endpoint.state, State::Ejected { .. }) {
-                (endpoint.failures, endpoint.ejections, endpoint.state) = (0, 0, State::Serving);
+                (endpoint.failures, endpoint.state) = (0, State::Serving);
+                if !is_error {
+                    endpoint.ejections = 0;
+                }
             }
         }
     }
@@ -261,12 +280,16 @@ impl ClusterHealth {
         let tallies: Vec<Tally> =
             self.endpoints.iter_mut().map(|endpoint| std::mem::take(&mut endpoint.tally)).collect();
         let mut verdicts = Vec::new();
-        for position in outliers(&spec, &tallies) {
+        let Compared { outliers, others } = compare(&spec, &tallies);
+        others.into_iter().for_each(|position| self.endpoints[position].rate_ejections = 0);
+        for position in outliers {
             let may_eject = self.may_eject(position, now);
             let endpoint = &mut self.endpoints[position];
             match endpoint.state {
                 State::Ejected { .. } => {}
-                _ if may_eject => verdicts.push((position, endpoint.eject(&self.spec, now))),
+                _ if may_eject => {
+                    verdicts.push((position, endpoint.eject_for_rate(&self.spec, spec.interval, now)));
+                }
                 _ => verdicts.push((position, Verdict::Spared)),
             }
         }
@@ -291,9 +314,19 @@ impl ClusterHealth {
 
 impl Endpoint {
     fn eject(&mut self, spec: &EjectionSpec, now: Instant) -> Verdict {
-        let length = spec.base.saturating_mul(1 << self.ejections.min(16)).min(spec.max);
-        let until = now + length;
+        let until = now + spec.length(spec.base, self.ejections);
         self.ejections = self.ejections.saturating_add(1);
+        self.eject_until(until)
+    }
+
+    /// One that is back long before it is judged again would be out for a small part of the time only.
+    fn eject_for_rate(&mut self, spec: &EjectionSpec, interval: Duration, now: Instant) -> Verdict {
+        let until = now + spec.length(spec.base.max(interval), self.rate_ejections);
+        self.rate_ejections = self.rate_ejections.saturating_add(1);
+        self.eject_until(until)
+    }
+
+    const fn eject_until(&mut self, until: Instant) -> Verdict {
         self.failures = 0;
         self.state = State::Ejected { until };
         Verdict::Ejected { until }

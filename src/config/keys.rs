@@ -536,7 +536,8 @@ static ROUTE: Table = Table {
             "rate_limits",
             TextList,
             Absent("[\"per-client\"]"),
-            "Each request takes a token of each [[rate_limit]] named here, in this order; one that gets none is answered 429.",
+            "Each request takes a token of each [[rate_limit]] named here; one that finds none in one of them is answered 429 \
+             and takes none.",
         ),
         row(
             "tunnels",
@@ -670,7 +671,7 @@ static CLUSTER: Table = Table {
             Integer { min: 1, max: 1_024 },
             16,
             "",
-            "HTTP/2 connections of one worker to one endpoint; beyond what they carry it is 503.",
+            "HTTP/2 connections of one worker to one endpoint; beyond what they carry requests wait, as pending_max says.",
         ),
         number(
             "http2_streams_max",

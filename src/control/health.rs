@@ -6,8 +6,8 @@ mod wait;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
@@ -54,8 +54,26 @@ struct Cluster {
 type Counts = [AtomicU64; ProbeResult::NAMES.len()];
 
 struct Endpoint {
+    /// As the workers were told.
     is_healthy: bool,
+    shown: Shown,
     task: AbortHandle,
+}
+
+/// What the probes showed, for who probes the endpoint next.
+#[derive(Clone)]
+struct Shown(Arc<Mutex<Checked>>);
+
+impl Shown {
+    fn get(&self) -> Checked {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The verdict, if this outcome changed it.
+    fn on_outcome(&self, check: &CheckSpec, outcome: Outcome) -> Option<bool> {
+        let mut checked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        checked.on_outcome(check, outcome).then(|| checked.is_healthy())
+    }
 }
 
 impl Drop for Endpoint {
@@ -134,7 +152,7 @@ impl Health {
                 EndpointAddress::Name { .. } => None,
             });
             let addresses = known.get(position).cloned().flatten().unwrap_or_else(|| given.collect());
-            self.watch(at, &addresses, &before.map_or_else(Vec::new, |before| before.unhealthy()));
+            self.watch(at, &addresses, before.as_ref());
         }
     }
 
@@ -173,25 +191,27 @@ impl Health {
         state: &State,
         handles: &[Handle],
     ) {
-        if self.watch(cluster, addresses, &[]) {
+        if self.watch(cluster, addresses, None) {
             self.tell_workers(cluster, handles);
             self.show(state);
         }
     }
 
-    /// `unhealthy`: endpoints that were found so before.
-    fn watch(&mut self, position: u16, addresses: &[SocketAddr], unhealthy: &[SocketAddr]) -> bool {
+    /// `before`: the cluster as it was. Its endpoints are not new.
+    fn watch(&mut self, position: u16, addresses: &[SocketAddr], before: Option<&Cluster>) -> bool {
         let Some(Some(cluster)) = self.clusters.get_mut(usize::from(position)) else { return false };
         cluster.endpoints.retain(|address, _| addresses.contains(address));
         for &endpoint in addresses {
             if cluster.endpoints.contains_key(&endpoint) {
                 continue;
             }
-            let is_healthy = !unhealthy.contains(&endpoint);
+            let known = before.and_then(|before| before.endpoints.get(&endpoint));
+            let checked = known.map_or_else(Checked::default, |known| known.shown.get());
+            let (is_healthy, shown) = (checked.is_healthy(), Shown(Arc::new(Mutex::new(checked))));
             let watch = Watch {
                 cluster: cluster.number,
                 endpoint,
-                checked: if is_healthy { Checked::default() } else { Checked::UNHEALTHY },
+                shown: shown.clone(),
                 check: cluster.check.clone(),
                 prober: cluster.prober.clone(),
                 counts: cluster.counts.clone(),
@@ -199,7 +219,7 @@ impl Health {
                 tell: self.tell.clone(),
             };
             let task = tokio::spawn(watch.run()).abort_handle();
-            cluster.endpoints.insert(endpoint, Endpoint { is_healthy, task });
+            cluster.endpoints.insert(endpoint, Endpoint { is_healthy, shown, task });
         }
         true
     }
@@ -263,7 +283,7 @@ impl Cluster {
 struct Watch {
     cluster: u64,
     endpoint: SocketAddr,
-    checked: Checked,
+    shown: Shown,
     check: CheckSpec,
     prober: Prober,
     counts: Arc<Counts>,
@@ -274,7 +294,6 @@ struct Watch {
 impl Watch {
     async fn run(self) {
         let mut random = Random::new(random::seed());
-        let mut checked = self.checked;
         let mut pause = self.check.first_pause(&mut random);
         loop {
             tokio::time::sleep(pause).await;
@@ -289,8 +308,8 @@ impl Watch {
                 Outcome::Excused => ProbeResult::Excused,
             };
             self.counts[result as usize].fetch_add(1, Relaxed);
-            if checked.on_outcome(&self.check, outcome) {
-                let (cluster, endpoint, is_healthy) = (self.cluster, self.endpoint, checked.is_healthy());
+            if let Some(is_healthy) = self.shown.on_outcome(&self.check, outcome) {
+                let (cluster, endpoint) = (self.cluster, self.endpoint);
                 let _ = self.tell.send(Told { cluster, endpoint, is_healthy, cause });
             }
             pause = self.check.pause(&mut random);

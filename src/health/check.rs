@@ -97,9 +97,6 @@ impl Default for Checked {
 }
 
 impl Checked {
-    /// One that earlier probes took out.
-    pub const UNHEALTHY: Self = Self { is_healthy: false, against: 0, is_new: false };
-
     pub const fn is_healthy(&self) -> bool {
         self.is_healthy
     }

@@ -38,8 +38,15 @@ impl Tally {
     }
 }
 
-/// Positions of those to eject, the worst first.
-pub fn outliers(spec: &SuccessRateSpec, tallies: &[Tally]) -> Vec<usize> {
+/// Positions of endpoints that had enough requests, where there are enough of them to compare.
+#[derive(Debug, Default)]
+pub struct Compared {
+    /// Those to eject, the worst first.
+    pub outliers: Vec<usize>,
+    pub others: Vec<usize>,
+}
+
+pub fn compare(spec: &SuccessRateSpec, tallies: &[Tally]) -> Compared {
     let judged = |tally: &Tally| tally.requests() >= u64::from(spec.requests_min.max(1));
     let mut rates: Vec<(usize, f64)> = tallies
         .iter()
@@ -48,16 +55,17 @@ pub fn outliers(spec: &SuccessRateSpec, tallies: &[Tally]) -> Vec<usize> {
         .map(|(at, tally)| (at, tally.rate()))
         .collect();
     if rates.len() < spec.endpoints_min.max(2) as usize {
-        return Vec::new();
+        return Compared::default();
     }
     let count = rates.len() as f64;
     let mean = rates.iter().map(|(_, rate)| rate).sum::<f64>() / count;
     let variance = rates.iter().map(|(_, rate)| (rate - mean) * (rate - mean)).sum::<f64>() / count;
     // Rates that are alike differ by what rounding makes of them.
     let threshold = mean - variance.sqrt() * f64::from(spec.stdev_factor_thousandths) / 1_000.0 - 1e-9;
-    rates.retain(|(_, rate)| *rate < threshold);
     rates.sort_by(|(_, one), (_, other)| one.total_cmp(other));
-    rates.into_iter().map(|(at, _)| at).collect()
+    let (outliers, others) = rates.split_at(rates.partition_point(|(_, rate)| *rate < threshold));
+    let positions = |of: &[(usize, f64)]| of.iter().map(|(at, _)| *at).collect();
+    Compared { outliers: positions(outliers), others: positions(others) }
 }
 
 #[cfg(test)]
@@ -76,11 +84,16 @@ mod tests {
         of.iter().map(|&(succeeded, failed)| Tally { succeeded, failed }).collect()
     }
 
+    fn outliers(spec: &SuccessRateSpec, tallies: &[Tally]) -> Vec<usize> {
+        compare(spec, tallies).outliers
+    }
+
     #[test]
     fn the_one_that_fails_more_than_the_others_is_found() {
         // Mean 0.9, standard deviation 0.2: the threshold is 0.52.
         let of = [(100, 0), (100, 0), (50, 50), (100, 0), (100, 0)];
         assert_eq!(outliers(&SPEC, &tallies(&of)), [2]);
+        assert_eq!(compare(&SPEC, &tallies(&of)).others, [0, 1, 3, 4]);
         assert_eq!(outliers(&SPEC, &tallies(&[(90, 10); 5])), [0; 0], "all alike");
     }
 
@@ -90,6 +103,7 @@ mod tests {
         assert_eq!(outliers(&SPEC, &tallies(&of)), [0; 0]);
         let of = [(100, 0), (100, 0), (0, 99), (100, 0), (100, 0), (100, 0)];
         assert_eq!(outliers(&SPEC, &tallies(&of)), [0; 0], "99 requests");
+        assert!(!compare(&SPEC, &tallies(&of)).others.contains(&2));
     }
 
     #[test]
@@ -106,11 +120,12 @@ mod tests {
         ) {
             let spec = SuccessRateSpec { stdev_factor_thousandths: factor, requests_min: 1, ..SPEC };
             let tallies = tallies(&of);
-            let out = outliers(&spec, &tallies);
+            let Compared { outliers: out, others } = compare(&spec, &tallies);
             let judged: Vec<f64> = tallies.iter().filter(|tally| tally.requests() > 0).map(|tally| tally.rate()).collect();
             let mean = judged.iter().sum::<f64>() / judged.len().max(1) as f64;
             prop_assert!(out.iter().all(|&at| tallies[at].rate() < mean));
             prop_assert!(out.is_empty() || out.len() < judged.len());
+            prop_assert!(others.is_empty() || out.len() + others.len() == judged.len());
         }
     }
 }

@@ -200,9 +200,42 @@ fn the_endpoint_that_succeeds_least_is_ejected_at_the_end_of_an_interval() {
         answers(&mut health, endpoint, errors);
     }
     assert!(health.judge_rates(at(29_999)).is_empty());
-    assert_eq!(health.judge_rates(at(30_000)), [(1, Verdict::Ejected { until: at(31_000) })]);
-    assert!(!health.is_available(1, at(30_999)) && health.is_available(1, at(31_000)));
+    assert_eq!(health.judge_rates(at(30_000)), [(1, Verdict::Ejected { until: at(40_000) })]);
+    assert!(!health.is_available(1, at(39_999)) && health.is_available(1, at(40_000)));
     assert!(health.judge_rates(at(40_000)).is_empty(), "each interval counts anew");
+}
+
+#[test]
+fn each_ejection_for_a_rate_is_longer_until_an_interval_is_good() {
+    let spec = EjectionSpec { max: Duration::from_secs(60), ..RATES };
+    let mut health = ClusterHealth::new(spec, 4);
+    let mut now = at(10_000);
+    let mut length_s = |health: &mut ClusterHealth, errors: u32| {
+        // It is back, and its first answer is like those before.
+        health.on_request(1, now);
+        health.on_answer(1, errors > 0);
+        (0..4).for_each(|endpoint| answers(health, endpoint, if endpoint == 1 { errors } else { 0 }));
+        let until = match health.judge_rates(now)[..] {
+            [(1, Verdict::Ejected { until })] => Some(until),
+            [] => None,
+            ref other => panic!("{other:?}"),
+        };
+        let length = until.map_or(0, |until| (until - now).as_secs());
+        now = until.unwrap_or(now) + Duration::from_secs(10);
+        length
+    };
+    assert_eq!([100; 5].map(|errors| length_s(&mut health, errors)), [10, 20, 40, 60, 60]);
+    assert_eq!([100, 0, 100].map(|errors| length_s(&mut health, errors)), [60, 0, 10]);
+}
+
+#[test]
+fn an_error_is_an_answer_but_keeps_the_back_off() {
+    let mut health = ClusterHealth::new(SPEC, 2);
+    fail(&mut health, 0, 3, at(0));
+    health.on_request(0, at(1_000));
+    health.on_answer(0, true);
+    assert!(health.is_available(0, at(1_000)));
+    assert_eq!(fail(&mut health, 0, 3, at(1_000)), Verdict::Ejected { until: at(3_000) });
 }
 
 #[test]

@@ -30,7 +30,7 @@ use super::http2::{
 };
 use super::outcome::Termination;
 use super::tunnel::{Behind, Handshake, Opening, Upward};
-use super::upstream::{Acquired, Connection, Exchange, Tried};
+use super::upstream::{AcquireError, Acquired, Connection, Exchange, Tried};
 
 /// CANCEL (RFC 9113 §7).
 const CANCEL: u32 = 8;
@@ -167,6 +167,24 @@ pub(super) async fn unless_gone<C: Client, T>(
     .await
 }
 
+/// What comes of `acquire` unless the client leaves first. `whole`: the deadline of a request that was sent before, after which
+/// it is not sent again.
+pub(super) async fn acquire_in_time<C: Client, T>(
+    client: &C,
+    whole: Option<Instant>,
+    acquire: Pin<&mut impl Future<Output = Result<T, AcquireError>>>,
+) -> Result<Result<T, Failure>, Gone> {
+    let acquire = unless_gone(client, acquire);
+    let Some(whole) = whole else { return Ok(acquire.await?.map_err(cannot_acquire)) };
+    let deadline = client.deadline();
+    deadline.set(whole);
+    match deadline.within(acquire).await {
+        Ok(Ok(Ok(_))) if deadline.is_past() => Ok(Err(TIMED_OUT)),
+        Ok(acquired) => Ok(acquired?.map_err(cannot_acquire)),
+        Err(TimedOut) => Ok(Err(TIMED_OUT)),
+    }
+}
+
 /// A request that goes to an endpoint, once. Counts its response; or, when it is dropped, that it got none.
 pub(super) struct Attempt<'a> {
     context: &'a Context,
@@ -180,6 +198,8 @@ pub(super) struct Attempt<'a> {
     unanswered: Cell<bool>,
     /// The endpoint answered 5xx.
     is_error: Cell<bool>,
+    /// The tries before left it less time than a try has.
+    is_cut_short: bool,
     /// The request may be sent again, where the cluster wants it after what came.
     again: Option<Again>,
 }
@@ -236,6 +256,7 @@ impl<'a> Attempt<'a> {
             opening: None,
             unanswered: Cell::new(false),
             is_error: Cell::new(false),
+            is_cut_short: false,
             again: None,
         }
     }
@@ -243,8 +264,11 @@ impl<'a> Attempt<'a> {
     /// Sets the deadline of a request without a body, which is sent now. `may`: it may be sent again.
     pub(super) fn wait_for(&mut self, deadline: &Deadline, tried: &mut Tried, may: bool) {
         let Some(spec) = self.serving.upstreams.spec(self.cluster) else { return };
-        let (this_try, whole) = tried.deadlines(spec, self.context.runtime.now());
+        let now = self.context.runtime.now();
+        let (this_try, whole) = tried.deadlines(spec, now);
         deadline.set(this_try);
+        // The time that a connection took to turn out dead is no reason to spare who is mute then.
+        self.is_cut_short = this_try < now + spec.try_timeout() * 9 / 10;
         let may = may || spec.retry.non_idempotent;
         let (retries, status) = (tried.retries(), Cell::new(None));
         self.again = may.then_some(Again { retries, deadline: whole, status });
@@ -296,6 +320,13 @@ impl<'a> Attempt<'a> {
         Counting { attempt: self, counter, moved: Cell::new(0) }
     }
 
+    /// Whether it says nothing of the endpoint that it was late.
+    fn excuses<S>(&self, responded: &Responded<S>) -> bool {
+        // A body that stands still has a deadline of its own.
+        let is_cut_short = self.is_cut_short && !matches!(responded, Responded::Broken(_));
+        responded.is_late() && (is_cut_short || self.serving.upstreams.excuses(self.cluster))
+    }
+
     /// Reports what the endpoint made of the request.
     pub(super) fn judge_connection<S>(&self, connection: &Connection, responded: &Responded<S>) {
         let upstreams = &self.serving.upstreams;
@@ -303,7 +334,7 @@ impl<'a> Attempt<'a> {
             Responded::Complete { .. } | Responded::Opened(_) | Responded::Again(Failed::Status(_)) => {
                 upstreams.on_answer(connection, self.is_error.get());
             }
-            _ if responded.is_late() && upstreams.excuses(self.cluster) => {}
+            _ if self.excuses(responded) => {}
             _ if responded.is_endpoints_fault() => upstreams.on_failure(connection),
             // An idle connection that had died says nothing of the endpoint, nor does what the client did.
             _ => {}
@@ -313,7 +344,7 @@ impl<'a> Attempt<'a> {
     /// As `judge_connection`, for a stream.
     pub(super) fn judge_stream<S>(&self, exchange: &Exchange, responded: &Responded<S>, tried: &mut Tried) {
         let upstreams = &self.serving.upstreams;
-        if matches!(responded, Responded::Again(_)) {
+        if matches!(responded, Responded::Again(failed) if *failed != Failed::ResetBeforeRequest) {
             tried.spare(exchange.endpoint());
         }
         match responded {
@@ -323,7 +354,7 @@ impl<'a> Attempt<'a> {
             Responded::Refused | Responded::Unanswered | Responded::Again(Failed::ResetBeforeRequest) => {
                 upstreams.on_stream_refusal(exchange, tried);
             }
-            _ if responded.is_late() && upstreams.excuses(self.cluster) => {}
+            _ if self.excuses(responded) => {}
             _ if responded.is_endpoints_fault() => upstreams.on_stream_failure(exchange),
             _ => {}
         }

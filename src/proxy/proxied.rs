@@ -44,8 +44,8 @@ async fn learn(guard: &SessionGuard, socket: &Socket) -> Result<(Outcome, Facts)
     else {
         return Ok((None, Facts::default()));
     };
-    let Ok(peer) = socket.peer_address() else { return Err((None, Termination::ClientAborted)) };
-    if !spec.trusts(peer.ip()) {
+    let Some(peer) = guard.client() else { return Err((None, Termination::ClientAborted)) };
+    if !spec.trusts(peer) {
         return match spec.untrusted {
             Untrusted::Plain => Ok((None, Facts::default())),
             Untrusted::Refuse => Err((Some(ProxyHeader::Untrusted), Termination::ProxyUntrusted)),

@@ -30,7 +30,8 @@ impl RateLimits {
         ))
     }
 
-    /// Takes a token of each of the limits `of` a route, in their order, until one refuses.
+    /// Takes a token of each of the limits `of` a route, in their order. A request that one of them refuses takes none: it
+    /// must not use up what others share.
     ///
     /// # Errors
     /// What that one tells the client.
@@ -43,16 +44,23 @@ impl RateLimits {
         now: Instant,
     ) -> Result<(), Refused> {
         let mut all = self.0.borrow_mut();
-        for limit in of {
-            let at = usize::from(*limit);
-            let (Some(limit), Some(leases)) = (snapshot.rate_limits.get(at), all.get_mut(at)) else {
-                continue;
-            };
-            let key = limit.key(leases.store(), client, head);
-            if let Verdict::Refused { wait, shares } = leases.admit(key, now) {
-                let after_s = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
-                return Err(Refused { after_s: after_s.max(1), shares });
+        let key = |at: u16, store: &Store| {
+            let limit = snapshot.rate_limits.get(usize::from(at));
+            limit.map(|limit| limit.key(store, client, head))
+        };
+        for (position, &at) in of.iter().enumerate() {
+            let Some(leases) = all.get_mut(usize::from(at)) else { continue };
+            let Some(taken) = key(at, leases.store()) else { continue };
+            let Verdict::Refused { wait, shares } = leases.admit(taken, now) else { continue };
+            for &before in &of[..position] {
+                if let Some(leases) = all.get_mut(usize::from(before))
+                    && let Some(taken) = key(before, leases.store())
+                {
+                    leases.put_back(taken);
+                }
             }
+            let after_s = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+            return Err(Refused { after_s: after_s.max(1), shares });
         }
         Ok(())
     }

@@ -170,7 +170,7 @@ pub struct Cluster {
     /// What connections begin with, to tell endpoints of the client. Only with `ClusterProtocol::Http1`; no connection is
     /// used twice then.
     pub proxy_protocol: Option<proxy_protocol::Version>,
-    /// HTTP/2 connections of one worker to one endpoint; a request for which none has room gets 503.
+    /// HTTP/2 connections of one worker to one endpoint; a request for which none has room waits.
     pub http2_connections_max: u32,
     /// Requests on one HTTP/2 connection at once, where the endpoint takes as many.
     pub http2_streams_max: u32,
@@ -181,6 +181,12 @@ pub struct Cluster {
 impl Cluster {
     pub fn weight(&self, address: SocketAddr) -> u32 {
         self.weights.iter().find(|(weighed, _)| *weighed == address).map_or(1, |(_, weight)| *weight)
+    }
+
+    /// From a request without a body sent to the response's head, where nothing was tried before.
+    pub fn try_timeout(&self) -> Duration {
+        let per_try = self.retry.per_try_timeout;
+        per_try.map_or(self.request_timeout, |per_try| per_try.min(self.request_timeout))
     }
 }
 

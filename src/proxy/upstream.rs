@@ -400,7 +400,10 @@ impl Upstreams {
                 admitted.keep();
                 return Ok(self.begin(cluster, endpoint, idle, true));
             }
-            if let (Some(pace), false) = (&tried.pace, std::mem::replace(&mut waited, true)) {
+            if let Some(pace) = &tried.pace
+                && !queue.is_in_line()
+                && !std::mem::replace(&mut waited, true)
+            {
                 pace.pass().await;
                 continue;
             }
@@ -410,6 +413,7 @@ impl Upstreams {
                 Box::pin(queue.wait()).await?;
                 continue;
             }
+            queue.leave();
             match self.connect(cluster, &endpoint, purpose, &tried.caller).await {
                 Ok(made) => {
                     admitted.keep();
@@ -509,6 +513,7 @@ impl Upstreams {
         cluster.health.borrow_mut().on_request(endpoint.position.get(), started);
         let deadline = self.runtime.deadline();
         deadline.set(started + cluster.spec.connect_timeout);
+        let _load = Load::of(endpoint);
         // Counted while it is being made, so that a burst cannot exceed the limit.
         let counted = Counted::new(cluster);
         let connected =
@@ -611,13 +616,7 @@ impl Upstreams {
     /// The same for the deadline of the cluster's responses.
     pub fn excuses(&self, cluster: u16) -> bool {
         let cluster = self.clusters.get(usize::from(cluster));
-        cluster.is_some_and(|cluster| {
-            let whole = cluster.spec.request_timeout;
-            self.excuse(
-                cluster,
-                cluster.spec.retry.per_try_timeout.map_or(whole, |per_try| whole.min(per_try)),
-            )
-        })
+        cluster.is_some_and(|cluster| self.excuse(cluster, cluster.spec.try_timeout()))
     }
 
     fn failed(&self, cluster: &Cluster, endpoint: &Endpoint) {
@@ -702,6 +701,23 @@ impl Drop for Lease {
         self.cluster.freed(1);
         self.cluster.counts.gauge_add(ClusterGauge::ConnectionsActive, -1);
         self.cluster.counts.gauge_add(ClusterGauge::RequestsActive, -1);
+    }
+}
+
+/// Counts who waits for a connection being made as a request of the endpoint: one that takes no connections would else look
+/// like the idlest of all.
+struct Load<'a>(&'a Endpoint);
+
+impl<'a> Load<'a> {
+    fn of(endpoint: &'a Endpoint) -> Self {
+        endpoint.in_flight.set(endpoint.in_flight.get() + 1);
+        Self(endpoint)
+    }
+}
+
+impl Drop for Load<'_> {
+    fn drop(&mut self) {
+        self.0.in_flight.set(self.0.in_flight.get() - 1);
     }
 }
 

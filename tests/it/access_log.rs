@@ -200,11 +200,13 @@ fn what_is_refused_has_a_line_that_says_why(engine: Engine) {
         "[[listener]]\nname = \"secure\"\nlisten = \"127.0.0.1:{{port:secure}}\"\n\
          [listener.tls]\ncertificates = [{{ cert = {cert:?}, key = {key:?} }}]\n\
          [[listener]]\nname = \"pass\"\nlisten = \"127.0.0.1:{{port:pass}}\"\nprotocol = \"tls-passthrough\"\n\
-         [[route]]\nlistener = \"pass\"\nhosts = [\"else.test\"]\ncluster = \"site\""
+         [[route]]\nlistener = \"pass\"\nhosts = [\"else.test\"]\ncluster = \"site\"\n\
+         [[rate_limit]]\nname = \"once\"\nrequests = 1\nperiod_ms = 3600000"
     );
     let closed = crate::harness::gateway::free_port();
     let setup = Setup::new(engine)
         .cluster("site", &[format!("127.0.0.1:{closed}")])
+        .route("name = \"api\"\npath = \"/api\"\nrespond = { status = 200 }\nrate_limits = [\"once\"]")
         .route("cluster = \"site\"")
         .header_timeout_ms(200)
         .sections(&sections);
@@ -244,6 +246,8 @@ fn what_is_refused_has_a_line_that_says_why(engine: Engine) {
     raw.send(&h2::raw::frame(8, 0, 0, &[0, 0, 0, 0]));
     while raw.next().is_some() {}
     assert_eq!(one(7, &["kind", "termination"]), ["session", "protocol_error"]);
+    assert_eq!([gateway.get("/api").status, gateway.get("/api").status], [200, 429]);
+    assert_eq!(one(9, &["kind", "status", "route"]), ["request", "429", "api"]);
 }
 
 fn a_client_that_leaves_is_told_with_what_it_got(engine: Engine) {

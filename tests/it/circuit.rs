@@ -1,13 +1,14 @@
 //! Limits of a cluster: connections, those who wait for one, and all requests under way.
 
+use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::harness::client::Client;
-use crate::harness::gateway::Gateway;
+use crate::harness::gateway::{Gateway, fresh_listener};
 use crate::harness::h2::{H2Origin, connect, fetch, get, run};
-use crate::harness::origin::Origin;
+use crate::harness::origin::{Origin, accept_request, fill_backlog};
 use crate::harness::setup::Setup;
 use crate::harness::{Engine, eventually, on_both_engines};
 
@@ -15,6 +16,8 @@ on_both_engines!(
     who_finds_all_connections_in_use_waits_for_one,
     too_many_waiting_are_refused,
     waiting_ends_with_the_connect_deadline,
+    nobody_waits_behind_one_whose_connect_hangs,
+    an_endpoint_that_takes_no_connections_gets_no_more_than_its_share,
     a_client_that_leaves_gives_its_place_away,
     requests_over_the_limit_are_refused_over_all_workers,
     streams_wait_for_room_on_connections_in_http2,
@@ -104,6 +107,59 @@ fn waiting_ends_with_the_connect_deadline(engine: Engine) {
     assert_eq!(gateway.metric("ringfort_upstream_overflows_total", "connections"), 1.0);
     go.store(true, Ordering::SeqCst);
     assert_eq!(statuses(&mut first), [200]);
+    nothing_is_left(&gateway);
+}
+
+fn nobody_waits_behind_one_whose_connect_hangs(engine: Engine) {
+    const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+    let listener = fresh_listener();
+    let address = listener.local_addr().unwrap().to_string();
+    let gateway = Setup::to_all(engine, &[address])
+        .cluster_keys("connections_max = 2")
+        .ejection(0, 1_000)
+        .connect_timeout_ms(60_000)
+        .start();
+    let mut clients = ask_at_once(&gateway, 2, "/");
+    let (mut ends, mut stays) = (accept_request(&listener), accept_request(&listener));
+    let _fillers = fill_backlog(&listener);
+    let pending = |wanted: f64| {
+        gateway.wait_for_metric("ringfort_upstream_requests_pending", "site", |count| count == wanted);
+    };
+    let hangs = ask_at_once(&gateway, 1, "/hangs");
+    pending(1.0);
+    // Its connection ends with this answer: the one that waits is to make another, and cannot.
+    ends.stream.write_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n").unwrap();
+    pending(0.0);
+    stays.stream.write_all(ANSWER).unwrap();
+    assert_eq!(statuses(&mut clients), [200; 2]);
+    // That connection is free, and is taken by whoever asks next.
+    let mut next = ask_at_once(&gateway, 1, "/next");
+    assert!(stays.read_head().unwrap().start_line.starts_with("GET /next "));
+    stays.stream.write_all(ANSWER).unwrap();
+    assert_eq!(statuses(&mut next), [200]);
+    drop(hangs);
+    nothing_is_left(&gateway);
+}
+
+fn an_endpoint_that_takes_no_connections_gets_no_more_than_its_share(engine: Engine) {
+    let listener = fresh_listener();
+    let _fillers = fill_backlog(&listener);
+    let (origin, go) = holding();
+    let endpoints = [listener.local_addr().unwrap().to_string(), origin.address()];
+    let gateway = Setup::to_all(engine, &endpoints).connect_timeout_ms(60_000).start();
+    let clients = ask_at_once(&gateway, 20, "/held");
+    eventually("half of them are with the other one", || origin.targets().len() >= 9);
+    go.store(true, Ordering::SeqCst);
+    drop(clients);
+    nothing_is_left(&gateway);
+    drop(gateway);
+    let multiplexing = H2Origin::start();
+    let endpoints = [listener.local_addr().unwrap().to_string(), multiplexing.address()];
+    let setup = Setup::to_all(engine, &endpoints).cluster_keys("protocol = \"h2\"");
+    let gateway = setup.connect_timeout_ms(60_000).start();
+    let clients = ask_at_once(&gateway, 20, "/late/2000");
+    eventually("and so in HTTP/2", || multiplexing.seen().len() >= 9);
+    drop(clients);
     nothing_is_left(&gateway);
 }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::harness::client::Client;
 use crate::harness::gateway::{free_port, fresh_listener};
 use crate::harness::message::End;
-use crate::harness::origin::Origin;
+use crate::harness::origin::{Origin, fill_backlog};
 use crate::harness::setup::Setup;
 use crate::harness::{Engine, eventually, on_both_engines, process};
 
@@ -186,11 +186,7 @@ fn a_late_answer_gives_504(engine: Engine) {
 fn a_full_backlog_gives_an_answer_at_the_connect_deadline(engine: Engine) {
     let listener = fresh_listener();
     let address = listener.local_addr().unwrap();
-    socket2::SockRef::from(&listener).listen(0).unwrap();
-    // Connections nobody accepts fill the backlog; the next SYN gets no answer.
-    let fillers: Vec<_> = (0..4)
-        .filter_map(|_| std::net::TcpStream::connect_timeout(&address, Duration::from_millis(200)).ok())
-        .collect();
+    let fillers = fill_backlog(&listener);
     let mut gateway = Setup::to_all(engine, &[address.to_string()]).connect_timeout_ms(300).start();
     gateway.expect_log("eject");
     let start = Instant::now();

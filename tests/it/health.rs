@@ -25,6 +25,7 @@ on_both_engines!(
     a_process_that_stood_still_does_not_blame_the_endpoint,
     relays_go_to_healthy_endpoints_only,
     probes_follow_a_reload_and_what_they_found_outlives_it,
+    an_endpoint_of_a_cluster_that_is_changed_is_not_new,
 );
 
 const QUICK: &str = "interval_ms = 50, timeout_ms = 2000";
@@ -318,4 +319,24 @@ fn probes_follow_a_reload_and_what_they_found_outlives_it(engine: Engine) {
         client.get("/");
         served(&sick) > before
     });
+}
+
+fn an_endpoint_of_a_cluster_that_is_changed_is_not_new(engine: Engine) {
+    let status = Arc::new(AtomicU32::new(200));
+    let origin = origin_with_health(&status);
+    let check = format!(
+        "health_check = {{ type = \"http\", path = \"/health?deep=1\", fall = 1000, {QUICK} }}\nrequest_timeout_ms = "
+    );
+    let setup = |request_timeout_ms: u32| {
+        Setup::to(engine, &origin).cluster_keys(&format!("{check}{request_timeout_ms}"))
+    };
+    let mut gateway = setup(6_000).start();
+    let probes = |gateway: &Gateway, result: &str| gateway.metric("ringfort_health_probes_total", result);
+    eventually("it is known to be well", || probes(&gateway, "passed") >= 1.0);
+    status.store(500, Ordering::SeqCst);
+    eventually("a probe fails", || probes(&gateway, "failed") >= 1.0);
+    gateway.reload_to(&setup(7_000).text());
+    let failed = probes(&gateway, "failed");
+    eventually("as it is, it is probed, too", || probes(&gateway, "failed") >= failed + 3.0);
+    healthy(&gateway, 1.0);
 }

@@ -12,6 +12,7 @@ on_both_engines!(
     who_succeeds_less_often_than_the_others_is_ejected,
     no_more_than_the_share_is_ejected,
     who_comes_back_begins_slowly,
+    a_key_has_one_endpoint_while_another_begins_slowly,
 );
 
 /// Answers every request, `/health` too, with a status that the test sets.
@@ -98,4 +99,30 @@ fn who_comes_back_begins_slowly(engine: Engine) {
     let [slow, usual] = [served(0) - before[0], served(1) - before[1]];
     // It stands for every tenth choice, and is taken in half of those.
     assert!((1..=50).contains(&slow) && usual >= 350, "{slow} {usual}");
+}
+
+fn a_key_has_one_endpoint_while_another_begins_slowly(engine: Engine) {
+    let status = statuses([503, 200]);
+    let origins = status.each_ref().map(origin);
+    let keys = "hash = { by = \"path\" }\nslow_start_ms = 86400000\nslow_start_floor_percent = 50\n\
+                health_check = { type = \"http\", path = \"/health\", interval_ms = 50, rise = 1 }";
+    let mut gateway = gateway(engine, &origins, keys);
+    gateway.expect_log("endpoint unhealthy");
+    gateway.wait_for_metric("ringfort_health_endpoints_healthy", "site", |healthy| healthy == 1.0);
+    let mut client = gateway.client();
+    let mut asked_of_both = |path: &str| {
+        let served = |origin: &Origin| origin.targets().iter().filter(|target| *target == path).count();
+        let before = origins.each_ref().map(served);
+        (0..10).for_each(|_| drop(client.get(path)));
+        [0, 1].map(|at| served(&origins[at]) - before[at])
+    };
+    // The worker knows that one is out: all keys are the other's.
+    eventually("all are the other's", || (0..40).all(|n| asked_of_both(&format!("/{n}")) == [0, 10]));
+    status[0].store(200, Ordering::SeqCst);
+    eventually("it is back", || (0..40).any(|n| asked_of_both(&format!("/{n}"))[0] > 0));
+    let asked: Vec<[usize; 2]> = (0..40).map(|n| asked_of_both(&format!("/{n}"))).collect();
+    assert!(asked.iter().all(|of| [[0, 10], [10, 0]].contains(of)), "{asked:?}");
+    // Half of its own are its own already.
+    let back = asked.iter().filter(|of| **of == [10, 0]).count();
+    assert!((1..=25).contains(&back), "{back} of {asked:?}");
 }

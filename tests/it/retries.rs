@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::harness::gateway::{Gateway, free_port};
+use crate::harness::gateway::{Gateway, free_port, fresh_listener};
 use crate::harness::h2::{H2Origin, connect, fetch, get, run};
-use crate::harness::origin::Origin;
+use crate::harness::origin::{Origin, accept_request, fill_backlog};
 use crate::harness::setup::Setup;
-use crate::harness::{Engine, on_both_engines};
+use crate::harness::{Engine, eventually, on_both_engines};
 
 on_both_engines!(
     a_status_that_is_listed_is_tried_again_elsewhere,
@@ -16,6 +16,8 @@ on_both_engines!(
     a_request_that_may_have_been_begun_is_repeated_only_where_it_may_be,
     an_endpoint_that_says_nothing_is_left_after_its_try,
     all_tries_end_by_the_deadline_of_the_whole,
+    connecting_for_another_try_ends_by_the_deadline_of_the_whole,
+    an_endpoint_that_had_hardly_any_time_left_is_not_blamed,
     a_connection_that_ends_without_an_answer_is_tried_again,
     retries_keep_to_their_budget,
     nothing_is_tried_again_that_is_not_listed,
@@ -116,6 +118,40 @@ fn all_tries_end_by_the_deadline_of_the_whole(engine: Engine) {
     let took = started.elapsed();
     assert!((Duration::from_millis(480)..Duration::from_secs(3)).contains(&took), "{took:?}");
     assert_eq!(mutes.iter().map(|mute| mute.requests().len()).sum::<usize>(), 3, "200, 200 and 100 ms");
+}
+
+fn connecting_for_another_try_ends_by_the_deadline_of_the_whole(engine: Engine) {
+    let listener = fresh_listener();
+    let address = listener.local_addr().unwrap().to_string();
+    let keys = "request_timeout_ms = 1500\nretry = { on = [\"timeout\"], per_try_timeout_ms = 700 }";
+    let setup = Setup::to_all(engine, &[address]).cluster_keys(keys).ejection(0, 1_000);
+    let gateway = setup.connect_timeout_ms(30_000).start();
+    let mut client = gateway.client();
+    let started = Instant::now();
+    client.send("GET / HTTP/1.1\r\nHost: a.test\r\n\r\n");
+    let mute = accept_request(&listener);
+    let fillers = fill_backlog(&listener);
+    assert_eq!(client.read_response().status, 504);
+    let took = started.elapsed();
+    assert!((Duration::from_millis(1_480)..Duration::from_secs(8)).contains(&took), "{took:?}");
+    drop((mute, fillers));
+}
+
+fn an_endpoint_that_had_hardly_any_time_left_is_not_blamed(engine: Engine) {
+    let mute = Origin::start(|peer| while peer.read_request().is_some() {});
+    let well = Origin::serving();
+    let keys = "request_timeout_ms = 500\nretry = { on = [\"timeout\"], per_try_timeout_ms = 400 }\n\
+                ejection = { consecutive_failures = 1, base_ms = 60000, max_ms = 60000, max_ejected_percent = 100 }";
+    let mut gateway = Setup::to_all(engine, &[mute.address(), well.address()]).cluster_keys(keys).start();
+    gateway.expect_log(&mute.address());
+    let ejections = || gateway.metric("ringfort_upstream_ejections_total", "site");
+    // The other one has 100 ms then, and answers after 150.
+    eventually("the one that says nothing is ejected", || {
+        gateway.get("/late/150");
+        ejections() > 0.0
+    });
+    assert_eq!((ejections(), gateway.get("/late/150").status), (1.0, 200));
+    assert!(well.targets().len() > 1);
 }
 
 fn a_connection_that_ends_without_an_answer_is_tried_again(engine: Engine) {

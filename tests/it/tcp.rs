@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::harness::bytes::{read_digest, write_pattern};
 use crate::harness::client::{Client, reset};
 use crate::harness::gateway::{Gateway, free_port, fresh_listener};
-use crate::harness::origin::{Origin, Peer};
+use crate::harness::origin::{Origin, Peer, fill_backlog};
 use crate::harness::setup::Setup;
 use crate::harness::{Engine, SOON, eventually, on_both_engines, process};
 use crate::slow::STALLED_BYTES_MAX;
@@ -274,10 +274,7 @@ fn a_refused_endpoint_ends_the_connection_at_once(engine: Engine) {
 fn an_endpoint_that_does_not_answer_ends_at_the_connect_deadline(engine: Engine) {
     let listener = fresh_listener();
     let address = listener.local_addr().unwrap();
-    socket2::SockRef::from(&listener).listen(0).unwrap();
-    let fillers: Vec<_> = (0..4)
-        .filter_map(|_| TcpStream::connect_timeout(&address, Duration::from_millis(200)).ok())
-        .collect();
+    let fillers = fill_backlog(&listener);
     let mut gateway = Setup::to_all(engine, &[address.to_string()]).relay("").connect_timeout_ms(300).start();
     gateway.expect_log("site");
     let took = Client::connect(gateway.port("relay")).time_to_end();

@@ -126,7 +126,13 @@ pub(super) static EJECTION: Table = Table {
             Preset::Boolean(false),
             "Ejects, too, whose requests succeed markedly less often than those of the others; 5xx is no success.",
         ),
-        number("success_rate_interval_ms", DEADLINE, 10_000, "ms", "For how long requests are counted."),
+        number(
+            "success_rate_interval_ms",
+            DEADLINE,
+            10_000,
+            "ms",
+            "For how long requests are counted, and the first ejection lasts at least.",
+        ),
         number(
             "success_rate_stdev_factor_thousandths",
             Integer { min: 0, max: 10_000 },

@@ -23,6 +23,8 @@ const USER_AGENT: &str = concat!("ringfort-health/", env!("CARGO_PKG_VERSION"));
 pub(super) struct Prober {
     pub(super) protocol: ClusterProtocol,
     pub(super) tls: Shared,
+    /// The cluster has TLS, whether or not it can be used.
+    is_secure: bool,
     socket: SocketOptions,
     /// Of the header that connections begin with: it says that nobody else is behind this one.
     proxy_protocol: Option<proxy_protocol::Version>,
@@ -47,6 +49,7 @@ impl Prober {
         Self {
             protocol: spec.protocol,
             tls: Shared::default(),
+            is_secure: spec.tls.is_some(),
             socket: spec.socket.clone(),
             proxy_protocol: spec.proxy_protocol,
         }
@@ -58,11 +61,13 @@ impl Prober {
     /// What the endpoint failed of.
     pub(super) async fn probe(&self, probe: &Probe, endpoint: SocketAddr) -> Result<(), String> {
         let mut socket = self.connect(endpoint).await.map_err(|error| format!("cannot connect: {error}"))?;
-        let client = self.tls.get().filter(|_| *probe != Probe::Tcp);
-        let Some(client) = client else {
+        if *probe == Probe::Tcp {
+            return Ok(());
+        }
+        let Some(client) = self.tls.get() else {
             return match probe {
-                Probe::Http(http) => self.ask(http, endpoint, socket, false).await,
-                Probe::Tcp | Probe::Tls => Ok(()),
+                Probe::Http(http) if !self.is_secure => self.ask(http, endpoint, socket, false).await,
+                _ => Err("TLS: its certificates cannot be used".to_owned()),
             };
         };
         let purpose = match (probe, self.protocol) {
@@ -287,6 +292,24 @@ mod tests {
         let response = b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n";
         assert_eq!(status_of(response).await, Ok(204));
         assert_eq!(status_of(b"HTTP/1.0 503 Busy\r\nContent-Length: 3\r\n\r\nno").await, Ok(503));
+    }
+
+    #[tokio::test]
+    async fn what_is_to_be_asked_in_tls_never_passes_without() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let endpoint = listener.local_addr().unwrap();
+        let prober = Prober {
+            protocol: ClusterProtocol::Http1,
+            tls: Shared::default(),
+            is_secure: true,
+            socket: SocketOptions::default(),
+            proxy_protocol: None,
+        };
+        let http = HttpProbe { path: "/".into(), host: None, expected: vec![(200, 599)] };
+        for probe in [Probe::Tls, Probe::Http(http)] {
+            assert!(prober.probe(&probe, endpoint).await.is_err_and(|cause| cause.starts_with("TLS")));
+        }
+        assert_eq!(prober.probe(&Probe::Tcp, endpoint).await, Ok(()));
     }
 
     #[tokio::test]

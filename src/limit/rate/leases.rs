@@ -54,7 +54,7 @@ impl Leases {
 
     /// Takes one token of a key, as [`Store::key`] gives it.
     pub fn admit(&mut self, key: u64, now: Instant) -> Verdict {
-        let entry = &mut self.entries[(key >> 32) as usize % ENTRIES];
+        let entry = &mut self.entries[place(key)];
         if entry.key != key {
             entry.give_back(&self.store, now);
             *entry = Entry { key, ..Entry::default() };
@@ -79,6 +79,14 @@ impl Leases {
         Verdict::Admitted
     }
 
+    /// Takes back the token that a request was admitted with, as it does not go on.
+    pub fn put_back(&mut self, key: u64) {
+        let entry = &mut self.entries[place(key)];
+        if entry.key == key {
+            entry.left += 1;
+        }
+    }
+
     /// Gives back all that was not used, for somebody else.
     pub fn give_back(&mut self, now: Instant) {
         self.entries.iter_mut().for_each(|entry| entry.give_back(&self.store, now));
@@ -89,6 +97,10 @@ impl Leases {
         let overdue = |entry: &&mut Entry| entry.left > 0 && now.since(entry.taken) >= KEPT_FOR;
         self.entries.iter_mut().filter(overdue).for_each(|entry| entry.give_back(&self.store, now));
     }
+}
+
+const fn place(key: u64) -> usize {
+    (key >> 32) as usize % ENTRIES
 }
 
 impl Entry {

@@ -156,6 +156,23 @@ fn what_is_not_used_comes_back() {
     assert_eq!(store.take(7, at(150), 2_000).granted, 1_000 - 902 + 150);
 }
 
+#[test]
+fn what_a_request_that_does_not_go_on_took_is_there_for_the_next() {
+    let store = store(rate(10, 5));
+    let mut workers = workers(&store, 2);
+    for _ in 0..100 {
+        assert!(admits(&mut workers[0], 7, START));
+        workers[0].put_back(7);
+    }
+    assert_eq!((0..9).filter(|_| admits(&mut workers[0], 7, START)).count(), 5);
+    // The other worker gets it, too, once it was not used.
+    workers[0].put_back(7);
+    assert!(!admits(&mut workers[1], 7, START));
+    let later = START + Duration::from_millis(101);
+    workers[0].expire(later);
+    assert_eq!((0..9).filter(|_| admits(&mut workers[1], 7, later)).count(), 2, "that, and one that came");
+}
+
 proptest! {
     /// However takes and returns follow one another, what is out is at most the burst and what came since.
     #[test]

@@ -274,9 +274,11 @@ impl Line {
                 record.route.set(Some(opening.route));
                 record.cluster.set(Some(opening.cluster));
             }
-            Answer::Prepared { route } | Answer::Redirect { route, .. } => record.route.set(Some(*route)),
+            Answer::Prepared { route } | Answer::Redirect { route, .. } | Answer::Limited { route, .. } => {
+                record.route.set(Some(*route));
+            }
             Answer::Shed { .. } => record.termination.set(Some(Termination::Shed)),
-            Answer::Gone | Answer::Limited { .. } | Answer::Own { .. } => {}
+            Answer::Gone | Answer::Own { .. } => {}
         });
     }
 

@@ -34,7 +34,9 @@ use crate::metrics::{ClusterCounter, Histogram, ListenerCounter};
 use crate::runtime::{Deadline, RecvBuf};
 
 use super::super::access::Line;
-use super::super::ask::{self, Attempt, Client, Gone, Plan, ResponseBody, broken_by, unless_gone};
+use super::super::ask::{
+    self, Attempt, Client, Gone, Plan, ResponseBody, acquire_in_time, broken_by, unless_gone,
+};
 use super::super::body::{Body, BodyError, Pace, drained};
 use super::super::caller::Caller;
 use super::super::context::{Context, Serving, SessionGuard};
@@ -42,7 +44,7 @@ use super::super::outcome::{Ending, Termination};
 use super::super::snapshot::Timeouts;
 use super::super::stream::Stream;
 use super::super::upstream::{Connection, Tried};
-use super::failure::{Failure, UNANSWERED, cannot_acquire, invalid, is_clients_fault};
+use super::failure::{Failure, UNANSWERED, invalid, is_clients_fault};
 use super::head_input::{HeadError, HeadInput};
 use super::judge::{Answer, Asker, Request, judge};
 use super::{Http1, Next};
@@ -334,12 +336,13 @@ impl Exchange<'_> {
         }
         loop {
             let acquired = {
+                let whole = tried.deadline();
                 let acquire = pin!(upstreams.acquire(cluster, tried.is_again(), &mut tried));
-                unless_gone(self, acquire).await
+                acquire_in_time(self, whole, acquire).await
             };
             let connection = match acquired {
                 Err(Gone) => return Next::End(Ending::Abort(Termination::ClientAborted)),
-                Ok(Err(error)) => return self.fail(cannot_acquire(error), rest).await,
+                Ok(Err(failure)) => return self.fail(failure, rest).await,
                 Ok(Ok(connection)) => connection,
             };
             if let Some(next) = self.attempt(connection, (cluster, route), head, &mut rest, &mut tried).await

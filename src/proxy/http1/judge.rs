@@ -60,7 +60,7 @@ pub(in crate::proxy) enum Answer {
     /// Refused, as it waited too long: one of the door's answers. `tunnel` as in `Own`.
     Shed { random: u32, tunnel: bool },
     /// Refused, as the client has used a rate limit up. `tunnel` as in `Own`.
-    Limited { after_s: u64, tunnel: bool },
+    Limited { after_s: u64, route: u16, tunnel: bool },
     /// An answer of our own. After one to `tunnel` the client may go on in another protocol: what follows is not HTTP.
     Own { status: u16, text: &'static str, fields: &'static [(&'static str, &'static str)], tunnel: bool },
 }
@@ -136,7 +136,7 @@ fn answer(
     let Some((index, route)) = serving.snapshot.routes.find(&asked, &lookup) else {
         return Ok(if path == "*" { own(200) } else { own(404) });
     };
-    if let Some(refusal) = limited(context, serving, asker, head, route) {
+    if let Some(refusal) = limited(context, serving, asker, head, (index, route)) {
         return Ok(refusal);
     }
     let cluster = match &route.action {
@@ -175,7 +175,7 @@ fn limited(
     serving: &Serving,
     asker: &mut Asker<'_>,
     head: &RequestHead<'_, '_>,
-    route: &Route,
+    (index, route): (u16, &Route),
 ) -> Option<Answer> {
     if route.rate_limits.is_empty() {
         return None;
@@ -185,7 +185,8 @@ fn limited(
     let refused = serving.rate_limits.admit(&serving.snapshot, limits, client, head, now).err()?;
     let budget = if refused.shares { RateLimited::Shared } else { RateLimited::Own };
     asker.counts.rate_limited(budget);
-    Some(Answer::Limited { after_s: refused.after_s, tunnel: matches!(head.target, Target::Authority(_)) })
+    let tunnel = matches!(head.target, Target::Authority(_));
+    Some(Answer::Limited { after_s: refused.after_s, route: index, tunnel })
 }
 
 /// RFC 9110 §9.3.6: a tunnel only where a route allows one. What it names is its target, about which no certificate of
@@ -208,7 +209,7 @@ fn connect(
         let (text, fields) = ("CONNECT is not served here.", &[("Allow", "GET, HEAD, POST")]);
         return Ok(Answer::Own { status: 405, text, fields, tunnel: true });
     };
-    if let Some(refusal) = limited(context, serving, asker, head, route) {
+    if let Some(refusal) = limited(context, serving, asker, head, (index, route)) {
         return Ok(refusal);
     }
     let Some(cluster) = route.action.cluster(context.random_u32()) else {

@@ -26,11 +26,11 @@ use crate::metrics::{ClusterCounter, Histogram};
 use crate::runtime::Deadline;
 
 use super::super::access::Line;
-use super::super::ask::{self, Attempt, Client, Gone, Plan, ResponseBody, broken_by, unless_gone};
+use super::super::ask::{self, Attempt, Client, Gone, Plan, ResponseBody, acquire_in_time, broken_by};
 use super::super::body::{BodyError, Pace};
 use super::super::caller::Caller;
 use super::super::context::{Context, Serving};
-use super::super::http1::failure::{Failure, UNANSWERED, cannot_acquire, is_clients_fault};
+use super::super::http1::failure::{Failure, UNANSWERED, is_clients_fault};
 use super::super::http1::judge::{Answer, Asker, Request, judge};
 use super::super::outcome::Termination;
 use super::super::snapshot::Timeouts;
@@ -370,12 +370,13 @@ impl Exchange<'_> {
         self.ungraded.set(self.is_grpc.then_some(to.cluster));
         loop {
             let acquired = {
+                let whole = tried.deadline();
                 let acquire = pin!(upstreams.acquire_any(to.cluster, tried.is_again(), &mut tried));
-                unless_gone(self, acquire).await
+                acquire_in_time(self, whole, acquire).await
             };
             let acquired = match acquired {
                 Err(Gone) => return self.line.ended(Termination::ClientAborted),
-                Ok(Err(error)) => return self.fail(&cannot_acquire(error)).await,
+                Ok(Err(failure)) => return self.fail(&failure).await,
                 Ok(Ok(acquired)) => acquired,
             };
             let mut attempt =

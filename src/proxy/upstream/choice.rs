@@ -69,7 +69,8 @@ impl Upstreams {
         let picked = match &cluster.spec.slow_start {
             None => None,
             Some(slow_start) => {
-                let dice = random.next_u64();
+                // A key is thrown once: it changes over when the share has grown to it, and stays there.
+                let dice = key.unwrap_or_else(|| random.next_u64());
                 let stands = |position| match candidate(position) {
                     Candidate::Ready { load }
                         if stands(dice, position, health.share(position, slow_start, now)) =>

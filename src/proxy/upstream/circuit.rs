@@ -29,7 +29,7 @@ impl Drop for Admitted<'_> {
     }
 }
 
-/// A request's place among those who wait for a connection, if it has to; kept until it has one.
+/// A request's place among those who wait for a connection, if it has to; kept until it has one or makes one.
 pub(super) struct Queue<'a> {
     upstreams: &'a Upstreams,
     cluster: &'a Cluster,
@@ -65,13 +65,23 @@ impl<'a> Queue<'a> {
         }
         Ok(())
     }
+
+    /// Whether others wait behind it.
+    pub(super) const fn is_in_line(&self) -> bool {
+        self.place.is_some()
+    }
+
+    /// Gives its place up, as there is room to make a connection, which may take long: the next is to look.
+    pub(super) fn leave(&mut self) {
+        if self.place.take().is_some() {
+            self.cluster.counts.gauge_add(ClusterGauge::RequestsPending, -1);
+        }
+    }
 }
 
 impl Drop for Queue<'_> {
     fn drop(&mut self) {
-        if self.place.is_some() {
-            self.cluster.counts.gauge_add(ClusterGauge::RequestsPending, -1);
-        }
+        self.leave();
     }
 }
 

@@ -14,7 +14,7 @@ use super::super::snapshot::ClusterProtocol;
 use super::super::stream::Stream;
 use super::circuit::Queue;
 use super::{
-    AcquireError, Cluster, Connection, Counted, Endpoint, Made, NOTES_KEPT_MAX, Purpose, Spared, Tried,
+    AcquireError, Cluster, Connection, Counted, Endpoint, Load, Made, NOTES_KEPT_MAX, Purpose, Spared, Tried,
     Upstreams,
 };
 
@@ -63,6 +63,7 @@ pub(super) type Making = Connecting<Result<(), AcquireError>>;
 
 /// Who makes a connection; the others learn when it gives up.
 struct Maker<'a> {
+    cluster: &'a Cluster,
     endpoint: &'a Endpoint,
     connecting: Rc<Making>,
 }
@@ -72,6 +73,8 @@ impl Drop for Maker<'_> {
         let own = |other: &mut Rc<_>| Rc::ptr_eq(other, &self.connecting);
         drop(self.endpoint.connecting.borrow_mut().take_if(own));
         self.connecting.finish(None);
+        // Those in line did not wait for it here.
+        self.cluster.pending.call_one();
     }
 }
 
@@ -197,7 +200,7 @@ impl Upstreams {
                 last_error = Self::nobody(&cluster);
                 continue;
             };
-            match self.stream_to(&cluster, &endpoint, fresh, tried).await {
+            match self.stream_to(&cluster, &endpoint, fresh, tried, &mut queue).await {
                 Ok(acquired) => {
                     admitted.keep();
                     return Ok(acquired);
@@ -241,6 +244,7 @@ impl Upstreams {
         endpoint: &Rc<Endpoint>,
         fresh: bool,
         tried: &Tried,
+        queue: &mut Queue<'_>,
     ) -> Result<Acquired, AcquireError> {
         let mut waited = false;
         loop {
@@ -253,13 +257,22 @@ impl Upstreams {
             }
             let connecting = endpoint.connecting.borrow().clone();
             if let Some(connecting) = connecting {
-                match connecting.outcome().await {
+                if queue.is_in_line() {
+                    return Err(AcquireError::Busy);
+                }
+                let outcome = {
+                    let _load = Load::of(endpoint);
+                    connecting.outcome().await
+                };
+                match outcome {
                     Some(Err(error)) => return Err(error),
                     Some(Ok(())) | None => continue,
                 }
             }
             // One that speaks HTTP/2 is connected to once for all.
-            if let (Some(pace), true, false) = (&tried.pace, endpoint.speaks_http1.get(), waited) {
+            if let (Some(pace), true, false) = (&tried.pace, endpoint.speaks_http1.get(), waited)
+                && !queue.is_in_line()
+            {
                 pace.pass().await;
                 waited = true;
                 continue;
@@ -272,6 +285,7 @@ impl Upstreams {
                 let exchange = self.take_slot(cluster, endpoint, &Avoided::default());
                 return exchange.map(Acquired::Stream).ok_or(AcquireError::Busy);
             }
+            queue.leave();
             if let Some(made) = self.make(cluster, endpoint).await? {
                 return Ok(Acquired::Connection(self.begin(cluster, endpoint.clone(), made, false)));
             }
@@ -289,7 +303,7 @@ impl Upstreams {
         if !endpoint.speaks_http1.get() {
             endpoint.connecting.replace(Some(connecting.clone()));
         }
-        let maker = Maker { endpoint, connecting };
+        let maker = Maker { cluster, endpoint, connecting };
         let made = self.make_multiplexed(cluster, endpoint).await;
         if let Err(error) = made.as_ref()
             && *error != AcquireError::Local

@@ -1,5 +1,6 @@
 //! Requests that wait for a connection of their cluster, all of which are in use. First come, first served: who comes later
-//! waits behind those who wait. Never counts connections: it is told when one may be free.
+//! waits behind those who wait. Who is called looks at once, and has left by the time it waits for anything else, such as a
+//! connect: nobody waits behind that. Never counts connections: it is told when one may be free.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;

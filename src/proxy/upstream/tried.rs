@@ -46,6 +46,11 @@ impl Tried {
         (spec.retry.per_try_timeout.map_or(whole, |per_try| whole.min(now + per_try)), whole)
     }
 
+    /// By when the response's head is there, once the request was sent.
+    pub const fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
     /// How often the request was sent again.
     pub const fn retries(&self) -> u32 {
         self.retries

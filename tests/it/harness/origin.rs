@@ -10,6 +10,7 @@ use super::bytes::{Digest, random};
 use super::client::reset;
 use super::gateway::fresh_listener;
 use super::message::{End, Fields, Reader};
+use super::{SOON, eventually};
 
 /// One whole request as it reached the origin.
 #[derive(Clone, Debug)]
@@ -249,6 +250,31 @@ impl Drop for Peer {
     fn drop(&mut self) {
         self.log.open.fetch_sub(1, Ordering::SeqCst);
     }
+}
+
+/// Connections that nobody accepts fill the backlog: the next SYN gets no answer, for as long as they are kept.
+#[must_use]
+pub fn fill_backlog(listener: &TcpListener) -> Vec<TcpStream> {
+    socket2::SockRef::from(listener).listen(0).unwrap();
+    let address = listener.local_addr().unwrap();
+    let connect = |_| TcpStream::connect_timeout(&address, Duration::from_millis(200)).ok();
+    (0..4).filter_map(connect).collect()
+}
+
+/// The next connection to this listener, past the head of its first request.
+pub fn accept_request(listener: &TcpListener) -> Reader<TcpStream> {
+    listener.set_nonblocking(true).unwrap();
+    let mut accepted = None;
+    eventually("a connection comes", || {
+        accepted = listener.accept().ok();
+        accepted.is_some()
+    });
+    let stream = accepted.unwrap().0;
+    stream.set_nonblocking(false).unwrap();
+    stream.set_read_timeout(Some(SOON)).unwrap();
+    let mut reader = Reader::new(stream);
+    reader.read_head().unwrap();
+    reader
 }
 
 fn length_line(len: usize) -> String {

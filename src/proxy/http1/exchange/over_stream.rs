@@ -8,14 +8,14 @@ use crate::limit::retry::Failed;
 use crate::metrics::{ClusterCounter, ListenerCounter};
 use crate::runtime::RecvBuf;
 
-use super::super::super::ask::{Attempt, Gone, Plan, broken_by, unless_gone};
+use super::super::super::ask::{Attempt, Gone, Plan, acquire_in_time, broken_by, unless_gone};
 use super::super::super::body::{BodyError, Pace};
 use super::super::super::http2::Receiver;
 use super::super::super::outcome::{Ending, Termination};
 use super::super::super::transfer::{Sink, Source, transfer};
 use super::super::super::upstream::{self, Acquired, Tried};
 use super::super::Next;
-use super::super::failure::{UNANSWERED, cannot_acquire};
+use super::super::failure::UNANSWERED;
 use super::{Exchange, Head, Responded};
 
 /// CANCEL (RFC 9113 §7).
@@ -37,12 +37,13 @@ impl Exchange<'_> {
         let mut tried = Tried::new(self.caller());
         loop {
             let acquired = {
+                let whole = tried.deadline();
                 let acquire = pin!(upstreams.acquire_any(cluster, tried.is_again(), &mut tried));
-                unless_gone(self, acquire).await
+                acquire_in_time(self, whole, acquire).await
             };
             let exchange = match acquired {
                 Err(Gone) => return Next::End(Ending::Abort(Termination::ClientAborted)),
-                Ok(Err(error)) => return self.fail(cannot_acquire(error), rest).await,
+                Ok(Err(failure)) => return self.fail(failure, rest).await,
                 Ok(Ok(Acquired::Connection(connection))) => {
                     let attempt = self.attempt(connection, (cluster, route), head, &mut rest, &mut tried);
                     match attempt.await {
