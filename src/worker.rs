@@ -51,6 +51,8 @@ pub struct Plan {
     pub listeners: Vec<Queues>,
     pub compiled: Arc<Compiled>,
     pub tls: Arc<TlsMaterials>,
+    /// By cluster: the addresses that names among its endpoints are known to have; `None` where it has no names.
+    pub addresses: Arc<Vec<Option<Vec<SocketAddr>>>>,
     pub shard: Arc<Shard>,
     /// The parts of the shard that the snapshot's listeners and clusters count in.
     pub share: Share,
@@ -177,8 +179,12 @@ fn run(plan: Plan, inbox: Receiver<Message>, report: &Sender<Result<(EngineRepor
     let context = Context::new(runtime.clone(), plan.shard, plan.compiled, &plan.share, &plan.tls, plan.seed);
     context.access.connect(plan.access_log);
     set_objective(&context, plan.steal);
+    // Before anything is accepted: requests may wait already.
+    for (cluster, addresses) in (0..).zip(&*plan.addresses) {
+        addresses.iter().for_each(|known| context.serving().upstreams.set_endpoints(cluster, known));
+    }
     // What this configuration counts in and is made of goes when it goes.
-    drop((plan.share, plan.tls));
+    drop((plan.share, plan.tls, plan.addresses));
     let engine = EngineReport { engine: engine.engine.name(), why: engine.why, thread: process::thread_id() };
     let _ = report.send(Ok((engine, waker)));
     if let Err(error) = runtime.block_on(serve(context, plan.listeners, mailbox, inbox)) {

@@ -185,11 +185,11 @@ async fn control(
     let (live_tls, tls) = LiveTls::open(&snapshot, &state, &reloader.supervisor, facts.ticket_keys.as_ref())?;
     let (engine, ring) = engine(&config.workers)?;
     let access_log = start_access_log(&snapshot, facts.restarts)?;
-    // Workers accept as soon as they run: connections wait in the accept queues until there are addresses to go to.
+    // Workers begin with what is known: connections wait in the accept queues until there are addresses to go to.
     let (names, known) = look_up(&snapshot).await;
     let health = Health::start(&snapshot, &tls, &known, &state);
     let groups = groups(&listeners, facts.cpus.len())?;
-    let (compiled, tls) = (Compiled::new(snapshot.clone()), Arc::new(tls));
+    let (compiled, tls, addresses) = (Compiled::new(snapshot.clone()), Arc::new(tls), Arc::new(known));
     let by_worker = live::by_worker(listeners.into_iter().map(Some).collect(), facts.cpus.len());
     let plans = by_worker.into_iter().zip(&facts.cpus).zip(shares).enumerate().map(
         |(index, ((listeners, cpu), share))| Plan {
@@ -199,6 +199,7 @@ async fn control(
             listeners: listeners.into_iter().map(Option::unwrap_or_default).collect(),
             compiled: compiled.clone(),
             tls: tls.clone(),
+            addresses: addresses.clone(),
             shard: state.shards()[index].clone(),
             share,
             seed: random::seed(),
@@ -207,7 +208,7 @@ async fn control(
             access_log: access_log.announce(),
         },
     );
-    let (handles, reports) = start_workers(plans, &known)?;
+    let (handles, reports) = start_workers(plans)?;
     announce(&facts, &state, &reports, &banner);
     let admin = serve_admin(&mut unserved, &state)?.or(admin);
     give_way(facts.cpus.len());
@@ -245,17 +246,11 @@ async fn look_up(snapshot: &Snapshot) -> (Resolving, Vec<Option<Vec<SocketAddr>>
     (names, known)
 }
 
-/// Starts the workers, waits until they serve, and tells them what is known of names.
-fn start_workers(
-    plans: impl Iterator<Item = Plan>,
-    known: &[Option<Vec<SocketAddr>>],
-) -> Result<(Vec<Handle>, Vec<EngineReport>), String> {
+/// Starts the workers, and waits until they serve.
+fn start_workers(plans: impl Iterator<Item = Plan>) -> Result<(Vec<Handle>, Vec<EngineReport>), String> {
     let started: io::Result<Vec<Handle>> = plans.map(worker::spawn).collect();
     let handles = started.map_err(|error| format!("cannot start a worker thread: {error}"))?;
     let reports = ready(&handles)?;
-    for (cluster, addresses) in (0..).zip(known) {
-        addresses.iter().for_each(|addresses| live::tell_endpoints(&handles, cluster, addresses));
-    }
     Ok((handles, reports))
 }
 

@@ -3,13 +3,14 @@
 use std::time::{Duration, Instant};
 
 use crate::harness::client::Client;
-use crate::harness::gateway::ringfort;
+use crate::harness::gateway::{Gateway, ringfort};
 use crate::harness::origin::Origin;
 use crate::harness::setup::Setup;
 use crate::harness::{Engine, SOON, eventually, on_both_engines, process};
 
 on_both_engines!(
     a_killed_data_process_is_restarted_and_nothing_is_refused,
+    endpoints_named_by_names_are_known_before_what_waited_is_taken,
     a_panic_of_a_worker_is_reported_and_restarted,
     a_data_process_that_keeps_dying_is_restarted_with_back_off,
     a_second_copy_says_so_and_exits,
@@ -18,7 +19,7 @@ on_both_engines!(
 );
 
 /// Lines that a death of the data process leaves in the log.
-fn expect_death(gateway: &mut crate::harness::gateway::Gateway) {
+fn expect_death(gateway: &mut Gateway) {
     for text in ["data process", "panic"] {
         gateway.expect_log(text);
     }
@@ -32,13 +33,7 @@ fn a_killed_data_process_is_restarted_and_nothing_is_refused(engine: Engine) {
     let supervisor = gateway.supervisor();
     for round in 0..2 {
         let data = gateway.data_process();
-        process::signal(data, libc::SIGKILL);
-        // What a dying process still accepts dies with it, as what it had accepted before. Its main thread may be gone
-        // before its workers are: it has ended when it is reaped.
-        let entry = std::path::PathBuf::from(format!("/proc/{data}"));
-        while entry.exists() {
-            std::hint::spin_loop();
-        }
+        kill(data);
         // While nobody accepts, the kernel queues: no connection may be refused, and each is served.
         let clients: Vec<_> = (0..20).map(|_| gateway.client()).collect();
         for mut client in clients {
@@ -50,6 +45,36 @@ fn a_killed_data_process_is_restarted_and_nothing_is_refused(engine: Engine) {
     }
     assert_eq!(gateway.supervisor(), supervisor);
     eventually("it is ready again", || gateway.admin("/readyz").is_ok_and(|r| r.status == 200));
+    gateway.drain();
+}
+
+/// Kills a data process, and waits until it has ended. What a dying process still accepts dies with it, as what it had
+/// accepted before. Its main thread may be gone before its workers are: it has ended when it is reaped.
+fn kill(data: u32) {
+    process::signal(data, libc::SIGKILL);
+    while !process::is_gone(data) {
+        std::hint::spin_loop();
+    }
+}
+
+fn endpoints_named_by_names_are_known_before_what_waited_is_taken(engine: Engine) {
+    let origin = Origin::serving();
+    let setup = Setup::to_all(engine, &[format!("localhost:{}", origin.port())]);
+    // The first worker serves while the second is still made.
+    let mut gateway = Gateway::start(&setup.text().replace("cpus = \"0\"", "cpus = \"0-1\""));
+    expect_death(&mut gateway);
+    // Where it stands for ::1 too, nobody listens there.
+    gateway.expect_log("eject");
+    eventually("the name is resolved", || gateway.get("/").status == 200);
+    kill(gateway.data_process());
+    let mut clients: Vec<_> = (0..40).map(|_| gateway.client()).collect();
+    for client in &mut clients {
+        client.send("GET /meanwhile HTTP/1.1\r\nHost: a.test\r\n\r\n");
+    }
+    for client in &mut clients {
+        let response = client.try_read_response("GET");
+        assert!(response.as_ref().is_ok_and(|r| r.status == 200), "{response:?}");
+    }
     gateway.drain();
 }
 
