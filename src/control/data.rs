@@ -72,7 +72,6 @@ fn take_over() -> io::Result<(Facts, Sockets, Channel)> {
     let channel = Channel::from(io::stdin().as_fd().try_clone_to_owned()?);
     let (facts, sockets) = handover::receive::<Facts>(&channel)?;
     process::die_with_parent(facts.supervisor)?;
-    process::forbid_new_privileges()?;
     Ok((facts, sockets, channel))
 }
 

@@ -196,7 +196,8 @@ impl Supervisor {
     fn spawn(&self) -> io::Result<Started> {
         let (ours, theirs) = Channel::pair()?;
         // /proc/self/exe is this very binary, even if another one was installed over it meanwhile.
-        let child = Child::spawn(&mut command(Path::new("/proc/self/exe"), DATA_COMMAND, theirs))?;
+        let child =
+            Child::spawn_unprivileged(&mut command(Path::new("/proc/self/exe"), DATA_COMMAND, theirs))?;
         let held = self.held.clone();
         attend(child, ours, move |attended, hear| held.attend(attended, hear))
     }

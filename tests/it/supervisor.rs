@@ -1,9 +1,10 @@
 //! Two processes: what happens when one of them dies, and when a second copy is started by mistake.
 
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::harness::client::Client;
-use crate::harness::gateway::{Gateway, ringfort};
+use crate::harness::gateway::{Gateway, Launch, TempDir, install, install_script, ringfort};
 use crate::harness::origin::Origin;
 use crate::harness::setup::Setup;
 use crate::harness::{Engine, SOON, eventually, on_both_engines, process};
@@ -75,6 +76,40 @@ fn endpoints_named_by_names_are_known_before_what_waited_is_taken(engine: Engine
         let response = client.try_read_response("GET");
         assert!(response.as_ref().is_ok_and(|r| r.status == 200), "{response:?}");
     }
+    gateway.drain();
+}
+
+/// Started as a service manager starts it: by a user who may do nothing but listen on low ports.
+#[test]
+fn only_the_supervisor_keeps_the_capability_to_open_sockets() {
+    const AS_SERVICE: &str = "setpriv --reuid 65534 --regid 65534 --clear-groups \
+                              --inh-caps +net_bind_service --ambient-caps +net_bind_service --";
+    let can = |script: &str| Command::new("sh").args(["-c", script]).status().is_ok_and(|it| it.success());
+    if !can(&format!("{AS_SERVICE} true 2>/dev/null")) {
+        eprintln!("not run: it takes root and setpriv(1)");
+        return;
+    }
+    let dir = TempDir::new();
+    let (binary, script) = (dir.path().join("ringfort"), dir.path().join("as-service"));
+    install(&binary);
+    // The folder of the configuration, for the admin socket.
+    let text = format!("chmod 777 \"${{3%/*}}\"\nexec {AS_SERVICE} {} \"$@\"\n", binary.display());
+    install_script(&script, &text);
+    let text = Setup::answering(Engine::Epoll).text();
+    let mut gateway = Gateway::launch(&text, Launch { binary: Some(script), ..Launch::default() });
+    let capabilities = |pid: u32| -> Vec<String> {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let sets = ["CapPrm:\t", "CapEff:\t", "CapAmb:\t", "NoNewPrivs:\t"];
+        let field = |set: &&str| status.lines().find_map(|line| line.strip_prefix(set)).map(str::to_owned);
+        sets.iter().filter_map(field).collect()
+    };
+    let (one, none) = ("0000000000000400", "0000000000000000");
+    assert_eq!(capabilities(gateway.supervisor())[..3], [one, one, one]);
+    assert_eq!(capabilities(gateway.data_process()), [none, none, none, "1"]);
+    gateway.upgrade();
+    eventually("the new one serves alone", || process::children(gateway.supervisor()).len() == 1);
+    assert_eq!(capabilities(gateway.data_process()), [none, none, none, "1"]);
+    assert_eq!(gateway.get("/").status, 200);
     gateway.drain();
 }
 

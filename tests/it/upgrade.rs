@@ -2,12 +2,11 @@
 //! take over everything stays as it was.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::harness::client::Client;
-use crate::harness::gateway::{Gateway, Launch, TempDir, install};
+use crate::harness::gateway::{Gateway, Launch, TempDir, install, install_script};
 use crate::harness::h2;
 use crate::harness::load::Load;
 use crate::harness::origin::Origin;
@@ -173,11 +172,7 @@ fn installed() -> (Gateway, PathBuf, TempDir) {
 
 /// Puts a script in place of the binary, which the real one serves `else`.
 fn replace(binary: &Path, real: &Path, script: &str) {
-    let draft = binary.with_extension("draft");
-    let text = format!("#!/bin/sh\n{}\n", script.replace("REAL", &real.display().to_string()));
-    fs::write(&draft, text).unwrap();
-    fs::set_permissions(&draft, fs::Permissions::from_mode(0o755)).unwrap();
-    fs::rename(draft, binary).unwrap();
+    install_script(binary, &script.replace("REAL", &real.display().to_string()));
 }
 
 #[test]

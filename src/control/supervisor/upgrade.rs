@@ -189,7 +189,7 @@ impl Candidate {
     /// Starts a data process of the binary at `program`.
     pub(super) fn start(program: &Path, data_command: &str, plan: Plan) -> io::Result<Self> {
         let (ours, theirs) = Channel::pair()?;
-        let child = Child::spawn(&mut command(program, data_command, theirs))?;
+        let child = Child::spawn_unprivileged(&mut command(program, data_command, theirs))?;
         let (channel, plan) = (Arc::new(ours), Arc::new(plan));
         let (tell, ready) = oneshot::channel();
         let (sending, sent) = (channel.clone(), plan.clone());
