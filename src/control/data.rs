@@ -24,7 +24,7 @@ use crate::proxy::snapshot::Snapshot;
 use crate::runtime::Runtime;
 use crate::sys::fd_passing::Channel;
 use crate::sys::{affinity, process, random, rlimit};
-use crate::worker::{self, EngineChoice, EngineReport, Handle, Plan, RingSizes};
+use crate::worker::{self, EngineChoice, EngineReport, Handle, Message, Plan, RingSizes};
 
 mod live;
 mod names;
@@ -184,30 +184,27 @@ async fn control(
     let (live_tls, tls) = LiveTls::open(&snapshot, &state, &reloader.supervisor, facts.ticket_keys.as_ref())?;
     let (engine, ring) = engine(&config.workers)?;
     let access_log = start_access_log(&snapshot, facts.restarts)?;
-    // Workers begin with what is known: connections wait in the accept queues until there are addresses to go to.
+    // Connections wait in the accept queues until there are addresses to go to, and workers to take them.
     let (names, known) = look_up(&snapshot).await;
     let health = Health::start(&snapshot, &tls, &known, &state);
     let groups = groups(&listeners, facts.cpus.len())?;
     let (compiled, tls, addresses) = (Compiled::new(snapshot.clone()), Arc::new(tls), Arc::new(known));
-    let by_worker = live::by_worker(listeners.into_iter().map(Some).collect(), facts.cpus.len());
-    let plans = by_worker.into_iter().zip(&facts.cpus).zip(shares).enumerate().map(
-        |(index, ((listeners, cpu), share))| Plan {
-            index: index as u32,
-            cpu: Some(*cpu),
-            engine,
-            listeners: listeners.into_iter().map(Option::unwrap_or_default).collect(),
-            compiled: compiled.clone(),
-            tls: tls.clone(),
-            addresses: addresses.clone(),
-            shard: state.shards()[index].clone(),
-            share,
-            seed: random::seed(),
-            ring,
-            steal,
-            access_log: access_log.announce(),
-        },
-    );
+    let plans = facts.cpus.iter().zip(shares).enumerate().map(|(index, (cpu, share))| Plan {
+        index: index as u32,
+        cpu: Some(*cpu),
+        engine,
+        compiled: compiled.clone(),
+        tls: tls.clone(),
+        addresses: addresses.clone(),
+        shard: state.shards()[index].clone(),
+        share,
+        seed: random::seed(),
+        ring,
+        steal,
+        access_log: access_log.announce(),
+    });
     let (handles, reports) = start_workers(plans)?;
+    accept(&handles, listeners);
     announce(&facts, &state, &reports, &banner);
     let admin = serve_admin(&mut unserved, &state)?.or(admin);
     give_way(facts.cpus.len());
@@ -245,12 +242,20 @@ async fn look_up(snapshot: &Snapshot) -> (Resolving, Vec<Option<Vec<SocketAddr>>
     (names, known)
 }
 
-/// Starts the workers, and waits until they serve.
+/// Starts the workers, and waits until they can serve.
 fn start_workers(plans: impl Iterator<Item = Plan>) -> Result<(Vec<Handle>, Vec<EngineReport>), String> {
     let started: io::Result<Vec<Handle>> = plans.map(worker::spawn).collect();
     let handles = started.map_err(|error| format!("cannot start a worker thread: {error}"))?;
     let reports = ready(&handles)?;
     Ok((handles, reports))
+}
+
+/// Has every worker accept from its sockets.
+fn accept(handles: &[Handle], listeners: Vec<Vec<TcpListener>>) {
+    let by_worker = live::by_worker(listeners.into_iter().map(Some).collect(), handles.len());
+    for (handle, queues) in handles.iter().zip(by_worker) {
+        handle.send(Message::Begin(queues.into_iter().map(Option::unwrap_or_default).collect()));
+    }
 }
 
 /// Serves the admin endpoints, if they are not served yet.
