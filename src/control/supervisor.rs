@@ -38,7 +38,7 @@ use upgrade::{Candidate, Stage, Step, Upgrade, command};
 pub const DATA_COMMAND: &str = "__data";
 /// What the data process may take beyond the drain deadline before it is killed.
 const DRAIN_SLACK: Duration = Duration::from_secs(2);
-/// What a process may take to end that was started for an upgrade which does not come about.
+/// What a process may take to end that was started for an upgrade, and has accepted nothing.
 const END_TIMEOUT: Duration = Duration::from_secs(2);
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -348,9 +348,14 @@ impl Supervisor {
     fn refuse(&mut self, watched: &mut Watched, problems: Vec<String>) {
         let Some(upgrade) = watched.upgrade.take() else { return };
         watched.attended.tell(upgrade.question, Content::Refused(problems));
+        let within = match upgrade.stage {
+            Stage::Planning { .. } => END_TIMEOUT,
+            // It may serve already, and drains then.
+            Stage::Starting(_) => self.held.drain_deadline() + DRAIN_SLACK,
+        };
         let child = upgrade.into_child();
         signal(&child, Signal::Terminate);
-        self.leave(child, END_TIMEOUT);
+        self.leave(child, within);
     }
 
     fn leave(&mut self, child: Child, within: Duration) {

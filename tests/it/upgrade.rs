@@ -162,11 +162,14 @@ fn a_stop_while_the_old_one_still_serves_ends_both(engine: Engine) {
 
 /// A gateway whose binary can be replaced.
 fn installed() -> (Gateway, PathBuf, TempDir) {
+    installed_with(&Setup::answering(Engine::Epoll).text())
+}
+
+fn installed_with(text: &str) -> (Gateway, PathBuf, TempDir) {
     let dir = TempDir::new();
     let binary = dir.path().join("ringfort");
     install(&binary);
-    let text = Setup::answering(Engine::Epoll).text();
-    let gateway = Gateway::launch(&text, Launch { binary: Some(binary.clone()), ..Launch::default() });
+    let gateway = Gateway::launch(text, Launch { binary: Some(binary.clone()), ..Launch::default() });
     (gateway, binary, dir)
 }
 
@@ -220,6 +223,39 @@ fn a_data_process_that_hangs_before_it_serves_is_given_up() {
     let (code, printed) = gateway.try_upgrade();
     assert!(code == Some(1) && printed.contains("did not serve within 30 s"), "{printed}");
     assert_eq!((gateway.get("/").status, gateway.data_process()), (200, data));
+    gateway.drain();
+}
+
+/// Both accept from when the new one is ready until the supervisor is executed, which may fail yet.
+#[test]
+fn what_a_candidate_accepted_is_finished_where_it_is_given_up() {
+    let origin = Origin::serving();
+    let (mut gateway, binary, dir) =
+        installed_with(&Setup::to(Engine::Epoll, &origin).drain(200, 20_000).text());
+    gateway.expect_log("the upgrade did not come about");
+    let (real, go) = (dir.path().join("real"), dir.path().join("go"));
+    install(&real);
+    let (old, supervisor) = (gateway.data_process(), gateway.supervisor());
+    let script = format!(
+        "if [ \"$1\" = __data ]; then\nchmod 644 {}\nwhile [ ! -e {} ]; do sleep 0.02; done\nfi\nexec REAL \"$@\"",
+        binary.display(),
+        go.display(),
+    );
+    replace(&binary, &real, &script);
+    process::signal(supervisor, libc::SIGUSR2);
+    eventually("the candidate was sent its sockets", || process::thread_waits(supervisor, "candidate"));
+    // Nobody else is to take the connection, nor to hear that the candidate is ready.
+    process::stop(supervisor);
+    process::stop(old);
+    fs::write(go, "").unwrap();
+    let mut busy = gateway.client();
+    busy.send("GET /late/4000 HTTP/1.1\r\nHost: a.test\r\n\r\n");
+    eventually("the request is at the origin", || origin.targets().iter().any(|at| at == "/late/4000"));
+    process::signal(old, libc::SIGCONT);
+    process::signal(supervisor, libc::SIGCONT);
+    gateway.wait_for_log("cannot take this one's place: Permission denied");
+    assert_eq!(busy.read_response().status, 200);
+    assert_eq!((gateway.data_process(), gateway.get("/").status), (old, 200));
     gateway.drain();
 }
 
