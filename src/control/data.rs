@@ -23,7 +23,7 @@ use crate::proxy::outcome::Termination;
 use crate::proxy::snapshot::Snapshot;
 use crate::runtime::Runtime;
 use crate::sys::fd_passing::Channel;
-use crate::sys::{affinity, process, random, rlimit};
+use crate::sys::{affinity, listeners, process, random, rlimit};
 use crate::worker::{self, EngineChoice, EngineReport, Handle, Message, Plan, RingSizes};
 
 mod live;
@@ -204,7 +204,7 @@ async fn control(
         access_log: access_log.announce(),
     });
     let (handles, reports) = start_workers(plans)?;
-    accept(&handles, listeners);
+    accept(&handles, listeners, &snapshot)?;
     announce(&facts, &state, &reports, &banner);
     let admin = serve_admin(&mut unserved, &state)?.or(admin);
     give_way(facts.cpus.len());
@@ -250,12 +250,19 @@ fn start_workers(plans: impl Iterator<Item = Plan>) -> Result<(Vec<Handle>, Vec<
     Ok((handles, reports))
 }
 
-/// Has every worker accept from its sockets.
-fn accept(handles: &[Handle], listeners: Vec<Vec<TcpListener>>) {
+/// Has every worker accept from its sockets, which all listen from now on: those of a data process before this one do so
+/// already.
+fn accept(handles: &[Handle], listeners: Vec<Vec<TcpListener>>, snapshot: &Snapshot) -> Result<(), String> {
+    for (listener, sockets) in snapshot.listeners.iter().zip(&listeners) {
+        // In the order of the workers, which are counted so where connections are led to them.
+        let listen = sockets.iter().try_for_each(|socket| listeners::listen(socket, listener.backlog));
+        listen.map_err(|error| format!("listener \"{}\": cannot listen: {error}", listener.name))?;
+    }
     let by_worker = live::by_worker(listeners.into_iter().map(Some).collect(), handles.len());
     for (handle, queues) in handles.iter().zip(by_worker) {
         handle.send(Message::Begin(queues.into_iter().map(Option::unwrap_or_default).collect()));
     }
+    Ok(())
 }
 
 /// Serves the admin endpoints, if they are not served yet.

@@ -226,6 +226,38 @@ fn a_data_process_that_hangs_before_it_serves_is_given_up() {
     gateway.drain();
 }
 
+#[test]
+fn sockets_of_further_workers_get_no_connections_before_these_serve() {
+    let (mut gateway, binary, dir) = installed();
+    gateway.expect_log("the upgrade did not come about");
+    let (real, go) = (dir.path().join("real"), dir.path().join("go"));
+    install(&real);
+    let supervisor = gateway.supervisor();
+    let text = Setup::answering(Engine::Epoll).text();
+    gateway.rewrite(&text.replace("cpus = \"0\"", "cpus = \"0-1\""));
+    let hangs = format!("while [ ! -e {} ]; do sleep 0.02; done\nexit 3", go.display());
+    replace(&binary, &real, &format!("if [ \"$1\" = __data ]; then\n{hangs}\nfi\nexec REAL \"$@\""));
+    process::signal(supervisor, libc::SIGUSR2);
+    eventually("the candidate was sent its sockets", || process::thread_waits(supervisor, "candidate"));
+    for _ in 0..40 {
+        assert_eq!(gateway.get("/").status, 200);
+    }
+    fs::write(go, "").unwrap();
+    gateway.wait_for_log("the upgrade did not come about");
+    install(&binary);
+    gateway.upgrade();
+    assert_eq!(gateway.workers().len(), 2);
+    // Enough for every socket to get some, wherever the kernel puts them.
+    let mut clients: Vec<Client> = (0..64).map(|_| gateway.client()).collect();
+    for client in &mut clients {
+        assert_eq!(client.get("/").status, 200);
+    }
+    let served: f64 = gateway.metric("ringfort_worker_connections_accepted_total", "worker=\"1\"");
+    assert!(served > 0.0);
+    drop(clients);
+    gateway.drain();
+}
+
 /// Both accept from when the new one is ready until the supervisor is executed, which may fail yet.
 #[test]
 fn what_a_candidate_accepted_is_finished_where_it_is_given_up() {

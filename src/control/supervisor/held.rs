@@ -248,7 +248,10 @@ impl Held {
                 let kept = old.listeners.get(stands).into_iter().flatten();
                 let kept = kept.map(TcpListener::try_clone).collect::<io::Result<Vec<_>>>()?;
                 if present.config.snapshot.listeners[stands].backlog != listener.backlog {
-                    kept.iter().for_each(|socket| listeners::set_backlog(socket, listener.backlog));
+                    kept.iter().for_each(|socket| {
+                        // Refused, it stays what it was.
+                        let _ = listeners::listen(socket, listener.backlog);
+                    });
                 }
                 Ok(kept)
             }

@@ -53,7 +53,7 @@ pub fn sockets(
     let mut all = Vec::new();
     for listener in &config.snapshot.listeners {
         let opened = match inherited.take(listener) {
-            Some(sockets) => more(sockets, workers, listener.backlog).map_err(|error| {
+            Some(sockets) => more(sockets, workers).map_err(|error| {
                 format!("listener \"{}\": no socket for each worker: {error}", listener.name)
             }),
             None => listeners::open(listener.address, workers, listener.backlog)
@@ -78,15 +78,15 @@ pub fn sockets(
     Ok((Sockets { listeners: all, admin_tcp, admin_unix }, path))
 }
 
-/// A socket for each worker. One that is too many stays open: what waits in it is to be served.
-fn more(mut sockets: Vec<TcpListener>, workers: usize, backlog: u32) -> io::Result<Vec<TcpListener>> {
+/// A socket for each worker. One that is too many stays open: what waits in it is to be served. One that is new does not
+/// listen before there is a worker to accept from it: it would get connections.
+fn more(mut sockets: Vec<TcpListener>, workers: usize) -> io::Result<Vec<TcpListener>> {
     if let Some(first) = sockets.first()
         && sockets.len() < workers
     {
-        let joined = listeners::join(first, workers - sockets.len(), backlog)?;
+        let joined = listeners::join(first, workers - sockets.len())?;
         sockets.extend(joined);
     }
-    sockets.iter().for_each(|socket| listeners::set_backlog(socket, backlog));
     Ok(sockets)
 }
 
