@@ -49,6 +49,12 @@ pub fn ignore_hang_up() {
     }
 }
 
+/// Has files that this process makes readable to all, and writable to nobody else, whatever its caller's umask.
+pub fn make_files_readable() {
+    // SAFETY: umask takes an integer and cannot fail.
+    unsafe { libc::umask(0o022) };
+}
+
 /// Leaves the terminal and the session that this process was started in: they end without it.
 pub fn new_session() -> io::Result<()> {
     // SAFETY: setsid takes nothing; it fails only for the leader of a group, which a child just started is not.
