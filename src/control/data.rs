@@ -49,7 +49,8 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 /// The hidden subcommand of the data process.
 pub fn run() -> Outcome {
     log::abort_on_panic();
-    // The supervisor passes it on as soon as there is a process: whose files are read in a moment anyway.
+    // They are for the supervisor, which passes them on later; but a terminal that closes, or a service manager that is not told
+    // whom to signal, sends them to every process.
     process::ignore_hang_up();
     process::set_thread_name(c"ringfort-data");
     let (facts, sockets, channel) = match take_over() {

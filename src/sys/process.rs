@@ -41,9 +41,9 @@ pub fn die_with_parent(parent: u32) -> io::Result<()> {
     }
 }
 
-/// Has SIGHUP and SIGUSR1 do nothing until somebody takes them: by default they end the process.
+/// Has SIGHUP, SIGUSR1 and SIGUSR2 do nothing until somebody takes them: by default they end the process.
 pub fn ignore_hang_up() {
-    for signal in [libc::SIGHUP, libc::SIGUSR1] {
+    for signal in [libc::SIGHUP, libc::SIGUSR1, libc::SIGUSR2] {
         // SAFETY: SIG_IGN is no handler of ours, and signal takes integers otherwise.
         unsafe { libc::signal(signal, libc::SIG_IGN) };
     }

@@ -12,6 +12,7 @@ use crate::harness::{Engine, SOON, eventually, on_both_engines, process};
 on_both_engines!(
     a_killed_data_process_is_restarted_and_nothing_is_refused,
     endpoints_named_by_names_are_known_before_what_waited_is_taken,
+    signals_that_come_while_a_data_process_starts_wait_until_it_serves,
     a_panic_of_a_worker_is_reported_and_restarted,
     a_data_process_that_keeps_dying_is_restarted_with_back_off,
     a_second_copy_says_so_and_exits,
@@ -76,6 +77,25 @@ fn endpoints_named_by_names_are_known_before_what_waited_is_taken(engine: Engine
         let response = client.try_read_response("GET");
         assert!(response.as_ref().is_ok_and(|r| r.status == 200), "{response:?}");
     }
+    gateway.drain();
+}
+
+fn signals_that_come_while_a_data_process_starts_wait_until_it_serves(engine: Engine) {
+    let answering =
+        |body: &str| Setup::new(engine).route(&format!("respond = {{ status = 200, body = \"{body}\" }}"));
+    let mut gateway = answering("old").start();
+    expect_death(&mut gateway);
+    let supervisor = gateway.supervisor();
+    gateway.rewrite(&answering("new").text());
+    kill(gateway.data_process());
+    // At once, and again and again from the first moment of the next one on.
+    process::signal(supervisor, libc::SIGHUP);
+    eventually("it serves again", || {
+        (0..200).for_each(|_| process::signal(supervisor, libc::SIGUSR1));
+        gateway.admin("/readyz").is_ok_and(|ready| ready.status == 200)
+    });
+    eventually("the new configuration is in use", || gateway.get("/").text() == "new");
+    assert_eq!(gateway.metric("ringfort_process_restarts", ""), 1.0, "no signal has ended it");
     gateway.drain();
 }
 

@@ -82,10 +82,12 @@ impl Supervisor {
             kill_at: Instant::now() + within,
         };
         let leaving = note.leaving.into_iter().chain([(note.before.id, note.before_within)]).map(leaving);
-        let supervisor =
-            Self { held, notify: notify()?, log, program: program()?, leaving: leaving.collect() };
+        let (notify, program, leaving) = (notify()?, program()?, leaving.collect());
+        let supervisor = Self { held, notify, log, program, leaving, waiting: Vec::new() };
         let child = Child::adopted(note.data.id);
-        let started = attend(child, data, |attended, hear| attended.listen(hear)).map_err(failed)?;
+        let mut started = attend(child, data, |attended, hear| attended.listen(hear)).map_err(failed)?;
+        // The program before this one has heard it.
+        started.serves = true;
         let answer = Answer { number: note.question, content: Content::Upgraded { version: VERSION.into() } };
         if let Err(error) = answer.send(&before, &[]) {
             tracing::warn!(%error, "the data process before this one cannot be told that it may leave: it is stopped by signal");
