@@ -9,7 +9,7 @@ use clap::{Args, Subcommand};
 use crate::config;
 use crate::control::Outcome;
 use crate::sys::lock::{self, Lock};
-use crate::sys::{clock, random};
+use crate::sys::{clock, process, random};
 
 mod execute;
 mod facts;
@@ -129,6 +129,8 @@ pub struct Which {
 /// # Errors
 /// It could not run: cause and cure.
 pub fn run(command: Command) -> Result<(String, u8), String> {
+    // Who checks later, without privilege, is to see what was written.
+    process::make_files_readable();
     match command {
         Command::Check { target, tier, json } => check(&target, tier, json),
         Command::Plan { target, which, json } => {

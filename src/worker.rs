@@ -47,10 +47,10 @@ pub struct Plan {
     /// The CPU to be pinned to; `None` leaves the thread to the scheduler.
     pub cpu: Option<usize>,
     pub engine: EngineChoice,
-    /// This worker's sockets of each listener of the snapshot.
-    pub listeners: Vec<Queues>,
     pub compiled: Arc<Compiled>,
     pub tls: Arc<TlsMaterials>,
+    /// By cluster: the addresses that names among its endpoints are known to have; `None` where it has no names.
+    pub addresses: Arc<Vec<Option<Vec<SocketAddr>>>>,
     pub shard: Arc<Shard>,
     /// The parts of the shard that the snapshot's listeners and clusters count in.
     pub share: Share,
@@ -74,6 +74,9 @@ pub struct Reload {
 /// What the control thread tells a worker. Listeners and clusters are named by their position in the configuration that
 /// was sent last.
 pub enum Message {
+    /// Accept, from this worker's sockets of each listener. The first of all messages, sent once every worker can serve: where
+    /// one cannot, none has taken anything.
+    Begin(Vec<Queues>),
     /// Serve another configuration.
     Reload(Box<Reload>),
     /// Stop accepting, finish, end by the deadline.
@@ -124,7 +127,7 @@ pub fn spawn(plan: Plan) -> std::io::Result<Handle> {
 }
 
 impl Handle {
-    /// Waits until the worker serves. To be called once, before `send`.
+    /// Waits until the worker can serve. To be called once, before `send`.
     ///
     /// # Errors
     /// Why it cannot serve, with the cure.
@@ -177,19 +180,23 @@ fn run(plan: Plan, inbox: Receiver<Message>, report: &Sender<Result<(EngineRepor
     let context = Context::new(runtime.clone(), plan.shard, plan.compiled, &plan.share, &plan.tls, plan.seed);
     context.access.connect(plan.access_log);
     set_objective(&context, plan.steal);
+    // Before anything is accepted: requests may wait already.
+    for (cluster, addresses) in (0..).zip(&*plan.addresses) {
+        addresses.iter().for_each(|known| context.serving().upstreams.set_endpoints(cluster, known));
+    }
     // What this configuration counts in and is made of goes when it goes.
-    drop((plan.share, plan.tls));
+    drop((plan.share, plan.tls, plan.addresses));
     let engine = EngineReport { engine: engine.engine.name(), why: engine.why, thread: process::thread_id() };
     let _ = report.send(Ok((engine, waker)));
-    if let Err(error) = runtime.block_on(serve(context, plan.listeners, mailbox, inbox)) {
+    if let Err(error) = runtime.block_on(serve(context, mailbox, inbox)) {
         // The reactor itself failed: nothing on this thread can go on. The supervisor starts the process anew.
         panic!("the I/O engine failed: {error}");
     }
 }
 
-async fn serve(context: Rc<Context>, listeners: Vec<Queues>, mailbox: Mailbox, inbox: Receiver<Message>) {
+async fn serve(context: Rc<Context>, mailbox: Mailbox, inbox: Receiver<Message>) {
     let mut easing = Easing::new(context.serving().snapshot.limits.handshakes_per_turn_max);
-    let mut ports = Ports::open(&context, listeners);
+    let mut ports = Ports::open(&context, Vec::new());
     let deadline = context.runtime.deadline();
     let mut housekeeping = Housekeeping::default();
     let mut drain_deadline = None;
@@ -226,6 +233,7 @@ async fn serve(context: Rc<Context>, listeners: Vec<Queues>, mailbox: Mailbox, i
 
 fn obey(context: &Rc<Context>, ports: &mut Ports, easing: &mut Easing, message: Message) {
     match message {
+        Message::Begin(listeners) => *ports = Ports::open(context, listeners),
         Message::Reload(reload) => {
             let Reload { next, sockets, steal, done } = *reload;
             context.change(&next);

@@ -23,8 +23,8 @@ use crate::proxy::outcome::Termination;
 use crate::proxy::snapshot::Snapshot;
 use crate::runtime::Runtime;
 use crate::sys::fd_passing::Channel;
-use crate::sys::{affinity, process, random, rlimit};
-use crate::worker::{self, EngineChoice, EngineReport, Handle, Plan, RingSizes};
+use crate::sys::{affinity, listeners, process, random, rlimit};
+use crate::worker::{self, EngineChoice, EngineReport, Handle, Message, Plan, RingSizes};
 
 mod live;
 mod names;
@@ -49,7 +49,8 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 /// The hidden subcommand of the data process.
 pub fn run() -> Outcome {
     log::abort_on_panic();
-    // The supervisor passes it on as soon as there is a process: whose files are read in a moment anyway.
+    // They are for the supervisor, which passes them on later; but a terminal that closes, or a service manager that is not told
+    // whom to signal, sends them to every process.
     process::ignore_hang_up();
     process::set_thread_name(c"ringfort-data");
     let (facts, sockets, channel) = match take_over() {
@@ -72,7 +73,6 @@ fn take_over() -> io::Result<(Facts, Sockets, Channel)> {
     let channel = Channel::from(io::stdin().as_fd().try_clone_to_owned()?);
     let (facts, sockets) = handover::receive::<Facts>(&channel)?;
     process::die_with_parent(facts.supervisor)?;
-    process::forbid_new_privileges()?;
     Ok((facts, sockets, channel))
 }
 
@@ -185,29 +185,27 @@ async fn control(
     let (live_tls, tls) = LiveTls::open(&snapshot, &state, &reloader.supervisor, facts.ticket_keys.as_ref())?;
     let (engine, ring) = engine(&config.workers)?;
     let access_log = start_access_log(&snapshot, facts.restarts)?;
-    // Workers accept as soon as they run: connections wait in the accept queues until there are addresses to go to.
+    // Connections wait in the accept queues until there are addresses to go to, and workers to take them.
     let (names, known) = look_up(&snapshot).await;
     let health = Health::start(&snapshot, &tls, &known, &state);
     let groups = groups(&listeners, facts.cpus.len())?;
-    let (compiled, tls) = (Compiled::new(snapshot.clone()), Arc::new(tls));
-    let by_worker = live::by_worker(listeners.into_iter().map(Some).collect(), facts.cpus.len());
-    let plans = by_worker.into_iter().zip(&facts.cpus).zip(shares).enumerate().map(
-        |(index, ((listeners, cpu), share))| Plan {
-            index: index as u32,
-            cpu: Some(*cpu),
-            engine,
-            listeners: listeners.into_iter().map(Option::unwrap_or_default).collect(),
-            compiled: compiled.clone(),
-            tls: tls.clone(),
-            shard: state.shards()[index].clone(),
-            share,
-            seed: random::seed(),
-            ring,
-            steal,
-            access_log: access_log.announce(),
-        },
-    );
-    let (handles, reports) = start_workers(plans, &known)?;
+    let (compiled, tls, addresses) = (Compiled::new(snapshot.clone()), Arc::new(tls), Arc::new(known));
+    let plans = facts.cpus.iter().zip(shares).enumerate().map(|(index, (cpu, share))| Plan {
+        index: index as u32,
+        cpu: Some(*cpu),
+        engine,
+        compiled: compiled.clone(),
+        tls: tls.clone(),
+        addresses: addresses.clone(),
+        shard: state.shards()[index].clone(),
+        share,
+        seed: random::seed(),
+        ring,
+        steal,
+        access_log: access_log.announce(),
+    });
+    let (handles, reports) = start_workers(plans)?;
+    accept(&handles, listeners, &snapshot)?;
     announce(&facts, &state, &reports, &banner);
     let admin = serve_admin(&mut unserved, &state)?.or(admin);
     give_way(facts.cpus.len());
@@ -245,18 +243,27 @@ async fn look_up(snapshot: &Snapshot) -> (Resolving, Vec<Option<Vec<SocketAddr>>
     (names, known)
 }
 
-/// Starts the workers, waits until they serve, and tells them what is known of names.
-fn start_workers(
-    plans: impl Iterator<Item = Plan>,
-    known: &[Option<Vec<SocketAddr>>],
-) -> Result<(Vec<Handle>, Vec<EngineReport>), String> {
+/// Starts the workers, and waits until they can serve.
+fn start_workers(plans: impl Iterator<Item = Plan>) -> Result<(Vec<Handle>, Vec<EngineReport>), String> {
     let started: io::Result<Vec<Handle>> = plans.map(worker::spawn).collect();
     let handles = started.map_err(|error| format!("cannot start a worker thread: {error}"))?;
     let reports = ready(&handles)?;
-    for (cluster, addresses) in (0..).zip(known) {
-        addresses.iter().for_each(|addresses| live::tell_endpoints(&handles, cluster, addresses));
-    }
     Ok((handles, reports))
+}
+
+/// Has every worker accept from its sockets, which all listen from now on: those of a data process before this one do so
+/// already.
+fn accept(handles: &[Handle], listeners: Vec<Vec<TcpListener>>, snapshot: &Snapshot) -> Result<(), String> {
+    for (listener, sockets) in snapshot.listeners.iter().zip(&listeners) {
+        // In the order of the workers, which are counted so where connections are led to them.
+        let listen = sockets.iter().try_for_each(|socket| listeners::listen(socket, listener.backlog));
+        listen.map_err(|error| format!("listener \"{}\": cannot listen: {error}", listener.name))?;
+    }
+    let by_worker = live::by_worker(listeners.into_iter().map(Some).collect(), handles.len());
+    for (handle, queues) in handles.iter().zip(by_worker) {
+        handle.send(Message::Begin(queues.into_iter().map(Option::unwrap_or_default).collect()));
+    }
+    Ok(())
 }
 
 /// Serves the admin endpoints, if they are not served yet.

@@ -22,9 +22,11 @@ use crate::tls::TicketKeys;
 
 /// Longest wait for an answer. Opening an address that is in use is tried again for a second each.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
-/// The same for an upgrade, which has deadlines of its own.
-const UPGRADE_TIMEOUT: Duration = Duration::from_secs(50);
-const _: () = assert!(UPGRADE_TIMEOUT.as_secs() > PLAN_TIMEOUT.as_secs() + READY_TIMEOUT.as_secs());
+/// The same for an upgrade, which the supervisor ends by deadlines of its own. Whoever gives up before would not hear that another
+/// data process serves, and accept beside it until it is killed. Where the supervisor starves its deadlines stretch, and each
+/// packet has its own: so much longer than all of them that only its end, which is heard, comes before.
+const UPGRADE_TIMEOUT: Duration = Duration::from_secs(600);
+const _: () = assert!(UPGRADE_TIMEOUT.as_secs() >= 10 * (PLAN_TIMEOUT.as_secs() + READY_TIMEOUT.as_secs()));
 
 /// Secrets of tickets, as the supervisor keeps them for the next data process.
 #[derive(Clone, Deserialize, Eq, PartialEq, Serialize)]

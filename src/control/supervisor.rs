@@ -38,7 +38,7 @@ use upgrade::{Candidate, Stage, Step, Upgrade, command};
 pub const DATA_COMMAND: &str = "__data";
 /// What the data process may take beyond the drain deadline before it is killed.
 const DRAIN_SLACK: Duration = Duration::from_secs(2);
-/// What a process may take to end that was started for an upgrade which does not come about.
+/// What a process may take to end that was started for an upgrade, and has accepted nothing.
 const END_TIMEOUT: Duration = Duration::from_secs(2);
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -68,6 +68,8 @@ struct Supervisor {
     /// Where this binary was found, and another one is looked for.
     program: PathBuf,
     leaving: Vec<Leaving>,
+    /// Signals that came while there was nobody to pass them on to, each once.
+    waiting: Vec<Signal>,
 }
 
 /// A process that ends on its own, or is killed.
@@ -81,12 +83,15 @@ struct Started {
     child: Child,
     attended: Arc<Attended>,
     heard: UnboundedReceiver<Said>,
+    serves: bool,
 }
 
 /// The data process that serves, and what is to become of it.
 struct Watched {
     child: Child,
     attended: Arc<Attended>,
+    /// It has said so: from then on it takes signals, which would end it before.
+    serves: bool,
     stop: Option<Stop>,
     interrupted: bool,
     kill_at: Instant,
@@ -128,7 +133,7 @@ impl Supervisor {
             ticket_keys: None,
         };
         let held = Held::new(path, config, facts, sockets);
-        Ok(Self { held, notify, log, program, leaving: Vec::new() })
+        Ok(Self { held, notify, log, program, leaving: Vec::new(), waiting: Vec::new() })
     }
 
     async fn supervise(mut self, started: Option<Started>) -> io::Result<Outcome> {
@@ -183,7 +188,7 @@ impl Supervisor {
                     tokio::select! {
                         () = tokio::time::sleep(pause) => {}
                         // Nothing is being served: there is nothing to drain.
-                        () = signals.stop() => return Ok(Outcome::Good),
+                        () = signals.stop(&mut self.waiting) => return Ok(Outcome::Good),
                     }
                     self.notify.alive();
                     self.held.count_restart();
@@ -196,16 +201,17 @@ impl Supervisor {
     fn spawn(&self) -> io::Result<Started> {
         let (ours, theirs) = Channel::pair()?;
         // /proc/self/exe is this very binary, even if another one was installed over it meanwhile.
-        let child = Child::spawn(&mut command(Path::new("/proc/self/exe"), DATA_COMMAND, theirs))?;
+        let child =
+            Child::spawn_unprivileged(&mut command(Path::new("/proc/self/exe"), DATA_COMMAND, theirs))?;
         let held = self.held.clone();
         attend(child, ours, move |attended, hear| held.attend(attended, hear))
     }
 
     /// Waits for the child's end, while passing on what signals ask for, and to the service manager what it says.
     async fn watch(&mut self, started: Started, signals: &mut Signals) -> io::Result<(Exit, Option<Stop>)> {
-        let Started { child, attended, mut heard } = started;
+        let Started { child, attended, mut heard, serves } = started;
         let (stop, interrupted, kill_at) = (None, false, Instant::now());
-        let mut watched = Watched { child, attended, stop, interrupted, kill_at, upgrade: None };
+        let mut watched = Watched { child, attended, serves, stop, interrupted, kill_at, upgrade: None };
         loop {
             self.reap();
             if let Some(status) = watched.child.try_wait()? {
@@ -222,12 +228,12 @@ impl Supervisor {
                     Ask::HangUp => {
                         self.notify.reloading();
                         tracing::info!("SIGHUP: the configuration and its certificates are read anew");
-                        signal(&watched.child, Signal::HangUp);
+                        self.pass_on(Signal::HangUp, &watched);
                     }
                     Ask::User1 => self.reopen_logs(&mut watched),
                     Ask::User2 => {
                         tracing::info!(program = %self.program.display(), "SIGUSR2: the binary that is there is to take over");
-                        signal(&watched.child, Signal::User2);
+                        self.pass_on(Signal::User2, &watched);
                     }
                     Ask::Interrupt | Ask::Terminate => self.stop(ask, &mut watched),
                 },
@@ -244,6 +250,12 @@ impl Supervisor {
 
     /// What the data process says.
     fn hear(&mut self, said: Said, watched: &mut Watched) {
+        if matches!(said, Said::Ready) {
+            watched.serves = true;
+            for waited in std::mem::take(&mut self.waiting) {
+                signal(&watched.child, waited);
+            }
+        }
         match said {
             Said::Alive => self.notify.alive(),
             Said::Ready if watched.stop.is_none() => self.notify.ready(),
@@ -264,9 +276,18 @@ impl Supervisor {
         }
     }
 
+    /// Passes a signal on to the data process, to one that starts when it serves.
+    fn pass_on(&mut self, asked: Signal, watched: &Watched) {
+        if watched.serves {
+            signal(&watched.child, asked);
+        } else {
+            signals::keep(&mut self.waiting, asked);
+        }
+    }
+
     /// Has whoever writes an access log open its file anew: also those that leave, whose last lines are to come.
-    fn reopen_logs(&self, watched: &mut Watched) {
-        signal(&watched.child, Signal::User1);
+    fn reopen_logs(&mut self, watched: &mut Watched) {
+        self.pass_on(Signal::User1, watched);
         self.leaving.iter().for_each(|leaving| signal(&leaving.child, Signal::User1));
         if let Some(Upgrade { stage: Stage::Starting(candidate), .. }) = &mut watched.upgrade {
             candidate.reopens_log = true;
@@ -347,9 +368,14 @@ impl Supervisor {
     fn refuse(&mut self, watched: &mut Watched, problems: Vec<String>) {
         let Some(upgrade) = watched.upgrade.take() else { return };
         watched.attended.tell(upgrade.question, Content::Refused(problems));
+        let within = match upgrade.stage {
+            Stage::Planning { .. } => END_TIMEOUT,
+            // It may serve already, and drains then.
+            Stage::Starting(_) => self.held.drain_deadline() + DRAIN_SLACK,
+        };
         let child = upgrade.into_child();
         signal(&child, Signal::Terminate);
-        self.leave(child, END_TIMEOUT);
+        self.leave(child, within);
     }
 
     fn leave(&mut self, child: Child, within: Duration) {
@@ -415,7 +441,7 @@ fn attend(
     let attending = attended.clone();
     let run = move || listen(&attending, &hear);
     succession::without_signals(|| std::thread::Builder::new().name("attendant".into()).spawn(run))?;
-    Ok(Started { child, attended, heard })
+    Ok(Started { child, attended, heard, serves: false })
 }
 
 async fn next_step(upgrade: &mut Option<Upgrade>) -> Step {

@@ -2,7 +2,7 @@
 //! Nothing here waits.
 
 use std::io;
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, ExitStatus};
 
 use super::process::{self, Signal};
@@ -22,6 +22,16 @@ impl Child {
     /// Why it cannot be started.
     pub fn spawn(command: &mut Command) -> io::Result<Self> {
         command.spawn().map(|child| Self::adopted(child.id()))
+    }
+
+    /// As `spawn`; it has no privileges, but where this process is root's.
+    ///
+    /// # Errors
+    /// As `spawn`.
+    pub fn spawn_unprivileged(command: &mut Command) -> io::Result<Self> {
+        // SAFETY: the function makes two system calls and allocates nothing, as is wanted of a child of many threads.
+        unsafe { command.pre_exec(process::give_up_privileges) };
+        Self::spawn(command)
     }
 
     /// One that this process started before it executed another program.

@@ -45,19 +45,23 @@ pub fn open(address: SocketAddr, count: usize, backlog: u32) -> Result<Vec<TcpLi
     })
 }
 
-/// Opens `count` more sockets beside one that [`open`] opened: they are of its group, behind those that are there.
+/// Opens `count` more sockets beside one that [`open`] opened. They do not listen yet: with [`listen`] each comes into the
+/// group, behind those that are there, and gets its part of new connections.
 ///
 /// # Errors
 /// What the kernel reports, as where the group is another user's.
-pub fn join(first: &TcpListener, count: usize, backlog: u32) -> io::Result<Vec<TcpListener>> {
+pub fn join(first: &TcpListener, count: usize) -> io::Result<Vec<TcpListener>> {
     let address = first.local_addr()?;
-    (0..count).map(|_| listen_beside(address, backlog)).collect()
+    (0..count).map(|_| bind_beside(address)).collect()
 }
 
-/// Changes the accept queue of a socket that listens: Linux takes the new bound with another listen(2) and keeps what
-/// waits. A refusal leaves the old one.
-pub fn set_backlog(listener: &TcpListener, backlog: u32) {
-    let _ = SockRef::from(listener).listen(i32::try_from(backlog).unwrap_or(i32::MAX));
+/// Has a socket listen, with an accept queue of this length. One that listens keeps what waits: Linux takes the new bound
+/// with another listen(2).
+///
+/// # Errors
+/// What the kernel reports; nothing has changed then.
+pub fn listen(listener: &TcpListener, backlog: u32) -> io::Result<()> {
+    SockRef::from(listener).listen(i32::try_from(backlog).unwrap_or(i32::MAX))
 }
 
 /// Opens a single socket, as for the admin endpoint.
@@ -164,7 +168,8 @@ fn try_open(address: SocketAddr, count: usize, backlog: u32) -> io::Result<Vec<T
     let mut address = address;
     let mut sockets = Vec::with_capacity(count);
     for _ in 0..count {
-        let listener = listen_beside(address, backlog)?;
+        let listener = bind_beside(address)?;
+        listen(&listener, backlog)?;
         address = listener.local_addr()?;
         sockets.push(listener);
     }
@@ -176,11 +181,10 @@ fn try_open(address: SocketAddr, count: usize, backlog: u32) -> io::Result<Vec<T
     }
 }
 
-fn listen_beside(address: SocketAddr, backlog: u32) -> io::Result<TcpListener> {
+fn bind_beside(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = new_socket(address)?;
     socket.set_reuse_port(true)?;
     socket.bind(&address.into())?;
-    socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
     Ok(TcpListener::from(OwnedFd::from(socket)))
 }
 
@@ -219,6 +223,25 @@ mod tests {
         drop(sockets);
         let fresh = open(free(), 1, 8).unwrap();
         assert_eq!(fresh[0].accept().unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    }
+
+    #[test]
+    fn a_socket_that_joins_gets_no_connection_before_it_listens() {
+        let first = open(free(), 1, 64).unwrap().remove(0);
+        let address = first.local_addr().unwrap();
+        let joined = join(&first, 2).unwrap();
+        for _ in 0..20 {
+            let _client = TcpStream::connect(address).unwrap();
+            let give_up = Instant::now() + Duration::from_secs(5);
+            while first.accept().is_err() {
+                assert!(Instant::now() < give_up, "it went to another socket");
+                std::thread::yield_now();
+            }
+        }
+        let listens = |socket: &TcpListener| SockRef::from(socket).is_listener().unwrap();
+        assert!(!joined.iter().any(listens));
+        joined.iter().for_each(|socket| listen(socket, 64).unwrap());
+        assert!(joined.iter().all(listens));
     }
 
     #[test]

@@ -14,8 +14,17 @@ pub enum Signal {
     User2,
 }
 
-/// Forbids this process and its children to gain privileges by executing a file.
-pub fn forbid_new_privileges() -> io::Result<()> {
+/// Has the next program that this process executes begin without the capabilities of a service manager, and neither it nor its
+/// children gain any by executing a file. Of a process of root nothing is taken: root has them by being root. Makes two
+/// system calls and allocates nothing.
+///
+/// # Errors
+/// What prctl(2) reports.
+pub fn give_up_privileges() -> io::Result<()> {
+    // A kernel that refuses knows no such set, so that nothing is in it. For any user but root execve(2) leaves only
+    // what is in this set and what the file has; the latter it leaves out without new privileges (capabilities(7)).
+    // SAFETY: PR_CAP_AMBIENT_CLEAR_ALL takes integers only.
+    unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) };
     // SAFETY: PR_SET_NO_NEW_PRIVS takes integers only.
     check(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) })
 }
@@ -32,12 +41,18 @@ pub fn die_with_parent(parent: u32) -> io::Result<()> {
     }
 }
 
-/// Has SIGHUP and SIGUSR1 do nothing until somebody takes them: by default they end the process.
+/// Has SIGHUP, SIGUSR1 and SIGUSR2 do nothing until somebody takes them: by default they end the process.
 pub fn ignore_hang_up() {
-    for signal in [libc::SIGHUP, libc::SIGUSR1] {
+    for signal in [libc::SIGHUP, libc::SIGUSR1, libc::SIGUSR2] {
         // SAFETY: SIG_IGN is no handler of ours, and signal takes integers otherwise.
         unsafe { libc::signal(signal, libc::SIG_IGN) };
     }
+}
+
+/// Has files that this process makes readable to all, and writable to nobody else, whatever its caller's umask.
+pub fn make_files_readable() {
+    // SAFETY: umask takes an integer and cannot fail.
+    unsafe { libc::umask(0o022) };
 }
 
 /// Leaves the terminal and the session that this process was started in: they end without it.

@@ -113,7 +113,13 @@ impl Root for Host {
         fs::create_dir_all(folder)?;
         // No name that ends in .conf: nobody reads it should it be left behind.
         let draft = folder.join(format!(".{}.tmp", name.to_string_lossy()));
-        let mut file = File::create(&draft)?;
+        // One that is there was left behind, or is a link of somebody who may write here: never written through.
+        if let Err(error) = fs::remove_file(&draft)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            return Err(error);
+        }
+        let mut file = File::options().write(true).create_new(true).open(&draft)?;
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
         fs::rename(&draft, &path)?;
@@ -214,6 +220,20 @@ impl Root for Memory {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_link_in_place_of_a_draft_is_not_written_through() {
+        let folder = std::env::temp_dir().join(format!("ringfort-tune-link-{}", std::process::id()));
+        let (other, draft) = (folder.join("other"), folder.join("etc/.a.conf.tmp"));
+        fs::create_dir_all(folder.join("etc")).unwrap();
+        fs::write(&other, "somebody's").unwrap();
+        std::os::unix::fs::symlink(&other, &draft).unwrap();
+        let mut host = Host::under(&folder);
+        host.replace("/etc/a.conf", "a\n").unwrap();
+        assert_eq!(fs::read_to_string(&other).unwrap(), "somebody's");
+        assert!(fs::symlink_metadata(folder.join("etc/a.conf")).unwrap().is_file());
+        fs::remove_dir_all(folder).unwrap();
+    }
 
     #[test]
     fn the_kernels_file_systems_are_where_they_are_said_to_be() {

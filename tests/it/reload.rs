@@ -383,6 +383,23 @@ fn many_reloads_cost_no_memory(engine: Engine) {
 }
 
 #[test]
+fn a_move_between_one_address_and_all_of_them_takes_a_restart_and_says_so() {
+    let one = Setup::answering(Engine::Epoll);
+    let all = one.text().replace("127.0.0.1:{port:web}", "0.0.0.0:{port:web}");
+    let mut gateway = one.start();
+    let told = "which is served; restart the gateway to change from one to the other";
+    let printed = gateway.refuse(&all);
+    assert!(printed.contains(told), "{printed}");
+    gateway.expect_log("the upgrade did not come about");
+    let (code, printed) = gateway.try_upgrade();
+    assert!(code == Some(1) && printed.contains(told), "{printed}");
+    assert_eq!(gateway.get("/").status, 200);
+    gateway.drain();
+    gateway.restart();
+    assert_eq!(gateway.get("/").status, 200);
+}
+
+#[test]
 fn a_reload_of_names_keeps_their_addresses() {
     let origin = Origin::serving();
     let endpoint = format!("localhost:{}", origin.port());

@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Output;
+use std::process::{Command, Output};
 
 use serde_json::Value;
 
@@ -114,6 +114,20 @@ fn guards(machine: &Path) -> Vec<u32> {
         line.contains("tune guard") && line.contains(&machine)
     };
     ids.filter(is_guard).collect()
+}
+
+#[test]
+fn what_is_written_can_be_read_by_all_and_changed_by_nobody_else_whatever_the_umask() {
+    for umask in ["077", "000"] {
+        let machine = Machine::new();
+        let script = format!("umask {umask}; exec \"$0\" tune apply --yes --only swappiness --root \"$1\"");
+        let mut command = Command::new("sh");
+        command.args(["-c", &script]).arg(ringfort().get_program()).arg(machine.0.path());
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let mode = |path: &str| fs::metadata(machine.path(path)).unwrap().mode() & 0o777;
+        assert_eq!((mode(CONF), mode(STATE), mode("var/lib/ringfort/tune")), (0o644, 0o644, 0o755));
+    }
 }
 
 #[test]

@@ -2,12 +2,11 @@
 //! take over everything stays as it was.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::harness::client::Client;
-use crate::harness::gateway::{Gateway, Launch, TempDir, install};
+use crate::harness::gateway::{Gateway, Launch, TempDir, install, install_script};
 use crate::harness::h2;
 use crate::harness::load::Load;
 use crate::harness::origin::Origin;
@@ -163,21 +162,20 @@ fn a_stop_while_the_old_one_still_serves_ends_both(engine: Engine) {
 
 /// A gateway whose binary can be replaced.
 fn installed() -> (Gateway, PathBuf, TempDir) {
+    installed_with(&Setup::answering(Engine::Epoll).text())
+}
+
+fn installed_with(text: &str) -> (Gateway, PathBuf, TempDir) {
     let dir = TempDir::new();
     let binary = dir.path().join("ringfort");
     install(&binary);
-    let text = Setup::answering(Engine::Epoll).text();
-    let gateway = Gateway::launch(&text, Launch { binary: Some(binary.clone()), ..Launch::default() });
+    let gateway = Gateway::launch(text, Launch { binary: Some(binary.clone()), ..Launch::default() });
     (gateway, binary, dir)
 }
 
 /// Puts a script in place of the binary, which the real one serves `else`.
 fn replace(binary: &Path, real: &Path, script: &str) {
-    let draft = binary.with_extension("draft");
-    let text = format!("#!/bin/sh\n{}\n", script.replace("REAL", &real.display().to_string()));
-    fs::write(&draft, text).unwrap();
-    fs::set_permissions(&draft, fs::Permissions::from_mode(0o755)).unwrap();
-    fs::rename(draft, binary).unwrap();
+    install_script(binary, &script.replace("REAL", &real.display().to_string()));
 }
 
 #[test]
@@ -225,6 +223,71 @@ fn a_data_process_that_hangs_before_it_serves_is_given_up() {
     let (code, printed) = gateway.try_upgrade();
     assert!(code == Some(1) && printed.contains("did not serve within 30 s"), "{printed}");
     assert_eq!((gateway.get("/").status, gateway.data_process()), (200, data));
+    gateway.drain();
+}
+
+#[test]
+fn sockets_of_further_workers_get_no_connections_before_these_serve() {
+    let (mut gateway, binary, dir) = installed();
+    gateway.expect_log("the upgrade did not come about");
+    let (real, go) = (dir.path().join("real"), dir.path().join("go"));
+    install(&real);
+    let supervisor = gateway.supervisor();
+    let text = Setup::answering(Engine::Epoll).text();
+    gateway.rewrite(&text.replace("cpus = \"0\"", "cpus = \"0-1\""));
+    let hangs = format!("while [ ! -e {} ]; do sleep 0.02; done\nexit 3", go.display());
+    replace(&binary, &real, &format!("if [ \"$1\" = __data ]; then\n{hangs}\nfi\nexec REAL \"$@\""));
+    process::signal(supervisor, libc::SIGUSR2);
+    eventually("the candidate was sent its sockets", || process::thread_waits(supervisor, "candidate"));
+    for _ in 0..40 {
+        assert_eq!(gateway.get("/").status, 200);
+    }
+    fs::write(go, "").unwrap();
+    gateway.wait_for_log("the upgrade did not come about");
+    install(&binary);
+    gateway.upgrade();
+    assert_eq!(gateway.workers().len(), 2);
+    // Enough for every socket to get some, wherever the kernel puts them.
+    let mut clients: Vec<Client> = (0..64).map(|_| gateway.client()).collect();
+    for client in &mut clients {
+        assert_eq!(client.get("/").status, 200);
+    }
+    let served: f64 = gateway.metric("ringfort_worker_connections_accepted_total", "worker=\"1\"");
+    assert!(served > 0.0);
+    drop(clients);
+    gateway.drain();
+}
+
+/// Both accept from when the new one is ready until the supervisor is executed, which may fail yet.
+#[test]
+fn what_a_candidate_accepted_is_finished_where_it_is_given_up() {
+    let origin = Origin::serving();
+    let (mut gateway, binary, dir) =
+        installed_with(&Setup::to(Engine::Epoll, &origin).drain(200, 20_000).text());
+    gateway.expect_log("the upgrade did not come about");
+    let (real, go) = (dir.path().join("real"), dir.path().join("go"));
+    install(&real);
+    let (old, supervisor) = (gateway.data_process(), gateway.supervisor());
+    let script = format!(
+        "if [ \"$1\" = __data ]; then\nchmod 644 {}\nwhile [ ! -e {} ]; do sleep 0.02; done\nfi\nexec REAL \"$@\"",
+        binary.display(),
+        go.display(),
+    );
+    replace(&binary, &real, &script);
+    process::signal(supervisor, libc::SIGUSR2);
+    eventually("the candidate was sent its sockets", || process::thread_waits(supervisor, "candidate"));
+    // Nobody else is to take the connection, nor to hear that the candidate is ready.
+    process::stop(supervisor);
+    process::stop(old);
+    fs::write(go, "").unwrap();
+    let mut busy = gateway.client();
+    busy.send("GET /late/4000 HTTP/1.1\r\nHost: a.test\r\n\r\n");
+    eventually("the request is at the origin", || origin.targets().iter().any(|at| at == "/late/4000"));
+    process::signal(old, libc::SIGCONT);
+    process::signal(supervisor, libc::SIGCONT);
+    gateway.wait_for_log("cannot take this one's place: Permission denied");
+    assert_eq!(busy.read_response().status, 200);
+    assert_eq!((gateway.data_process(), gateway.get("/").status), (old, 200));
     gateway.drain();
 }
 

@@ -299,7 +299,7 @@ impl Live {
     }
 }
 
-pub(super) fn tell_endpoints(handles: &[Handle], cluster: u16, addresses: &[SocketAddr]) {
+fn tell_endpoints(handles: &[Handle], cluster: u16, addresses: &[SocketAddr]) {
     for handle in handles {
         handle.send(Message::Endpoints { cluster, addresses: addresses.to_vec() });
     }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc::UnboundedSender;
 
+use super::open;
 use super::upgrade::{Estate, Group};
 use crate::config::{self, Config};
 use crate::control::handover::{self, Facts, Sockets};
@@ -215,18 +216,16 @@ impl Held {
         let named = source.named();
         let mut problems = config::unchangeable(&old, &config, named);
         let change = Change::between(&old.snapshot, &config.snapshot);
+        let served: Vec<_> = old.snapshot.listeners.iter().map(|listener| listener.address).collect();
         let mut opened = Vec::new();
         for (index, listener) in config.snapshot.listeners.iter().enumerate() {
             if change.sockets.get(index).is_some_and(Option::is_some) {
                 opened.push(None);
                 continue;
             }
-            match listeners::open(listener.address, workers, listener.backlog) {
+            match open::beside(&served, listener, workers) {
                 Ok(sockets) => opened.push(Some(sockets)),
-                Err(error) => {
-                    let what = format!("listener \"{}\": {error}", listener.name);
-                    problems.extend(config::at_listener(index, &what, named));
-                }
+                Err(what) => problems.extend(config::at_listener(index, &what, named)),
             }
         }
         if !problems.is_empty() {
@@ -248,7 +247,10 @@ impl Held {
                 let kept = old.listeners.get(stands).into_iter().flatten();
                 let kept = kept.map(TcpListener::try_clone).collect::<io::Result<Vec<_>>>()?;
                 if present.config.snapshot.listeners[stands].backlog != listener.backlog {
-                    kept.iter().for_each(|socket| listeners::set_backlog(socket, listener.backlog));
+                    kept.iter().for_each(|socket| {
+                        // Refused, it stays what it was.
+                        let _ = listeners::listen(socket, listener.backlog);
+                    });
                 }
                 Ok(kept)
             }

@@ -50,14 +50,14 @@ pub fn sockets(
     workers: usize,
     mut inherited: Inherited,
 ) -> Result<(Sockets, Option<PathBuf>), String> {
+    let present: Vec<SocketAddr> = inherited.listeners.iter().map(|(group, _)| group.listen).collect();
     let mut all = Vec::new();
     for listener in &config.snapshot.listeners {
         let opened = match inherited.take(listener) {
-            Some(sockets) => more(sockets, workers, listener.backlog).map_err(|error| {
+            Some(sockets) => more(sockets, workers).map_err(|error| {
                 format!("listener \"{}\": no socket for each worker: {error}", listener.name)
             }),
-            None => listeners::open(listener.address, workers, listener.backlog)
-                .map_err(|error| format!("listener \"{}\": {error}", listener.name)),
+            None => beside(&present, listener, workers),
         };
         all.push(opened?);
     }
@@ -78,15 +78,44 @@ pub fn sockets(
     Ok((Sockets { listeners: all, admin_tcp, admin_unix }, path))
 }
 
-/// A socket for each worker. One that is too many stays open: what waits in it is to be served.
-fn more(mut sockets: Vec<TcpListener>, workers: usize, backlog: u32) -> io::Result<Vec<TcpListener>> {
+/// Opens the sockets of a listener, while others are served at `present`.
+///
+/// # Errors
+/// A text with cause and cure.
+pub fn beside(
+    present: &[SocketAddr],
+    listener: &Listener,
+    workers: usize,
+) -> Result<Vec<TcpListener>, String> {
+    let (name, address) = (&listener.name, listener.address);
+    if let Some(other) = present.iter().find(|other| overlap(**other, address)) {
+        return Err(format!(
+            "listener \"{name}\": cannot listen on {address} beside {other}, which is served; restart the gateway \
+             to change from one to the other"
+        ));
+    }
+    listeners::open(address, workers, listener.backlog)
+        .map_err(|error| format!("listener \"{name}\": {error}"))
+}
+
+/// Whether one of two is on all addresses and the other on one of them: the kernel calls either in use while the other
+/// listens, as it would where it is another program's.
+fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
+    // [::] is IPv6 only. Port 0 is no port yet.
+    (one.port(), one.is_ipv4()) == (other.port(), other.is_ipv4())
+        && one.port() != 0
+        && one.ip().is_unspecified() != other.ip().is_unspecified()
+}
+
+/// A socket for each worker. One that is too many stays open: what waits in it is to be served. One that is new does not
+/// listen before there is a worker to accept from it: it would get connections.
+fn more(mut sockets: Vec<TcpListener>, workers: usize) -> io::Result<Vec<TcpListener>> {
     if let Some(first) = sockets.first()
         && sockets.len() < workers
     {
-        let joined = listeners::join(first, workers - sockets.len(), backlog)?;
+        let joined = listeners::join(first, workers - sockets.len())?;
         sockets.extend(joined);
     }
-    sockets.iter().for_each(|socket| listeners::set_backlog(socket, backlog));
     Ok(sockets)
 }
 
@@ -124,6 +153,24 @@ fn explain(error: &io::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_address_and_all_of_them_overlap_on_the_same_port() {
+        let overlap = |one: &str, other: &str| {
+            let [one, other] = [one, other].map(|address| address.parse().unwrap());
+            assert_eq!(overlap(one, other), overlap(other, one));
+            overlap(one, other)
+        };
+        assert!(overlap("0.0.0.0:80", "10.0.0.1:80") && overlap("[::]:80", "[::1]:80"));
+        for (one, other) in [
+            ("0.0.0.0:80", "10.0.0.1:81"),
+            ("0.0.0.0:80", "[::1]:80"),
+            ("10.0.0.2:80", "10.0.0.1:80"),
+            ("0.0.0.0:0", "10.0.0.1:0"),
+        ] {
+            assert!(!overlap(one, other), "{one} {other}");
+        }
+    }
 
     #[test]
     fn a_configured_socket_that_cannot_be_opened_is_an_error_with_its_path() {

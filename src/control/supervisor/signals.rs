@@ -4,6 +4,8 @@ use std::io;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use crate::sys::process;
+
 /// What is asked for. A second Ctrl-C is somebody who will not wait; a second SIGTERM may be a service manager that
 /// stops what an operator has told to drain before, and cuts nothing short.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -30,6 +32,13 @@ pub(super) struct Signals {
     child: Signal,
 }
 
+/// Adds what is not there yet.
+pub(super) fn keep(waiting: &mut Vec<process::Signal>, asked: process::Signal) {
+    if !waiting.contains(&asked) {
+        waiting.push(asked);
+    }
+}
+
 impl Signals {
     pub(super) fn new() -> io::Result<Self> {
         Ok(Self {
@@ -42,9 +51,17 @@ impl Signals {
         })
     }
 
-    /// Waits for SIGTERM or SIGINT while there is nobody to pass the others on to: what starts next reads its files.
-    pub(super) async fn stop(&mut self) {
-        while !matches!(self.next().await, Ask::Interrupt | Ask::Terminate) {}
+    /// Waits for SIGTERM or SIGINT while there is nobody to pass the others on to, which are kept.
+    pub(super) async fn stop(&mut self, waiting: &mut Vec<process::Signal>) {
+        loop {
+            match self.next().await {
+                Ask::Interrupt | Ask::Terminate => return,
+                Ask::HangUp => keep(waiting, process::Signal::HangUp),
+                Ask::User1 => keep(waiting, process::Signal::User1),
+                Ask::User2 => keep(waiting, process::Signal::User2),
+                Ask::Child => {}
+            }
+        }
     }
 
     /// None of them ends the process by itself.

@@ -9,12 +9,15 @@ use tokio::time::Instant;
 
 use super::held::Held;
 use super::upgrade::{Kept, Note, Stage};
-use super::{DRAIN_SLACK, FLUSH_TIMEOUT, Leaving, Started, Supervisor, Watched, attend, notify, program};
+use super::{
+    DRAIN_SLACK, FLUSH_TIMEOUT, Leaving, Started, Supervisor, Watched, attend, notify, program, signal,
+};
 use crate::control::handover::{Facts, Sockets};
 use crate::control::log::Log;
 use crate::control::requests::{Answer, Content};
 use crate::sys::child::Child;
 use crate::sys::fd_passing::Channel;
+use crate::sys::process::Signal;
 use crate::sys::{rlimit, succession};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -79,13 +82,16 @@ impl Supervisor {
             kill_at: Instant::now() + within,
         };
         let leaving = note.leaving.into_iter().chain([(note.before.id, note.before_within)]).map(leaving);
-        let supervisor =
-            Self { held, notify: notify()?, log, program: program()?, leaving: leaving.collect() };
+        let (notify, program, leaving) = (notify()?, program()?, leaving.collect());
+        let supervisor = Self { held, notify, log, program, leaving, waiting: Vec::new() };
         let child = Child::adopted(note.data.id);
-        let started = attend(child, data, |attended, hear| attended.listen(hear)).map_err(failed)?;
+        let mut started = attend(child, data, |attended, hear| attended.listen(hear)).map_err(failed)?;
+        // The program before this one has heard it.
+        started.serves = true;
         let answer = Answer { number: note.question, content: Content::Upgraded { version: VERSION.into() } };
         if let Err(error) = answer.send(&before, &[]) {
-            tracing::warn!(%error, "the data process before this one cannot be told that it may leave");
+            tracing::warn!(%error, "the data process before this one cannot be told that it may leave: it is stopped by signal");
+            signal(&Child::adopted(note.before.id), Signal::Terminate);
         }
         tracing::info!(from = note.version, to = VERSION, "upgraded: the new binary serves");
         supervisor.notify.ready();

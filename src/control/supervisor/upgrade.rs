@@ -150,7 +150,7 @@ impl Upgrade {
         drop(command);
         let (tell, planned) = oneshot::channel();
         let id = planner.id();
-        let ask = move || drop(tell.send(ask(&ours, &estate, &sockets, stderr, id)));
+        let ask = move || drop(tell.send(ask(&ours, &estate, sockets, stderr, id)));
         succession::without_signals(|| std::thread::Builder::new().name("upgrade".into()).spawn(ask))?;
         Ok(Self { question, stage: Stage::Planning { planner, planned } })
     }
@@ -189,13 +189,15 @@ impl Candidate {
     /// Starts a data process of the binary at `program`.
     pub(super) fn start(program: &Path, data_command: &str, plan: Plan) -> io::Result<Self> {
         let (ours, theirs) = Channel::pair()?;
-        let child = Child::spawn(&mut command(program, data_command, theirs))?;
+        let child = Child::spawn_unprivileged(&mut command(program, data_command, theirs))?;
         let (channel, plan) = (Arc::new(ours), Arc::new(plan));
         let (tell, ready) = oneshot::channel();
         let (sending, sent) = (channel.clone(), plan.clone());
         // Ends when it is ready: what it says then is for whoever supervises it then.
         let attend = move || {
             let mut heard = handover::send(&sending, &sent.facts, &sent.sockets).map(|()| Said::Alive);
+            // Its sockets would stay open while this thread waits, also where the gateway is told to stop.
+            drop(sent);
             while matches!(heard, Ok(Said::Alive | Said::TicketKeys(_))) {
                 heard = requests::next_said(&sending);
             }
@@ -223,13 +225,14 @@ pub(super) fn command(program: &Path, subcommand: &str, channel: Channel) -> Com
 fn ask(
     channel: &Channel,
     estate: &Estate,
-    sockets: &Sockets,
+    sockets: Arc<Sockets>,
     stderr: PipeReader,
     planner: u32,
 ) -> Result<Plan, Vec<String>> {
-    let asked = channel
-        .set_timeout(PLAN_TIMEOUT)
-        .and_then(|()| handover::send(channel, estate, sockets))
+    let sent = channel.set_timeout(PLAN_TIMEOUT).and_then(|()| handover::send(channel, estate, &sockets));
+    // They would stay open while this thread waits.
+    drop(sockets);
+    let asked = sent
         .and_then(|()| channel.recv())
         .and_then(|(payload, fds)| Ok((serde_json::from_slice(&payload)?, fds)));
     match asked {
@@ -363,6 +366,23 @@ mod tests {
         assert_eq!(planned.admin_tcp.local_addr().unwrap(), admin);
         let opened = facts.admin_socket.expect("a socket of its own");
         std::fs::remove_file(opened).unwrap();
+    }
+
+    #[test]
+    fn nobody_keeps_the_sockets_of_a_candidate_open_while_it_is_waited_for() {
+        let sockets = Sockets { listeners: vec![vec![listener()]], admin_tcp: listener(), admin_unix: None };
+        let plan = Plan { version: String::new(), facts: serde_json::Value::Null, sockets };
+        let mut candidate = Candidate::start(Path::new("/bin/sleep"), "60", plan).unwrap();
+        let give_up = Instant::now() + Duration::from_secs(10);
+        while Arc::strong_count(&candidate.plan) > 1 {
+            assert!(Instant::now() < give_up, "another has them");
+            std::thread::yield_now();
+        }
+        assert!(candidate.child.try_wait().unwrap().is_none());
+        candidate.child.signal(Signal::Kill).unwrap();
+        while candidate.child.try_wait().unwrap().is_none() {
+            std::thread::yield_now();
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -87,6 +88,16 @@ pub fn install(at: &Path) {
     // By a process of its own. While this one writes, a child that another test forks has the file open for writing until it
     // executes something, and executing the copy would fail with ETXTBSY.
     assert!(Command::new("cp").arg(binary()).arg(&draft).status().unwrap().success());
+    std::fs::rename(draft, at).unwrap();
+}
+
+/// A shell script that can be executed; in place of what is there.
+pub fn install_script(at: &Path, script: &str) {
+    let (text, draft) = (at.with_extension("text"), at.with_extension("draft"));
+    std::fs::write(&text, format!("#!/bin/sh\n{script}\n")).unwrap();
+    // As in `install`.
+    assert!(Command::new("cp").arg(&text).arg(&draft).status().unwrap().success());
+    std::fs::set_permissions(&draft, std::fs::Permissions::from_mode(0o755)).unwrap();
     std::fs::rename(draft, at).unwrap();
 }
 

@@ -119,6 +119,15 @@ pub fn thread(pid: u32, name: &str) -> u32 {
     threads.filter_map(named).next().unwrap_or_else(|| panic!("process {pid} has no thread {name:?}"))
 }
 
+/// Whether the process has a thread of this name, which waits for something.
+pub fn thread_waits(pid: u32, name: &str) -> bool {
+    let waits = |entry: io::Result<fs::DirEntry>| {
+        let stat = entry.and_then(|thread| fs::read_to_string(thread.path().join("stat")));
+        stat.is_ok_and(|stat| stat.contains(&format!(" ({name}) S ")))
+    };
+    fs::read_dir(format!("/proc/{pid}/task")).is_ok_and(|mut threads| threads.any(waits))
+}
+
 /// One thread that stands where it was until this is dropped, as on a CPU that is taken away. By its holder's thread.
 pub struct Held(libc::pid_t);
 
