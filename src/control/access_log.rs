@@ -12,9 +12,14 @@ use std::time::{Duration, Instant};
 use crate::base::byte_ring::Consumer;
 use crate::proxy::access::Announce;
 use crate::proxy::access::spec::Target;
+use crate::sys::poll;
 
 /// Bytes written at once.
 const BATCH_BYTES: usize = 64 * 1024;
+/// Writes between two looks at the orders, however many lines there are: they may come faster than they are written.
+const WRITES_MAX: usize = 16;
+/// The same where a write might block: `PIPE_BUF` of Linux, which a pipe that has room takes whole (pipe(7)).
+const BLOCKING_BYTES_MAX: usize = 4_096;
 /// How long the thread sleeps after it found lines, and at most: nobody wakes it, as that would cost the workers.
 const PAUSE_MIN: Duration = Duration::from_millis(5);
 const PAUSE_MAX: Duration = Duration::from_millis(50);
@@ -132,14 +137,33 @@ fn open(target: &Target) -> Result<Out, String> {
 }
 
 /// Something that is written to.
-struct Out(File);
+struct Out {
+    file: File,
+    /// Not opened here: whether it blocks is a matter of all that have it.
+    may_block: bool,
+}
 
 impl Out {
     fn open(target: &Target) -> io::Result<Self> {
         match target {
-            Target::Stdout => Ok(Self(File::from(io::stdout().as_fd().try_clone_to_owned()?))),
-            Target::File(path) => open_file(path).map(Self),
+            Target::Stdout => {
+                let file = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+                let may_block = !file.metadata()?.is_file();
+                Ok(Self { file, may_block })
+            }
+            Target::File(path) => Ok(Self { file: open_file(path)?, may_block: false }),
         }
+    }
+
+    /// Writes some of it, or fails with `WouldBlock` before long.
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if !self.may_block {
+            return self.file.write(bytes);
+        }
+        if !poll::is_writable(self.file.as_fd(), PAUSE_MAX)? {
+            return Err(ErrorKind::WouldBlock.into());
+        }
+        self.file.write(&bytes[..bytes.len().min(BLOCKING_BYTES_MAX)])
     }
 }
 
@@ -164,6 +188,11 @@ struct Batch {
 }
 
 impl Batch {
+    fn clear(&mut self) {
+        self.bytes.clear();
+        self.written = 0;
+    }
+
     /// Has the next write begin with a whole line, as it goes to another file.
     fn begin_anew(&mut self) {
         let written = &self.bytes[..self.written];
@@ -186,7 +215,10 @@ struct Writer {
 /// What came of an attempt to write.
 enum Progress {
     Nothing,
+    /// And there is no more.
     Some,
+    /// And there may be more.
+    More,
     /// The reader takes no more now.
     Blocked,
 }
@@ -194,40 +226,44 @@ enum Progress {
 impl Writer {
     /// Until the process ends.
     fn run(mut self, inbox: &Receiver<Order>) {
-        let mut pause = PAUSE_MIN;
+        let (mut pause, mut finishing) = (PAUSE_MIN, None::<SyncSender<()>>);
         loop {
             self.consumers.extend(self.rings.try_iter());
-            pause = match self.pump() {
+            let progress = self.pump();
+            pause = match progress {
+                Progress::More => Duration::ZERO,
                 Progress::Some => PAUSE_MIN,
-                Progress::Nothing | Progress::Blocked => (pause * 2).min(PAUSE_MAX),
+                Progress::Nothing | Progress::Blocked => (pause * 2).clamp(PAUSE_MIN, PAUSE_MAX),
             };
+            if matches!(progress, Progress::Nothing | Progress::Some)
+                && let Some(done) = finishing.take()
+            {
+                let _ = done.try_send(());
+            }
             match inbox.recv_timeout(pause) {
                 Ok(Order::To(out)) => {
                     self.out = Some(out);
                     self.batch.begin_anew();
                 }
-                Ok(Order::Finish(done)) => {
-                    self.consumers.extend(self.rings.try_iter());
-                    self.pump();
-                    let _ = done.try_send(());
-                }
+                Ok(Order::Finish(done)) => finishing = Some(done),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
         }
     }
 
-    /// Writes what there is, until there is no more or the reader takes no more.
+    /// Writes what there is, until there is no more, the reader takes no more, or it is time to look at the orders.
     fn pump(&mut self) -> Progress {
         let mut progress = Progress::Nothing;
-        let (mut idle, mut next) = (0, self.batch.owner);
+        let (mut idle, mut next, mut writes) = (0, self.batch.owner, 0);
         if self.out.is_none() {
             return progress;
         }
-        loop {
+        while writes < WRITES_MAX {
             if self.batch.bytes.is_empty() {
                 if idle >= self.consumers.len() {
-                    break;
+                    self.consumers.retain(|consumer| !consumer.is_over());
+                    return progress;
                 }
                 next = (next + 1) % self.consumers.len();
                 self.fill(next);
@@ -238,10 +274,10 @@ impl Writer {
             if !self.write() {
                 return Progress::Blocked;
             }
+            writes += 1;
             progress = Progress::Some;
         }
-        self.consumers.retain(|consumer| !consumer.is_over());
-        progress
+        Progress::More
     }
 
     fn fill(&mut self, owner: usize) {
@@ -253,20 +289,20 @@ impl Writer {
         (self.batch.owner, self.batch.written) = (owner, 0);
     }
 
-    /// Writes the batch, or drops what of it cannot be written. `false`: later.
+    /// Writes some of the batch, or drops what of it cannot be written. `false`: later.
     fn write(&mut self) -> bool {
-        while self.batch.written < self.batch.bytes.len() {
-            let Some(Out(file)) = &mut self.out else { return false };
-            match file.write(&self.batch.bytes[self.batch.written..]) {
-                Ok(0) => return self.give_up(&ErrorKind::WriteZero.into()),
-                Ok(count) => self.batch.written += count,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return false,
-                Err(error) => return self.give_up(&error),
-            }
+        let (Some(out), batch) = (&mut self.out, &mut self.batch) else { return false };
+        match out.write(&batch.bytes[batch.written..]) {
+            Ok(0) => return self.give_up(&ErrorKind::WriteZero.into()),
+            Ok(count) => batch.written += count,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return false,
+            Err(error) => return self.give_up(&error),
         }
-        self.batch.torn = false;
-        self.batch.bytes.clear();
+        if batch.written == batch.bytes.len() {
+            batch.torn = false;
+            batch.clear();
+        }
         true
     }
 
@@ -279,7 +315,7 @@ impl Writer {
             *torn = bytes[*written - 1] != b'\n';
         }
         self.consumers[*owner].note_lost(lost.saturating_sub(own));
-        bytes.clear();
+        self.batch.clear();
         self.tell(error);
         true
     }
@@ -351,6 +387,50 @@ mod tests {
         log.finish(LONG);
         assert!(folder.read("access.log.1").ends_with("late\n"));
         assert_eq!(folder.read("access.log"), "new\n");
+    }
+
+    /// A writer with lines of 1,000 bytes, and orders to go on elsewhere and then to end.
+    fn busy(lines: usize, out: Out, then: Out) -> (Writer, Receiver<Order>) {
+        let (producer, consumer) = byte_ring(lines * 1_008);
+        let line = [&[b'x'; 999][..], b"\n"].concat();
+        (0..lines).for_each(|_| assert!(producer.push(&line)));
+        let (_announce, rings) = mpsc::channel();
+        let (consumers, batch) = (vec![consumer], Batch::default());
+        let (orders, inbox) = mpsc::channel();
+        orders.send(Order::To(then)).unwrap();
+        (Writer { rings, consumers, out: Some(out), batch, told_at: None }, inbox)
+    }
+
+    #[test]
+    fn another_file_is_taken_also_while_lines_keep_coming() {
+        let folder = Folder::new("busy");
+        let open = |name: &str| Out::open(&Target::File(folder.0.join(name))).unwrap();
+        let (writer, inbox) = busy(4_000, open("first"), open("second"));
+        writer.run(&inbox);
+        for name in ["first", "second"] {
+            let text = folder.read(name);
+            assert!(!text.is_empty() && text.lines().all(|line| line.len() == 999), "{name}");
+        }
+    }
+
+    #[test]
+    fn standard_output_that_nobody_reads_is_left_for_a_file() {
+        let folder = Folder::new("stuck");
+        let file = Out::open(&folder.log()).unwrap();
+        let (reader, mut pipe) = io::pipe().unwrap();
+        // With it the lines are more than it ever writes without a look at its orders.
+        pipe.write_all(&[b'x'; 4_096]).unwrap();
+        let stuck = Out { file: File::from(std::os::fd::OwnedFd::from(pipe)), may_block: true };
+        let (writer, inbox) = busy(200, stuck, file);
+        let (ended, end) = mpsc::channel();
+        std::thread::spawn(move || {
+            writer.run(&inbox);
+            let _ = ended.send(());
+        });
+        end.recv_timeout(LONG).expect("it does not wait for the reader");
+        drop(reader);
+        let text = folder.read("access.log");
+        assert!(!text.is_empty() && text.lines().all(|line| line.len() == 999), "{} bytes", text.len());
     }
 
     #[test]
