@@ -9,9 +9,8 @@ use std::path::Path;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, SyncSender};
 use std::time::{Duration, Instant};
 
-use crate::base::byte_ring::Consumer;
-use crate::proxy::access::Announce;
-use crate::proxy::access::spec::Target;
+use crate::base::byte_ring::{Consumer, Producer, byte_ring};
+use crate::proxy::access::spec::{AccessLogSpec, Target};
 use crate::sys::poll;
 
 /// Bytes written at once.
@@ -28,7 +27,9 @@ const NOTICE_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The handle of the control thread.
 pub struct AccessLog {
-    announce: Announce,
+    /// Where the thread learns of rings.
+    announce: Sender<Consumer>,
+    has_rings: bool,
     /// Kept for a thread that is started later.
     rings: Option<Receiver<Consumer>>,
     target: Option<Target>,
@@ -44,14 +45,22 @@ enum Order {
 impl Default for AccessLog {
     fn default() -> Self {
         let (announce, rings) = mpsc::channel();
-        Self { announce, rings: Some(rings), target: None, orders: None }
+        Self { announce, has_rings: false, rings: Some(rings), target: None, orders: None }
     }
 }
 
 impl AccessLog {
-    /// Where workers announce their rings.
-    pub fn announce(&self) -> Announce {
-        self.announce.clone()
+    /// A ring for the lines of each worker, with the first `spec` there is. Made here and not where lines are: the largest
+    /// takes tens of milliseconds.
+    pub fn rings(&mut self, spec: Option<&AccessLogSpec>, workers: usize) -> Vec<Option<Producer>> {
+        let bytes = spec.map(|spec| spec.buffer_bytes).filter(|_| !self.has_rings);
+        self.has_rings |= bytes.is_some();
+        let ring = |_| {
+            let (producer, consumer) = byte_ring(bytes?);
+            self.announce.send(consumer).ok()?;
+            Some(producer)
+        };
+        (0..workers).map(ring).collect()
     }
 
     /// Writes to `target` from now on; `None`: no lines will come.
@@ -335,7 +344,7 @@ impl Writer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::byte_ring::byte_ring;
+    use crate::proxy::access::spec::Format;
 
     struct Folder(std::path::PathBuf);
 
@@ -369,7 +378,7 @@ mod tests {
         let mut log = AccessLog::default();
         log.follow(Some(&folder.log())).unwrap();
         let workers = [byte_ring(4_096), byte_ring(4_096)].map(|(producer, consumer)| {
-            log.announce().send(consumer).unwrap();
+            log.announce.send(consumer).unwrap();
             producer
         });
         for n in 0..20 {
@@ -387,6 +396,22 @@ mod tests {
         log.finish(LONG);
         assert!(folder.read("access.log.1").ends_with("late\n"));
         assert_eq!(folder.read("access.log"), "new\n");
+    }
+
+    #[test]
+    fn workers_get_their_rings_with_the_first_configuration_that_has_a_log() {
+        let folder = Folder::new("rings");
+        let mut log = AccessLog::default();
+        let made = |rings: Vec<Option<Producer>>| rings.into_iter().flatten().collect::<Vec<_>>();
+        assert!(made(log.rings(None, 2)).is_empty());
+        let (target, format, buffer_bytes) = (folder.log(), Format::Json, 65_536);
+        let spec = AccessLogSpec { target, format, buffer_bytes, rules: Vec::new() };
+        let rings = made(log.rings(Some(&spec), 2));
+        assert!(rings.len() == 2 && rings.iter().all(|ring| ring.push(b"a line\n")));
+        assert!(made(log.rings(Some(&spec), 2)).is_empty(), "they have them already");
+        log.follow(Some(&spec.target)).unwrap();
+        log.finish(LONG);
+        assert_eq!(folder.read("access.log").lines().count(), 2);
     }
 
     /// A writer with lines of 1,000 bytes, and orders to go on elsewhere and then to end.
@@ -438,7 +463,7 @@ mod tests {
         let mut log = AccessLog::default();
         log.follow(Some(&Target::File("/dev/full".into()))).unwrap();
         let (producer, consumer) = byte_ring(4_096);
-        log.announce().send(consumer).unwrap();
+        log.announce.send(consumer).unwrap();
         for _ in 0..3 {
             assert!(producer.push(b"a line\n"));
         }
@@ -454,7 +479,7 @@ mod tests {
         let error = log.follow(Some(&Target::File(folder.0.join("none/access.log")))).unwrap_err();
         assert!(error.contains("none/access.log") && error.contains("make its folder"), "{error}");
         let (producer, consumer) = byte_ring(4_096);
-        log.announce().send(consumer).unwrap();
+        log.announce.send(consumer).unwrap();
         assert!(producer.push(b"a line\n"));
         log.finish(LONG);
         assert_eq!(folder.read("access.log"), "a line\n");

@@ -15,6 +15,7 @@ use super::health::Health;
 use super::log::Log;
 use super::requests::Supervisor;
 use super::{Outcome, banner, log};
+use crate::base::byte_ring::Producer;
 use crate::config::{Config, WorkersSpec};
 use crate::metrics::shard::Share;
 use crate::metrics::{Shard, WorkerFacts};
@@ -184,15 +185,15 @@ async fn control(
     // Before names are looked up, which may take seconds: what is wrong with a file is told at once.
     let (live_tls, tls) = LiveTls::open(&snapshot, &state, &reloader.supervisor, facts.ticket_keys.as_ref())?;
     let (engine, ring) = engine(&config.workers)?;
-    let access_log = start_access_log(&snapshot, facts.restarts)?;
+    let (access_log, rings) = start_access_log(&snapshot, &facts)?;
     // Workers accept as soon as they run: connections wait in the accept queues until there are addresses to go to.
     let (names, known) = look_up(&snapshot).await;
     let health = Health::start(&snapshot, &tls, &known, &state);
     let groups = groups(&listeners, facts.cpus.len())?;
     let (compiled, tls) = (Compiled::new(snapshot.clone()), Arc::new(tls));
     let by_worker = live::by_worker(listeners.into_iter().map(Some).collect(), facts.cpus.len());
-    let plans = by_worker.into_iter().zip(&facts.cpus).zip(shares).enumerate().map(
-        |(index, ((listeners, cpu), share))| Plan {
+    let plans = by_worker.into_iter().zip(&facts.cpus).zip(shares).zip(rings).enumerate().map(
+        |(index, (((listeners, cpu), share), access_log))| Plan {
             index: index as u32,
             cpu: Some(*cpu),
             engine,
@@ -204,7 +205,7 @@ async fn control(
             seed: random::seed(),
             ring,
             steal,
-            access_log: access_log.announce(),
+            access_log,
         },
     );
     let (handles, reports) = start_workers(plans, &known)?;
@@ -277,18 +278,23 @@ fn groups(listeners: &[Vec<TcpListener>], workers: usize) -> Result<(Vec<TcpList
     Ok((copies, listeners.iter().any(|sockets| sockets.len() > workers)))
 }
 
-/// A log that the operator wants and cannot have is no way to start. After a crash a refusal would serve nobody.
-fn start_access_log(snapshot: &Snapshot, restarts: u32) -> Result<AccessLog, String> {
+/// With a ring for each worker. A log that the operator wants and cannot have is no way to start. After a crash a refusal
+/// would serve nobody.
+fn start_access_log(
+    snapshot: &Snapshot,
+    facts: &Facts,
+) -> Result<(AccessLog, Vec<Option<Producer>>), String> {
     let mut access_log = AccessLog::default();
     let target = snapshot.access_log.as_ref().map(|spec| &spec.target);
     match access_log.follow(target) {
-        Err(problem) if restarts > 0 => {
+        Err(problem) if facts.restarts > 0 => {
             tracing::error!("{problem}; then send SIGUSR1: nothing is logged until then");
             access_log.await_target(target);
         }
         followed => followed?,
     }
-    Ok(access_log)
+    let rings = access_log.rings(snapshot.access_log.as_deref(), facts.cpus.len());
+    Ok((access_log, rings))
 }
 
 /// Tells at once where the engine that the configuration insists on cannot be had: names may take seconds.

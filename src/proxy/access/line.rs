@@ -493,7 +493,7 @@ const fn word_of(protocol: Protocol) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::byte_ring::Consumer;
+    use crate::base::byte_ring::{Consumer, byte_ring};
     use crate::config;
     use crate::h1::{FieldSlots, HeadLimits, Parsed, parse_request};
     use crate::metrics::Shard;
@@ -528,27 +528,27 @@ mod tests {
     }
 
     /// A worker that logs, its shard, and where its lines go.
-    fn logged() -> (Rc<Context>, Arc<Shard>, std::sync::mpsc::Receiver<Consumer>) {
+    fn logged() -> (Rc<Context>, Arc<Shard>, Consumer) {
         let (runtime, _) = Runtime::new(EngineChoice::Epoll, RingSizes::default()).expect("epoll");
         let shard = Arc::new(Shard::new(0, &[], &[], Termination::WORDS));
         let compiled = compiled(LOGGED);
         let tls = TlsMaterials::plaintext(&compiled.snapshot).expect("randomness");
         let share = share(&shard, &compiled);
         let context = Context::new(runtime, shard.clone(), compiled, &share, &tls, 1);
-        let (announce, rings) = std::sync::mpsc::channel();
-        context.access.connect(announce);
-        (context, shard, rings)
+        let (producer, lines) = byte_ring(65_536);
+        context.access.connect(producer);
+        (context, shard, lines)
     }
 
-    fn written(rings: &std::sync::mpsc::Receiver<Consumer>) -> String {
+    fn written(lines: &mut Consumer) -> String {
         let mut line = Vec::new();
-        assert!(rings.try_recv().expect("a ring").pop(&mut line));
+        assert!(lines.pop(&mut line));
         String::from_utf8(line).expect("text")
     }
 
     #[test]
     fn what_goes_on_keeps_its_names_and_no_configuration() {
-        let (context, shard, rings) = logged();
+        let (context, shard, mut lines) = logged();
         let old = Rc::downgrade(&context.serving());
         let guard = context.enter_session(&context.serving().served()[0].clone(), None);
         let line = Line::of_relay(&guard, &Facts::default());
@@ -560,7 +560,7 @@ mod tests {
         assert!(old.upgrade().is_none());
         line.ended(Termination::ClientClosed);
         drop(line);
-        let line = written(&rings);
+        let line = written(&mut lines);
         for part in
             ["\"listener\":\"web\"", "\"protocol\":\"http\"", "\"route\":\"first\"", "\"cluster\":\"site\""]
         {
@@ -570,7 +570,7 @@ mod tests {
 
     #[test]
     fn texts_are_cut_to_what_is_shown_and_charged_while_they_are_kept() {
-        let (context, _, _rings) = logged();
+        let (context, _, _lines) = logged();
         let guard = context.enter_session(&context.serving().served()[0].clone(), None);
         let before = context.runtime.charged();
         let long = "x".repeat(3_000);
