@@ -128,8 +128,11 @@ struct Machine {
 }
 
 impl Machine {
-    /// Lowers the promise of connections, also where it is shown, to what can be kept.
+    /// Lowers the promise of connections, also where it is shown, to what can be kept, and shares out what is allowed to
+    /// all workers together. To be called once for a configuration.
     fn hold(&self, config: &mut Config) {
+        let workers = u32::try_from(self.workers).unwrap_or(u32::MAX);
+        config.snapshot.clusters.iter_mut().for_each(|cluster| cluster.retry.share_out(workers));
         let listening = config.snapshot.listeners.len() as u64 * self.workers * SOCKETS_PER_LISTENER
             + self.admin_listeners;
         let ceiling = connections_ceiling(self.nofile, listening, self.workers);
@@ -377,12 +380,22 @@ mod tests {
 
     #[test]
     fn a_lowered_promise_is_the_one_that_is_shown() {
-        let mut config = config::embedded_default();
-        let machine = |nofile| Machine { nofile, workers: 2, admin_listeners: 2 };
-        machine(1 << 20).hold(&mut config);
-        assert_eq!(config.effective["limits"]["connections_max"], 32_768);
-        machine(1_024).hold(&mut config);
-        assert_eq!(config.snapshot.limits.connections_max, 222);
-        assert_eq!(config.effective["limits"]["connections_max"], 222);
+        let held = |nofile| {
+            let mut config = config::embedded_default();
+            Machine { nofile, workers: 2, admin_listeners: 2 }.hold(&mut config);
+            config
+        };
+        assert_eq!(held(1 << 20).effective["limits"]["connections_max"], 32_768);
+        assert_eq!(held(1_024).snapshot.limits.connections_max, 222);
+        assert_eq!(held(1_024).effective["limits"]["connections_max"], 222);
+    }
+
+    #[test]
+    fn retries_that_are_always_allowed_are_those_of_all_workers() {
+        let text = "[[listener]]\nname = \"web\"\nlisten = \"127.0.0.1:0\"\n[[route]]\ncluster = \"site\"\n\
+            [[cluster]]\nname = \"site\"\nendpoints = [\"192.0.2.1:9\"]\n[cluster.retry]\nbudget_min_per_s = 12\n";
+        let (mut config, _) = config::parse("test.toml", text).expect("a configuration");
+        Machine { nofile: 1 << 20, workers: 4, admin_listeners: 2 }.hold(&mut config);
+        assert_eq!(config.snapshot.clusters[0].retry.budget_min_per_s, 3);
     }
 }
