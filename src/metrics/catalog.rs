@@ -302,6 +302,8 @@ family! {
             "Completions that named a socket which was gone. Anything but 0 is a bug of ours.";
         ConnectionsAccepted: "ringfort_worker_connections_accepted_total" One PerWorker None,
             "Downstream connections that the worker accepted.";
+        ConnectionsRelieved: "ringfort_worker_connections_relieved_total" One PerWorker None,
+            "Those of them that the worker took from the queue of another, while new connections were steered.";
         RequestsInTime: "ringfort_requests_in_time_total" One PerWorker None,
             "Requests answered within steal.latency_objective_ms with a status below 500.";
         LoopGaps: "ringfort_worker_loop_gap_seconds_total" Seconds PerWorker None,

@@ -166,7 +166,7 @@ async fn run(context: Rc<Context>, port: Rc<Port>, listener: Rc<Listener>, lent:
         }
         leisurely.hurries &= context.runtime.turns() == before;
         in_a_row = in_a_row.wrapping_add(1);
-        if in_a_row % ACCEPTS_A_TURN == 0 || leisurely.hurries {
+        if in_a_row.is_multiple_of(ACCEPTS_A_TURN) || leisurely.hurries {
             context.runtime.yield_now().await;
         }
     }

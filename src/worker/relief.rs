@@ -7,6 +7,7 @@ use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use super::accept::{Port, admit, exceeded};
+use crate::metrics::Counter;
 use crate::proxy::context::Context;
 use crate::runtime::Incoming;
 
@@ -59,6 +60,7 @@ async fn run(context: Rc<Context>, ports: Vec<Rc<Port>>, wanted: Weak<()>) {
             while exceeded(&context, &port.served()).is_none()
                 && let Some(incoming) = queue.upgrade().and_then(|socket| Incoming::waiting_at(&socket))
             {
+                context.shard.add(Counter::ConnectionsRelieved, 1);
                 admit(&context, &port.served(), incoming);
                 // It begins before the next one is taken, which by then its own worker may have.
                 runtime.leisure().await;
@@ -78,7 +80,7 @@ mod tests {
 
     use super::*;
     use crate::config;
-    use crate::metrics::{Counter, Shard};
+    use crate::metrics::Shard;
     use crate::proxy::context::Compiled;
     use crate::proxy::outcome::Termination;
     use crate::proxy::tls::TlsMaterials;
@@ -129,11 +131,11 @@ mod tests {
                     runtime.sleep_until(runtime.now() + Duration::from_millis(1)).await;
                 }
             }
-            let taken = context.shard.counter(Counter::ConnectionsAccepted);
+            let taken = context.shard.counter(Counter::ConnectionsRelieved);
             drop(first.lent);
             let _later = come(3);
             runtime.sleep_until(runtime.now() + PAUSE * 20).await;
-            assert_eq!((taken, context.shard.counter(Counter::ConnectionsAccepted)), (60, 60));
+            assert_eq!((taken, context.shard.counter(Counter::ConnectionsRelieved)), (60, 60));
             assert!(Incoming::waiting_at(&first.own[0]).is_some(), "left to who has it");
         };
         runtime.block_on(play).unwrap();

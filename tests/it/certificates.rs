@@ -185,7 +185,7 @@ fn check_reads_the_files_and_tells_what_is_wrong_at_the_key_that_names_them() {
     let (code, told) = check(&file, &[]);
     assert!(code == Some(0) && told.contains("ringfort.toml:11:"), "{told}");
     assert!(
-        told.contains("warning: ") && told.contains("a.key: the private key can be read by others"),
+        told.contains("warning: ") && told.contains("a.key: the private key can be read by everybody"),
         "{told}"
     );
     pki.issue("a", &until(2025));

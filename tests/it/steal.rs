@@ -14,6 +14,7 @@ use serde_json::Value;
 use crate::harness::client::Client;
 use crate::harness::gateway::{Gateway, TempDir};
 use crate::harness::h2::raw::{self, RawClient};
+use crate::harness::load::Load;
 use crate::harness::message::End;
 use crate::harness::origin::Origin;
 use crate::harness::setup::Setup;
@@ -22,6 +23,7 @@ use crate::harness::{Engine, SOON, eventually, on_both_engines, process};
 on_both_engines!(
     a_stolen_cpu_is_noticed_shown_and_forgotten,
     new_connections_avoid_a_stolen_cpu_while_the_other_is_better,
+    nobody_notices_changes_while_connections_are_steered,
     a_queue_that_stands_is_kept_short_in_mode_act_alone,
     long_lived_connections_leave_a_stolen_worker_between_requests,
     a_connection_in_http2_leaves_a_stolen_worker_and_its_streams_finish,
@@ -291,6 +293,25 @@ fn new_connections_avoid_a_stolen_cpu_while_the_other_is_better(engine: Engine) 
     eventually("both get the same", || gateway.workers()[0]["accept_weight"] == 1.0);
     let even = spread(&gateway);
     assert!(even[0] > 50.0 && even[1] > 50.0, "{even:?}");
+}
+
+/// What one worker takes from another's queue, it answers, whatever becomes of the listeners.
+fn nobody_notices_changes_while_connections_are_steered(engine: Engine) {
+    let (machine, origin) = (Machine::new(true), Origin::serving());
+    let Some(mut gateway) = two_workers_of(&machine, Setup::to(engine, &origin)) else { return };
+    machine.steals(0, 600);
+    let is_steered = |gateway: &Gateway| gateway.workers()[0]["accept_weight"].as_f64() < Some(0.65);
+    eventually("worker 0 gets less", || is_steered(&gateway));
+    let port = gateway.web();
+    let clients = Load::start().new_connections(port).new_connections(port).keep_alive(port);
+    clients.goes_on(100);
+    gateway.reload();
+    clients.goes_on(100);
+    gateway.upgrade();
+    eventually("worker 0 of the next process gets less", || is_steered(&gateway));
+    clients.goes_on(100);
+    clients.stop();
+    gateway.drain();
 }
 
 #[test]

@@ -48,10 +48,10 @@ pub(super) fn stamp(path: &Path) -> Option<Stamp> {
     })
 }
 
-/// Whether others than the owner may read the file.
-pub(super) fn is_readable_by_others(path: &Path) -> bool {
-    const READ_BY_GROUP_OR_OTHERS: u32 = 0o044;
-    fs::metadata(path).is_ok_and(|metadata| metadata.mode() & READ_BY_GROUP_OR_OTHERS != 0)
+/// Whether everybody may read the file. A group may: a key of root's that the gateway's group reads (0640) is a good way to give it.
+pub(super) fn is_readable_by_all(path: &Path) -> bool {
+    const READ_BY_OTHERS: u32 = 0o004;
+    fs::metadata(path).is_ok_and(|metadata| metadata.mode() & READ_BY_OTHERS != 0)
 }
 
 pub(super) fn read(path: &Path) -> Result<Vec<u8>, Failure> {

@@ -20,9 +20,13 @@ pub fn inspect(name: &str, config: &Config, now_unix_s: i64) -> Vec<Problem> {
         if let Some(certificate) = report.source(&mut pair) {
             report.certificate(&pair, &certificate);
         }
-        if let Some(key) = pair.paths().get(1).filter(|key| files::is_readable_by_others(key)) {
-            let what = "the private key can be read by others than its owner".to_owned();
-            report.warn(key, what, "give it to the user that runs the gateway, and chmod 600");
+        if let Some(key) = pair.paths().get(1).filter(|key| files::is_readable_by_all(key)) {
+            let what = "the private key can be read by everybody".to_owned();
+            report.warn(
+                key,
+                what,
+                "give it to the user that runs the gateway and chmod 600, or to his group and chmod 640",
+            );
         }
     }
     for mut trust in trusts {

@@ -314,11 +314,13 @@ fn a_check_tells_errors_and_warnings_at_the_place_that_names_the_file() {
     folder.write("crl.pem", &authority.revoke(&[7]));
     assert_eq!(told(NOW_UNIX_S), [""; 0]);
     fs::set_permissions(folder.path("a.key"), fs::Permissions::from_mode(0o640)).unwrap();
+    assert_eq!(told(NOW_UNIX_S), [""; 0], "a group is chosen");
+    fs::set_permissions(folder.path("a.key"), fs::Permissions::from_mode(0o644)).unwrap();
     folder.write("b.pem", &leaf(2041).chain);
     let now = told(NOW_UNIX_S + 366 * DAY_S);
     assert_eq!(now.len(), 3, "{now:#?}");
     assert!(
-        now[0].starts_with("t.toml:4:49: warning: /a.key: the private key can be read by others"),
+        now[0].starts_with("t.toml:4:49: warning: /a.key: the private key can be read by everybody"),
         "{}",
         now[0]
     );
