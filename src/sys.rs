@@ -11,6 +11,7 @@ pub mod hypervisor;
 pub mod listeners;
 pub mod lock;
 pub mod notify;
+pub mod poll;
 pub mod process;
 pub mod random;
 pub mod reuseport;

@@ -17,10 +17,10 @@ use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use crate::base::byte_ring::Producer;
 use crate::base::time::Instant;
 use crate::metrics::shard::Share;
 use crate::metrics::{Counter, Gauge, Histogram, Shard};
-use crate::proxy::access::Announce;
 use crate::proxy::context::{Compiled, Context, Next};
 use crate::proxy::handshakes::Refused;
 pub use crate::proxy::tls::TlsMaterials;
@@ -57,8 +57,8 @@ pub struct Plan {
     pub seed: u64,
     pub ring: RingSizes,
     pub steal: steal::Spec,
-    /// Where the ring of its access log is announced.
-    pub access_log: Announce,
+    /// Where lines of its access log go.
+    pub access_log: Option<Producer>,
 }
 
 /// Another configuration, as one worker gets it.
@@ -67,6 +67,8 @@ pub struct Reload {
     /// By listener: what to accept from, where it does not go on with what the worker has.
     pub sockets: Vec<Option<Queues>>,
     pub steal: steal::Spec,
+    /// Where lines go, with the first configuration that has an access log.
+    pub access_log: Option<Producer>,
     /// Told when the worker serves it.
     pub done: tokio::sync::mpsc::UnboundedSender<()>,
 }
@@ -178,7 +180,7 @@ fn run(plan: Plan, inbox: Receiver<Message>, report: &Sender<Result<(EngineRepor
         }
     };
     let context = Context::new(runtime.clone(), plan.shard, plan.compiled, &plan.share, &plan.tls, plan.seed);
-    context.access.connect(plan.access_log);
+    plan.access_log.into_iter().for_each(|ring| context.access.connect(ring));
     set_objective(&context, plan.steal);
     // Before anything is accepted: requests may wait already.
     for (cluster, addresses) in (0..).zip(&*plan.addresses) {
@@ -235,7 +237,8 @@ fn obey(context: &Rc<Context>, ports: &mut Ports, easing: &mut Easing, message: 
     match message {
         Message::Begin(listeners) => *ports = Ports::open(context, listeners),
         Message::Reload(reload) => {
-            let Reload { next, sockets, steal, done } = *reload;
+            let Reload { next, sockets, steal, access_log, done } = *reload;
+            access_log.into_iter().for_each(|ring| context.access.connect(ring));
             context.change(&next);
             ports.change(context, &next.change, sockets);
             easing.change(context.serving().snapshot.limits.handshakes_per_turn_max, ports, context);

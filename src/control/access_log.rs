@@ -9,12 +9,16 @@ use std::path::Path;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, SyncSender};
 use std::time::{Duration, Instant};
 
-use crate::base::byte_ring::Consumer;
-use crate::proxy::access::Announce;
-use crate::proxy::access::spec::Target;
+use crate::base::byte_ring::{Consumer, Producer, byte_ring};
+use crate::proxy::access::spec::{AccessLogSpec, Target};
+use crate::sys::poll;
 
 /// Bytes written at once.
 const BATCH_BYTES: usize = 64 * 1024;
+/// Writes between two looks at the orders, however many lines there are: they may come faster than they are written.
+const WRITES_MAX: usize = 16;
+/// The same where a write might block: `PIPE_BUF` of Linux, which a pipe that has room takes whole (pipe(7)).
+const BLOCKING_BYTES_MAX: usize = 4_096;
 /// How long the thread sleeps after it found lines, and at most: nobody wakes it, as that would cost the workers.
 const PAUSE_MIN: Duration = Duration::from_millis(5);
 const PAUSE_MAX: Duration = Duration::from_millis(50);
@@ -23,7 +27,9 @@ const NOTICE_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The handle of the control thread.
 pub struct AccessLog {
-    announce: Announce,
+    /// Where the thread learns of rings.
+    announce: Sender<Consumer>,
+    has_rings: bool,
     /// Kept for a thread that is started later.
     rings: Option<Receiver<Consumer>>,
     target: Option<Target>,
@@ -39,14 +45,22 @@ enum Order {
 impl Default for AccessLog {
     fn default() -> Self {
         let (announce, rings) = mpsc::channel();
-        Self { announce, rings: Some(rings), target: None, orders: None }
+        Self { announce, has_rings: false, rings: Some(rings), target: None, orders: None }
     }
 }
 
 impl AccessLog {
-    /// Where workers announce their rings.
-    pub fn announce(&self) -> Announce {
-        self.announce.clone()
+    /// A ring for the lines of each worker, with the first `spec` there is. Made here and not where lines are: the largest
+    /// takes tens of milliseconds.
+    pub fn rings(&mut self, spec: Option<&AccessLogSpec>, workers: usize) -> Vec<Option<Producer>> {
+        let bytes = spec.map(|spec| spec.buffer_bytes).filter(|_| !self.has_rings);
+        self.has_rings |= bytes.is_some();
+        let ring = |_| {
+            let (producer, consumer) = byte_ring(bytes?);
+            self.announce.send(consumer).ok()?;
+            Some(producer)
+        };
+        (0..workers).map(ring).collect()
     }
 
     /// Writes to `target` from now on; `None`: no lines will come.
@@ -132,14 +146,33 @@ fn open(target: &Target) -> Result<Out, String> {
 }
 
 /// Something that is written to.
-struct Out(File);
+struct Out {
+    file: File,
+    /// Not opened here: whether it blocks is a matter of all that have it.
+    may_block: bool,
+}
 
 impl Out {
     fn open(target: &Target) -> io::Result<Self> {
         match target {
-            Target::Stdout => Ok(Self(File::from(io::stdout().as_fd().try_clone_to_owned()?))),
-            Target::File(path) => open_file(path).map(Self),
+            Target::Stdout => {
+                let file = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+                let may_block = !file.metadata()?.is_file();
+                Ok(Self { file, may_block })
+            }
+            Target::File(path) => Ok(Self { file: open_file(path)?, may_block: false }),
         }
+    }
+
+    /// Writes some of it, or fails with `WouldBlock` before long.
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if !self.may_block {
+            return self.file.write(bytes);
+        }
+        if !poll::is_writable(self.file.as_fd(), PAUSE_MAX)? {
+            return Err(ErrorKind::WouldBlock.into());
+        }
+        self.file.write(&bytes[..bytes.len().min(BLOCKING_BYTES_MAX)])
     }
 }
 
@@ -164,6 +197,11 @@ struct Batch {
 }
 
 impl Batch {
+    fn clear(&mut self) {
+        self.bytes.clear();
+        self.written = 0;
+    }
+
     /// Has the next write begin with a whole line, as it goes to another file.
     fn begin_anew(&mut self) {
         let written = &self.bytes[..self.written];
@@ -186,7 +224,10 @@ struct Writer {
 /// What came of an attempt to write.
 enum Progress {
     Nothing,
+    /// And there is no more.
     Some,
+    /// And there may be more.
+    More,
     /// The reader takes no more now.
     Blocked,
 }
@@ -194,40 +235,44 @@ enum Progress {
 impl Writer {
     /// Until the process ends.
     fn run(mut self, inbox: &Receiver<Order>) {
-        let mut pause = PAUSE_MIN;
+        let (mut pause, mut finishing) = (PAUSE_MIN, None::<SyncSender<()>>);
         loop {
             self.consumers.extend(self.rings.try_iter());
-            pause = match self.pump() {
+            let progress = self.pump();
+            pause = match progress {
+                Progress::More => Duration::ZERO,
                 Progress::Some => PAUSE_MIN,
-                Progress::Nothing | Progress::Blocked => (pause * 2).min(PAUSE_MAX),
+                Progress::Nothing | Progress::Blocked => (pause * 2).clamp(PAUSE_MIN, PAUSE_MAX),
             };
+            if matches!(progress, Progress::Nothing | Progress::Some)
+                && let Some(done) = finishing.take()
+            {
+                let _ = done.try_send(());
+            }
             match inbox.recv_timeout(pause) {
                 Ok(Order::To(out)) => {
                     self.out = Some(out);
                     self.batch.begin_anew();
                 }
-                Ok(Order::Finish(done)) => {
-                    self.consumers.extend(self.rings.try_iter());
-                    self.pump();
-                    let _ = done.try_send(());
-                }
+                Ok(Order::Finish(done)) => finishing = Some(done),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
         }
     }
 
-    /// Writes what there is, until there is no more or the reader takes no more.
+    /// Writes what there is, until there is no more, the reader takes no more, or it is time to look at the orders.
     fn pump(&mut self) -> Progress {
         let mut progress = Progress::Nothing;
-        let (mut idle, mut next) = (0, self.batch.owner);
+        let (mut idle, mut next, mut writes) = (0, self.batch.owner, 0);
         if self.out.is_none() {
             return progress;
         }
-        loop {
+        while writes < WRITES_MAX {
             if self.batch.bytes.is_empty() {
                 if idle >= self.consumers.len() {
-                    break;
+                    self.consumers.retain(|consumer| !consumer.is_over());
+                    return progress;
                 }
                 next = (next + 1) % self.consumers.len();
                 self.fill(next);
@@ -238,10 +283,10 @@ impl Writer {
             if !self.write() {
                 return Progress::Blocked;
             }
+            writes += 1;
             progress = Progress::Some;
         }
-        self.consumers.retain(|consumer| !consumer.is_over());
-        progress
+        Progress::More
     }
 
     fn fill(&mut self, owner: usize) {
@@ -253,20 +298,20 @@ impl Writer {
         (self.batch.owner, self.batch.written) = (owner, 0);
     }
 
-    /// Writes the batch, or drops what of it cannot be written. `false`: later.
+    /// Writes some of the batch, or drops what of it cannot be written. `false`: later.
     fn write(&mut self) -> bool {
-        while self.batch.written < self.batch.bytes.len() {
-            let Some(Out(file)) = &mut self.out else { return false };
-            match file.write(&self.batch.bytes[self.batch.written..]) {
-                Ok(0) => return self.give_up(&ErrorKind::WriteZero.into()),
-                Ok(count) => self.batch.written += count,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return false,
-                Err(error) => return self.give_up(&error),
-            }
+        let (Some(out), batch) = (&mut self.out, &mut self.batch) else { return false };
+        match out.write(&batch.bytes[batch.written..]) {
+            Ok(0) => return self.give_up(&ErrorKind::WriteZero.into()),
+            Ok(count) => batch.written += count,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return false,
+            Err(error) => return self.give_up(&error),
         }
-        self.batch.torn = false;
-        self.batch.bytes.clear();
+        if batch.written == batch.bytes.len() {
+            batch.torn = false;
+            batch.clear();
+        }
         true
     }
 
@@ -279,7 +324,7 @@ impl Writer {
             *torn = bytes[*written - 1] != b'\n';
         }
         self.consumers[*owner].note_lost(lost.saturating_sub(own));
-        bytes.clear();
+        self.batch.clear();
         self.tell(error);
         true
     }
@@ -299,7 +344,7 @@ impl Writer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::byte_ring::byte_ring;
+    use crate::proxy::access::spec::Format;
 
     struct Folder(std::path::PathBuf);
 
@@ -333,7 +378,7 @@ mod tests {
         let mut log = AccessLog::default();
         log.follow(Some(&folder.log())).unwrap();
         let workers = [byte_ring(4_096), byte_ring(4_096)].map(|(producer, consumer)| {
-            log.announce().send(consumer).unwrap();
+            log.announce.send(consumer).unwrap();
             producer
         });
         for n in 0..20 {
@@ -354,11 +399,71 @@ mod tests {
     }
 
     #[test]
+    fn workers_get_their_rings_with_the_first_configuration_that_has_a_log() {
+        let folder = Folder::new("rings");
+        let mut log = AccessLog::default();
+        let made = |rings: Vec<Option<Producer>>| rings.into_iter().flatten().collect::<Vec<_>>();
+        assert!(made(log.rings(None, 2)).is_empty());
+        let (target, format, buffer_bytes) = (folder.log(), Format::Json, 65_536);
+        let spec = AccessLogSpec { target, format, buffer_bytes, rules: Vec::new() };
+        let rings = made(log.rings(Some(&spec), 2));
+        assert!(rings.len() == 2 && rings.iter().all(|ring| ring.push(b"a line\n")));
+        assert!(made(log.rings(Some(&spec), 2)).is_empty(), "they have them already");
+        log.follow(Some(&spec.target)).unwrap();
+        log.finish(LONG);
+        assert_eq!(folder.read("access.log").lines().count(), 2);
+    }
+
+    /// A writer with lines of 1,000 bytes, and orders to go on elsewhere and then to end.
+    fn busy(lines: usize, out: Out, then: Out) -> (Writer, Receiver<Order>) {
+        let (producer, consumer) = byte_ring(lines * 1_008);
+        let line = [&[b'x'; 999][..], b"\n"].concat();
+        (0..lines).for_each(|_| assert!(producer.push(&line)));
+        let (_announce, rings) = mpsc::channel();
+        let (consumers, batch) = (vec![consumer], Batch::default());
+        let (orders, inbox) = mpsc::channel();
+        orders.send(Order::To(then)).unwrap();
+        (Writer { rings, consumers, out: Some(out), batch, told_at: None }, inbox)
+    }
+
+    #[test]
+    fn another_file_is_taken_also_while_lines_keep_coming() {
+        let folder = Folder::new("busy");
+        let open = |name: &str| Out::open(&Target::File(folder.0.join(name))).unwrap();
+        let (writer, inbox) = busy(4_000, open("first"), open("second"));
+        writer.run(&inbox);
+        for name in ["first", "second"] {
+            let text = folder.read(name);
+            assert!(!text.is_empty() && text.lines().all(|line| line.len() == 999), "{name}");
+        }
+    }
+
+    #[test]
+    fn standard_output_that_nobody_reads_is_left_for_a_file() {
+        let folder = Folder::new("stuck");
+        let file = Out::open(&folder.log()).unwrap();
+        let (reader, mut pipe) = io::pipe().unwrap();
+        // With it the lines are more than it ever writes without a look at its orders.
+        pipe.write_all(&[b'x'; 4_096]).unwrap();
+        let stuck = Out { file: File::from(std::os::fd::OwnedFd::from(pipe)), may_block: true };
+        let (writer, inbox) = busy(200, stuck, file);
+        let (ended, end) = mpsc::channel();
+        std::thread::spawn(move || {
+            writer.run(&inbox);
+            let _ = ended.send(());
+        });
+        end.recv_timeout(LONG).expect("it does not wait for the reader");
+        drop(reader);
+        let text = folder.read("access.log");
+        assert!(!text.is_empty() && text.lines().all(|line| line.len() == 999), "{} bytes", text.len());
+    }
+
+    #[test]
     fn a_full_disk_loses_lines_that_are_counted() {
         let mut log = AccessLog::default();
         log.follow(Some(&Target::File("/dev/full".into()))).unwrap();
         let (producer, consumer) = byte_ring(4_096);
-        log.announce().send(consumer).unwrap();
+        log.announce.send(consumer).unwrap();
         for _ in 0..3 {
             assert!(producer.push(b"a line\n"));
         }
@@ -374,7 +479,7 @@ mod tests {
         let error = log.follow(Some(&Target::File(folder.0.join("none/access.log")))).unwrap_err();
         assert!(error.contains("none/access.log") && error.contains("make its folder"), "{error}");
         let (producer, consumer) = byte_ring(4_096);
-        log.announce().send(consumer).unwrap();
+        log.announce.send(consumer).unwrap();
         assert!(producer.push(b"a line\n"));
         log.finish(LONG);
         assert_eq!(folder.read("access.log"), "a line\n");

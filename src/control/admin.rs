@@ -20,6 +20,7 @@ use tokio::task::AbortHandle;
 use crate::control::data::reload::{Asked, Outcome};
 
 pub mod bounded;
+pub mod fresh;
 pub mod host;
 pub mod pages;
 pub mod state;
@@ -188,11 +189,19 @@ fn router(door: Door, state: &Arc<State>) -> Router {
 
 /// What holds for every answer of a door.
 async fn guard(door: Door, request: Request, next: Next) -> Response {
-    let mut response = if door == Door::Tcp && !host::names_loopback(request.uri(), request.headers()) {
-        let text = "Host must name this machine's loopback (localhost, 127.0.0.1, [::1])\n";
-        (StatusCode::FORBIDDEN, text).into_response()
-    } else {
-        next.run(request).await
+    let refused = match door {
+        Door::Unix => None,
+        Door::Tcp if !host::names_loopback(request.uri(), request.headers()) => {
+            Some("Host must name this machine's loopback (localhost, 127.0.0.1, [::1])\n")
+        }
+        Door::Tcp if host::comes_from_another_site(request.headers()) => Some(
+            "pages of other sites get no answer: open the address in a window of its own, or ask with curl\n",
+        ),
+        Door::Tcp => None,
+    };
+    let mut response = match refused {
+        Some(text) => (StatusCode::FORBIDDEN, text).into_response(),
+        None => next.run(request).await,
     };
     let headers = response.headers_mut();
     // One request a connection, so that the deadline of the connection is that of the request.

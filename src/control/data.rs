@@ -15,6 +15,7 @@ use super::health::Health;
 use super::log::Log;
 use super::requests::Supervisor;
 use super::{Outcome, banner, log};
+use crate::base::byte_ring::Producer;
 use crate::config::{Config, WorkersSpec};
 use crate::metrics::shard::Share;
 use crate::metrics::{Shard, WorkerFacts};
@@ -127,8 +128,11 @@ struct Machine {
 }
 
 impl Machine {
-    /// Lowers the promise of connections, also where it is shown, to what can be kept.
+    /// Lowers the promise of connections, also where it is shown, to what can be kept, and shares out what is allowed to
+    /// all workers together. To be called once for a configuration.
     fn hold(&self, config: &mut Config) {
+        let workers = u32::try_from(self.workers).unwrap_or(u32::MAX);
+        config.snapshot.clusters.iter_mut().for_each(|cluster| cluster.retry.share_out(workers));
         let listening = config.snapshot.listeners.len() as u64 * self.workers * SOCKETS_PER_LISTENER
             + self.admin_listeners;
         let ceiling = connections_ceiling(self.nofile, listening, self.workers);
@@ -184,26 +188,29 @@ async fn control(
     // Before names are looked up, which may take seconds: what is wrong with a file is told at once.
     let (live_tls, tls) = LiveTls::open(&snapshot, &state, &reloader.supervisor, facts.ticket_keys.as_ref())?;
     let (engine, ring) = engine(&config.workers)?;
-    let access_log = start_access_log(&snapshot, facts.restarts)?;
+    let (access_log, rings) = start_access_log(&snapshot, &facts)?;
     // Connections wait in the accept queues until there are addresses to go to, and workers to take them.
     let (names, known) = look_up(&snapshot).await;
     let health = Health::start(&snapshot, &tls, &known, &state);
     let groups = groups(&listeners, facts.cpus.len())?;
     let (compiled, tls, addresses) = (Compiled::new(snapshot.clone()), Arc::new(tls), Arc::new(known));
-    let plans = facts.cpus.iter().zip(shares).enumerate().map(|(index, (cpu, share))| Plan {
-        index: index as u32,
-        cpu: Some(*cpu),
-        engine,
-        compiled: compiled.clone(),
-        tls: tls.clone(),
-        addresses: addresses.clone(),
-        shard: state.shards()[index].clone(),
-        share,
-        seed: random::seed(),
-        ring,
-        steal,
-        access_log: access_log.announce(),
-    });
+    let plans =
+        facts.cpus.iter().zip(shares).zip(rings).enumerate().map(|(index, ((cpu, share), access_log))| {
+            Plan {
+                index: index as u32,
+                cpu: Some(*cpu),
+                engine,
+                compiled: compiled.clone(),
+                tls: tls.clone(),
+                addresses: addresses.clone(),
+                shard: state.shards()[index].clone(),
+                share,
+                seed: random::seed(),
+                ring,
+                steal,
+                access_log,
+            }
+        });
     let (handles, reports) = start_workers(plans)?;
     accept(&handles, listeners, &snapshot)?;
     announce(&facts, &state, &reports, &banner);
@@ -284,18 +291,23 @@ fn groups(listeners: &[Vec<TcpListener>], workers: usize) -> Result<(Vec<TcpList
     Ok((copies, listeners.iter().any(|sockets| sockets.len() > workers)))
 }
 
-/// A log that the operator wants and cannot have is no way to start. After a crash a refusal would serve nobody.
-fn start_access_log(snapshot: &Snapshot, restarts: u32) -> Result<AccessLog, String> {
+/// With a ring for each worker. A log that the operator wants and cannot have is no way to start. After a crash a refusal
+/// would serve nobody.
+fn start_access_log(
+    snapshot: &Snapshot,
+    facts: &Facts,
+) -> Result<(AccessLog, Vec<Option<Producer>>), String> {
     let mut access_log = AccessLog::default();
     let target = snapshot.access_log.as_ref().map(|spec| &spec.target);
     match access_log.follow(target) {
-        Err(problem) if restarts > 0 => {
+        Err(problem) if facts.restarts > 0 => {
             tracing::error!("{problem}; then send SIGUSR1: nothing is logged until then");
             access_log.await_target(target);
         }
         followed => followed?,
     }
-    Ok(access_log)
+    let rings = access_log.rings(snapshot.access_log.as_deref(), facts.cpus.len());
+    Ok((access_log, rings))
 }
 
 /// Tells at once where the engine that the configuration insists on cannot be had: names may take seconds.
@@ -378,12 +390,22 @@ mod tests {
 
     #[test]
     fn a_lowered_promise_is_the_one_that_is_shown() {
-        let mut config = config::embedded_default();
-        let machine = |nofile| Machine { nofile, workers: 2, admin_listeners: 2 };
-        machine(1 << 20).hold(&mut config);
-        assert_eq!(config.effective["limits"]["connections_max"], 32_768);
-        machine(1_024).hold(&mut config);
-        assert_eq!(config.snapshot.limits.connections_max, 222);
-        assert_eq!(config.effective["limits"]["connections_max"], 222);
+        let held = |nofile| {
+            let mut config = config::embedded_default();
+            Machine { nofile, workers: 2, admin_listeners: 2 }.hold(&mut config);
+            config
+        };
+        assert_eq!(held(1 << 20).effective["limits"]["connections_max"], 32_768);
+        assert_eq!(held(1_024).snapshot.limits.connections_max, 222);
+        assert_eq!(held(1_024).effective["limits"]["connections_max"], 222);
+    }
+
+    #[test]
+    fn retries_that_are_always_allowed_are_those_of_all_workers() {
+        let text = "[[listener]]\nname = \"web\"\nlisten = \"127.0.0.1:0\"\n[[route]]\ncluster = \"site\"\n\
+            [[cluster]]\nname = \"site\"\nendpoints = [\"192.0.2.1:9\"]\n[cluster.retry]\nbudget_min_per_s = 12\n";
+        let (mut config, _) = config::parse("test.toml", text).expect("a configuration");
+        Machine { nofile: 1 << 20, workers: 4, admin_listeners: 2 }.hold(&mut config);
+        assert_eq!(config.snapshot.clusters[0].retry.budget_min_per_s, 3);
     }
 }

@@ -15,8 +15,16 @@ pub struct RetrySpec {
     pub per_try_timeout: Option<Duration>,
     /// Retries for a hundred requests of the last ten seconds.
     pub budget_percent: u32,
-    /// Retries in a second that are always allowed.
+    /// Retries in a second that are always allowed; of one worker once it is shared out.
     pub budget_min_per_s: u32,
+}
+
+impl RetrySpec {
+    /// Makes the part of one worker of what is allowed to the whole cluster, so that a machine with many CPUs does not ask one
+    /// that is down twice as much. Rounded up: one failure now and then is tried again wherever it is seen.
+    pub fn share_out(&mut self, workers: u32) {
+        self.budget_min_per_s = self.budget_min_per_s.div_ceil(workers.max(1));
+    }
 }
 
 /// Failures that are tried again.
@@ -144,6 +152,16 @@ mod tests {
         (0..1_000).for_each(|_| budget.on_request(at(500)));
         assert_eq!(retries(&mut budget, &spec(20, 3), at(500)), 200);
         assert_eq!(retries(&mut Budget::default(), &spec(100, 0), at(0)), 0);
+    }
+
+    #[test]
+    fn retries_that_are_always_allowed_are_shared_out_among_workers() {
+        for (workers, allowed) in [(0, 100), (1, 100), (4, 4 * 30), (64, 64 * 10)] {
+            let mut spec = spec(20, 10);
+            spec.share_out(workers);
+            let all: usize = (0..workers.max(1)).map(|_| retries(&mut Budget::default(), &spec, at(0))).sum();
+            assert_eq!(all, allowed, "{workers} workers, in ten seconds");
+        }
     }
 
     #[test]

@@ -4,10 +4,9 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
-use std::sync::mpsc::Sender;
 use std::time::Duration;
 
-use crate::base::byte_ring::{Consumer, Producer, byte_ring};
+use crate::base::byte_ring::Producer;
 use crate::base::time::Instant;
 use crate::metrics::{Counter, LogDrop, Shard};
 use crate::sys::clock;
@@ -20,9 +19,6 @@ pub use line::Line;
 use line::Record;
 use spec::AccessLogSpec;
 
-/// Where the rings of workers become known to who empties them.
-pub type Announce = Sender<Consumer>;
-
 /// Records kept for the next exchanges.
 const RECORDS_KEPT_MAX: usize = 256;
 /// Least time between two warnings.
@@ -32,8 +28,6 @@ const WALL_FRESH_NS: u64 = 100_000_000;
 
 #[derive(Default)]
 pub struct Access {
-    announce: RefCell<Option<Announce>>,
-    /// Made with the first line.
     ring: RefCell<Option<Producer>>,
     free: RefCell<Vec<Rc<Record>>>,
     scratch: RefCell<Vec<u8>>,
@@ -47,9 +41,9 @@ pub struct Access {
 }
 
 impl Access {
-    /// Has lines go to who listens there.
-    pub fn connect(&self, announce: Announce) {
-        self.announce.replace(Some(announce));
+    /// Has lines go there. To be called once, before there are any.
+    pub fn connect(&self, ring: Producer) {
+        self.ring.replace(Some(ring));
     }
 
     /// Counts what the writer took and could not write.
@@ -74,23 +68,12 @@ impl Access {
         let mut line = self.scratch.borrow_mut();
         line.clear();
         format::write_line(&mut line, spec.format, entry);
-        if self.push(spec, &line) {
+        if self.ring.borrow().as_ref().is_some_and(|ring| ring.push(&line)) {
             shard.add(Counter::AccessLogLines, 1);
         } else {
             self.full.set(self.full.get() + 1);
             shard.log_dropped(LogDrop::Full, 1);
         }
-    }
-
-    fn push(&self, spec: &AccessLogSpec, line: &[u8]) -> bool {
-        let mut ring = self.ring.borrow_mut();
-        if ring.is_none() {
-            let (producer, consumer) = byte_ring(spec.buffer_bytes);
-            if self.announce.borrow().as_ref().is_some_and(|announce| announce.send(consumer).is_ok()) {
-                *ring = Some(producer);
-            }
-        }
-        ring.as_ref().is_some_and(|ring| ring.push(line))
     }
 
     /// Milliseconds since 1970 at `at`, which is not later than `now`.

@@ -89,15 +89,17 @@ impl Connections {
 
     /// How many there are, and the oldest `max` of them, the oldest first.
     pub fn oldest(&self, max: usize) -> (usize, Vec<Connected>) {
-        let places = self.0.borrow();
-        let mut all: Vec<Connected> = places.list.iter().flatten().cloned().collect();
+        let Places { list, .. } = &*self.0.borrow();
+        let since = |(place, it): (usize, &Option<Connected>)| Some((it.as_ref()?.since, place));
+        let mut all: Vec<(Instant, usize)> = list.iter().enumerate().filter_map(since).collect();
         let count = all.len();
         if max < count {
-            all.select_nth_unstable_by_key(max, |connected| connected.since);
+            all.select_nth_unstable(max);
             all.truncate(max);
         }
-        all.sort_unstable_by_key(|connected| connected.since);
-        (count, all)
+        all.sort_unstable();
+        // Only those that are listed are copied: each copy is one more user of its listener.
+        (count, all.into_iter().filter_map(|(_, place)| list.get(place)?.clone()).collect())
     }
 }
 

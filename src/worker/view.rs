@@ -1,4 +1,5 @@
-//! What the control thread asks of a worker for its operator, and how the worker answers. Bounded, and in one turn.
+//! What the control thread asks of a worker for its operator, and how the worker answers: in one turn, whose length goes by
+//! what there is and what is asked for. How often it is asked is up to who asks: there is no bound here.
 
 use std::net::{IpAddr, SocketAddr};
 

@@ -24,7 +24,7 @@ pub(super) static ACCESS_LOG: Table = Table {
         ),
         number(
             "buffer_bytes",
-            Integer { min: 65_536, max: 1 << 30 },
+            Integer { min: 65_536, max: 64 << 20 },
             1_048_576,
             "bytes",
             "Lines of one worker that may wait to be written; the next ones are dropped. Takes effect when a worker starts.",

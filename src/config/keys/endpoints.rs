@@ -39,7 +39,7 @@ pub(super) static RETRY: Table = Table {
             Integer { min: 0, max: 1_000_000 },
             10,
             "",
-            "Retries of a worker in a second that are always allowed.",
+            "Retries in a second that are always allowed; each worker has an even part of them, at least one.",
         ),
     ],
 };

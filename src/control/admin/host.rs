@@ -1,9 +1,10 @@
-//! The Host check of the admin endpoints over TCP. A page on another site can make the operator's browser connect to
-//! loopback under a name of its own (DNS rebinding); it cannot make it send one of the names below. Pure.
+//! What browsers may ask of the admin endpoints over TCP. A page on another site can make the operator's browser connect to
+//! loopback under a name of its own (DNS rebinding); it cannot make it send one of the names below. It can also have it ask
+//! under one of those names, without reading the answer; browsers say so (Fetch Metadata). Pure.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use axum::http::{HeaderMap, Uri, header};
+use axum::http::{HeaderMap, HeaderValue, Uri, header};
 
 /// Whether the request names this machine's loopback and nothing else: exactly one Host field, and a target that
 /// agrees where it is in absolute form.
@@ -14,6 +15,14 @@ pub fn names_loopback(uri: &Uri, headers: &HeaderMap) -> bool {
     };
     let target_agrees = uri.authority().is_none_or(|authority| is_loopback(authority.as_str()));
     target_agrees && field.to_str().is_ok_and(is_loopback)
+}
+
+/// Whether a page of another site has the browser ask, for itself and not to show the answer in a window.
+pub fn comes_from_another_site(headers: &HeaderMap) -> bool {
+    // W3C Fetch Metadata. "none": the user typed it. Who is no browser sends neither.
+    let said = |name: &str| headers.get(name).map(HeaderValue::as_bytes);
+    let is_ours = matches!(said("sec-fetch-site"), None | Some(b"same-origin" | b"none"));
+    !is_ours && !matches!(said("sec-fetch-dest"), Some(b"document"))
 }
 
 /// Whether `host[:port]` is `localhost`, an address of 127.0.0.0/8 or `[::1]`, with any port.
@@ -43,7 +52,6 @@ fn is_loopback(authority: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use axum::http::HeaderValue;
 
     #[test]
     fn only_loopback_is_let_in() {
@@ -83,6 +91,30 @@ mod tests {
         ];
         for (host, expected) in table {
             assert_eq!(is_loopback(host), expected, "{host:?}");
+        }
+    }
+
+    #[test]
+    fn pages_of_other_sites_are_told_from_links_and_from_who_is_no_browser() {
+        let table = [
+            (None, None, false),
+            (Some("none"), Some("document"), false),
+            (Some("same-origin"), Some("empty"), false),
+            (Some("cross-site"), Some("document"), false),
+            (Some("cross-site"), Some("empty"), true),
+            (Some("cross-site"), Some("iframe"), true),
+            (Some("cross-site"), None, true),
+            (Some("same-site"), Some("image"), true),
+            (Some(""), Some("empty"), true),
+        ];
+        for (site, dest, expected) in table {
+            let mut headers = HeaderMap::new();
+            for (name, value) in [("sec-fetch-site", site), ("sec-fetch-dest", dest)] {
+                if let Some(value) = value {
+                    headers.append(name, HeaderValue::from_static(value));
+                }
+            }
+            assert_eq!(comes_from_another_site(&headers), expected, "{site:?} {dest:?}");
         }
     }
 

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use tokio::sync::{Notify, mpsc, oneshot};
 
+use super::views::Views;
 use crate::control::data::reload::{Asked, Outcome, Requests};
 use crate::control::handover::Facts;
 use crate::control::log::Log;
@@ -63,6 +64,7 @@ pub struct State {
     certificates: Mutex<(CertificateFacts, Vec<String>)>,
     health: Mutex<Vec<HealthFacts>>,
     steal: Mutex<View>,
+    pub(super) views: Views,
 }
 
 impl State {
@@ -97,6 +99,7 @@ impl State {
             certificates: Mutex::default(),
             health: Mutex::default(),
             steal: Mutex::default(),
+            views: Views::default(),
         }
     }
 

@@ -3,13 +3,15 @@
 use super::*;
 use crate::control::data::reload::Requests;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 
 use crate::control::handover::tests::facts;
 use crate::metrics::{Gauge, Shard, WorkerFacts};
+use crate::worker::view::Question;
 
 struct Tested {
     tcp: std::net::SocketAddr,
@@ -142,6 +144,78 @@ async fn a_foreign_host_is_refused_over_tcp() {
         let answer = admin.over_tcp(request).await;
         assert!(answer.starts_with("HTTP/1.1 403 "), "{request}: {answer}");
     }
+}
+
+#[tokio::test]
+async fn a_page_of_another_site_is_refused_over_tcp() {
+    let admin = start("site");
+    let with = |fields: &str| format!("GET /healthz HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n");
+    let fetch = with("Sec-Fetch-Site: cross-site\r\nSec-Fetch-Dest: empty\r\n");
+    let answer = admin.over_tcp(&fetch).await;
+    assert!(answer.starts_with("HTTP/1.1 403 ") && answer.contains("pages of other sites"), "{answer}");
+    let link = with("Sec-Fetch-Site: cross-site\r\nSec-Fetch-Dest: document\r\n");
+    assert!(admin.over_tcp(&link).await.starts_with("HTTP/1.1 200 "));
+}
+
+/// Answers questions as one worker would. With how many came of connections, of many connections, and of clusters.
+fn answer_questions(state: &State) -> Arc<[AtomicU64; 3]> {
+    let mut questions = state.take_questions();
+    let counts = Arc::<[AtomicU64; 3]>::default();
+    let counted = counts.clone();
+    tokio::spawn(async move {
+        while let Some(question) = questions.recv().await {
+            let kind = match question {
+                Question::Connections { max, replies } => {
+                    let _ = replies.send((0, (3, Vec::new())));
+                    usize::from(max > 1_000)
+                }
+                Question::Clusters(replies) => {
+                    let _ = replies.send((0, Vec::new()));
+                    2
+                }
+                Question::DrainEndpoint { replies, .. } => {
+                    let _ = replies.send((0, true));
+                    continue;
+                }
+            };
+            counted[kind].fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    counts
+}
+
+#[tokio::test]
+async fn workers_are_asked_once_a_second_however_often_somebody_asks() {
+    let admin = start("often");
+    let counts = answer_questions(&admin.state);
+    let began = Instant::now();
+    for max in (1..=40).chain(1_001..=1_040) {
+        assert_eq!(body(&admin.get(&format!("/connections?max={max}")).await)["total"], 3);
+        assert_eq!(body(&admin.get("/clusters").await)["silent_workers"], serde_json::json!([]));
+    }
+    // Who does not wait for the answer has no more of them asked.
+    for path in ["/connections", "/clusters"].repeat(20) {
+        let mut stream = TcpStream::connect(admin.tcp).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+    }
+    assert_eq!(body(&admin.get("/connections").await)["total"], 3);
+    for count in &*counts {
+        let (count, time) = (count.load(Ordering::Relaxed), began.elapsed());
+        assert!((1..=1 + time.as_secs()).contains(&count), "{count} within {time:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_endpoint_that_is_drained_shows_at_once() {
+    let admin = start("shows");
+    let counts = answer_questions(&admin.state);
+    admin.get("/clusters").await;
+    let before = counts[2].load(Ordering::Relaxed);
+    let post = "POST /clusters/site/endpoints/127.0.0.1:1/drain HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n";
+    assert!(admin.over_unix(post).await.starts_with("HTTP/1.1 200 "));
+    admin.get("/clusters").await;
+    assert_eq!(counts[2].load(Ordering::Relaxed), before + 1);
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! Pages that workers answer: connections, clusters, and taking an endpoint out of use. Waits a moment for each of
-//! them; one that stands still is named instead of waited for.
+//! them; one that stands still is named instead of waited for. Never asks them more often than once a second for what
+//! anybody on this machine may ask: an answer takes a turn of theirs.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -10,13 +11,14 @@ use axum::http::StatusCode;
 use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use super::State;
+use super::fresh::Fresh;
 use super::pages::json_answer;
 use crate::sys::clock;
-use crate::worker::view::{ClusterView, EndpointView, Question, Replies};
+use crate::worker::view::{ClusterView, ConnectionView, EndpointView, Question, Replies};
 
 /// How long workers are waited for.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -24,10 +26,27 @@ const CONNECTIONS_DEFAULT: usize = 1_000;
 /// Connections in one answer.
 const CONNECTIONS_MAX: usize = 10_000;
 
+/// The last answers of the workers.
+#[derive(Default)]
+pub struct Views {
+    /// Up to [`CONNECTIONS_DEFAULT`] of them, and more: not one for each number that is asked for.
+    connections: Fresh<Oldest>,
+    connections_max: Fresh<Oldest>,
+    clusters: Fresh<Value>,
+}
+
+/// Connections of all workers.
+struct Oldest {
+    total: usize,
+    /// With their worker, the oldest first.
+    listed: Vec<(u32, ConnectionView)>,
+    silent_workers: Vec<u32>,
+}
+
 #[derive(Serialize)]
-struct Connection {
+struct Connection<'a> {
     worker: u32,
-    listener: Box<str>,
+    listener: &'a str,
     client: Option<String>,
     doing: &'static str,
     age_ms: u64,
@@ -63,32 +82,44 @@ pub async fn connections(state: &State, asked: &Parts) -> Response {
         let text = format!("max is a number from 1 to {CONNECTIONS_MAX}\n");
         return (StatusCode::BAD_REQUEST, text).into_response();
     };
-    let (answers, silent) = ask(state, |replies| Question::Connections { max, replies }).await;
+    let (last, listed_max) = match max {
+        ..=CONNECTIONS_DEFAULT => (&state.views.connections, CONNECTIONS_DEFAULT),
+        _ => (&state.views.connections_max, CONNECTIONS_MAX),
+    };
+    let Oldest { total, listed, silent_workers } = &*last.get(oldest(state, listed_max)).await;
     let now = clock::now();
-    let total: usize = answers.iter().map(|(_, (count, _))| count).sum();
-    let mut all: Vec<_> = answers
-        .into_iter()
-        .flat_map(|(worker, (_, oldest))| oldest.into_iter().map(move |view| (worker, view)))
-        .collect();
-    all.sort_by_key(|(_, view)| view.since);
-    let shown = all.into_iter().take(max).map(|(worker, view)| Connection {
-        worker,
-        listener: view.listener,
+    let shown = listed.iter().take(max).map(|(worker, view)| Connection {
+        worker: *worker,
+        listener: &view.listener,
         client: view.client.map(|client| client.to_string()),
         doing: view.doing,
         age_ms: now.since(view.since).as_millis() as u64,
         exchanges: view.exchanges,
     });
-    let connections: Vec<Connection> = shown.collect();
-    let body = json!({ "total": total, "connections": connections, "silent_workers": silent });
+    let connections: Vec<Connection<'_>> = shown.collect();
+    let body = json!({ "total": total, "connections": connections, "silent_workers": silent_workers });
     json_answer(StatusCode::OK, &body)
+}
+
+async fn oldest(state: &State, max: usize) -> Oldest {
+    let (answers, silent_workers) = ask(state, |replies| Question::Connections { max, replies }).await;
+    let total = answers.iter().map(|(_, (count, _))| count).sum();
+    let mut listed: Vec<_> = answers
+        .into_iter()
+        .flat_map(|(worker, (_, oldest))| oldest.into_iter().map(move |view| (worker, view)))
+        .collect();
+    listed.sort_by_key(|(_, view)| view.since);
+    listed.truncate(max);
+    Oldest { total, listed, silent_workers }
 }
 
 /// Endpoints with their health and their pools.
 pub async fn clusters(state: &State) -> Response {
-    let (answers, silent) = ask(state, Question::Clusters).await;
-    let body = json!({ "clusters": merged(answers), "silent_workers": silent });
-    json_answer(StatusCode::OK, &body)
+    let body = state.views.clusters.get(async {
+        let (answers, silent) = ask(state, Question::Clusters).await;
+        json!({ "clusters": merged(answers), "silent_workers": silent })
+    });
+    json_answer(StatusCode::OK, &*body.await)
 }
 
 fn merged(answers: Vec<(u32, Vec<ClusterView>)>) -> Vec<Cluster> {
@@ -141,6 +172,8 @@ pub async fn drain_endpoint(state: &State, asked: &Parts, drains: bool) -> Respo
     let question =
         |replies| Question::DrainEndpoint { cluster: cluster.as_str().into(), address, drains, replies };
     let (answers, silent) = ask(state, question).await;
+    // Whoever looks now is to see it.
+    state.views.clusters.forget();
     if !answers.iter().any(|(_, found)| *found) {
         return match silent.is_empty() {
             true => refuse(

@@ -279,7 +279,8 @@ impl Live {
         }
         let (done, swapped) = mpsc::unbounded_channel();
         let mut by_worker = by_worker(sockets, self.handles.len()).into_iter();
-        for (handle, shard) in self.handles.iter().zip(state.shards()) {
+        let rings = self.access_log.rings(snapshot.access_log.as_deref(), self.handles.len());
+        for ((handle, shard), access_log) in self.handles.iter().zip(state.shards()).zip(rings) {
             let next = Next {
                 compiled: compiled.clone(),
                 change: change.clone(),
@@ -288,7 +289,8 @@ impl Live {
                 share: share(shard, &snapshot),
             };
             let sockets = by_worker.next().unwrap_or_default();
-            handle.send(Message::Reload(Box::new(Reload { next, sockets, steal, done: done.clone() })));
+            let done = done.clone();
+            handle.send(Message::Reload(Box::new(Reload { next, sockets, steal, access_log, done })));
         }
         self.health.change(&snapshot, &change, &tls, &addresses, state, &self.handles);
         let told = told(&change, &self.snapshot);

@@ -72,7 +72,7 @@ impl Store {
     pub(super) fn take(&self, key: u64, now: Instant, wanted: u32) -> Taken {
         let (set, now) = (self.set(key), ticks(now));
         loop {
-            let (way, cell, shares) = self.find(set, key, now);
+            let (way, cell, shares) = choose(&set.cells(), tag(key), now);
             let tag = if shares { 0 } else { tag(key) };
             // A cell of another key whose time has passed: the bucket is full.
             let full_at = if shares || cell & !TIME_MASK == tag { (cell & TIME_MASK).max(now) } else { now };
@@ -94,7 +94,7 @@ impl Store {
     pub(super) fn give_back(&self, key: u64, now: Instant, tokens: u32) {
         let (set, now) = (self.set(key), ticks(now));
         loop {
-            let Some((way, cell)) = set.own(tag(key)) else { return };
+            let Some((way, cell)) = own(&set.cells(), tag(key)) else { return };
             let full_at = cell & TIME_MASK;
             if full_at <= now {
                 return;
@@ -109,35 +109,37 @@ impl Store {
     fn set(&self, key: u64) -> &Set {
         &self.sets[(key % self.sets.len() as u64) as usize]
     }
-
-    /// The cell of a key: its own; else the one that has been full for longest, which it may have; else that of all. Two
-    /// workers that meet a new key at once find the same cell, and one of them comes back here.
-    fn find(&self, set: &Set, key: u64, now: u64) -> (usize, u64, bool) {
-        if let Some((way, cell)) = set.own(tag(key)) {
-            return (way, cell, false);
-        }
-        let cells = (1..WAYS).map(|way| (way, set.get(way)));
-        let oldest = cells.min_by_key(|(_, cell)| cell & TIME_MASK);
-        match oldest.filter(|(_, cell)| cell & TIME_MASK <= now) {
-            Some((way, cell)) => (way, cell, false),
-            None => (0, set.get(0), true),
-        }
-    }
 }
 
 impl Set {
-    fn get(&self, way: usize) -> u64 {
+    /// All of them, each read once.
+    fn cells(&self) -> [u64; WAYS] {
         // A cell is whole by itself: no other memory is read because of it.
-        self.0[way].load(Ordering::Relaxed)
-    }
-
-    fn own(&self, tag: u64) -> Option<(usize, u64)> {
-        (1..WAYS).map(|way| (way, self.get(way))).find(|(_, cell)| cell & !TIME_MASK == tag)
+        self.0.each_ref().map(|cell| cell.load(Ordering::Relaxed))
     }
 
     fn swap(&self, way: usize, from: u64, to: u64) -> bool {
         self.0[way].compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
+}
+
+/// The cell of a key and what is in it: its own; else the one that has been full for longest, which it may have; else that
+/// of all (`true`). Each cell is read once, so that of two workers that meet a new key at once both choose the same, and the
+/// second finds it changed. With another reading in between it could take the first one's for a stranger's, and choose another.
+fn choose(cells: &[u64; WAYS], tag: u64, now: u64) -> (usize, u64, bool) {
+    if let Some((way, cell)) = own(cells, tag) {
+        return (way, cell, false);
+    }
+    let oldest = (1..).zip(&cells[1..]).min_by_key(|(_, cell)| *cell & TIME_MASK);
+    match oldest.filter(|(_, cell)| *cell & TIME_MASK <= now) {
+        Some((way, cell)) => (way, *cell, false),
+        None => (0, cells[0], true),
+    }
+}
+
+fn own(cells: &[u64; WAYS], tag: u64) -> Option<(usize, u64)> {
+    let cell = (1..).zip(&cells[1..]).find(|(_, cell)| *cell & !TIME_MASK == tag);
+    cell.map(|(way, cell)| (way, *cell))
 }
 
 /// The upper bits of a key. Never 0, which a cell has that was never used.

@@ -1,6 +1,7 @@
 //! The limit holds whatever the number of workers and however requests are spread, in simulated time and between threads.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 
 use proptest::prelude::*;
@@ -120,6 +121,37 @@ fn threads_that_ask_at_once_get_the_budget_and_no_more() {
         threads.into_iter().map(|thread| thread.join().expect("no panic")).sum()
     });
     assert_eq!(total, 100_000);
+}
+
+#[test]
+fn threads_that_meet_a_new_key_at_once_count_in_one_place() {
+    const THREADS: u32 = 2;
+    // One set, whose last place is the oldest: a key placed there and then placed again would count in one before it.
+    let sets: Vec<_> = (0..20_000)
+        .map(|_| {
+            let store = Store::new(rate(1, 3), 7, 42);
+            for way in 1..=7 {
+                assert_eq!(store.take(way << 44, Instant::from_millis((100 - way) * 10_000), 1).granted, 1);
+            }
+            (store, AtomicU32::new(0), AtomicU32::new(0))
+        })
+        .collect();
+    thread::scope(|scope| {
+        for _ in 0..THREADS {
+            scope.spawn(|| {
+                for (store, there, granted) in &sets {
+                    there.fetch_add(1, Ordering::Relaxed);
+                    while there.load(Ordering::Relaxed) < THREADS {
+                        thread::yield_now();
+                    }
+                    let taken: u32 = (0..4).map(|_| store.take(99 << 44, START, 1).granted).sum();
+                    granted.fetch_add(taken, Ordering::Relaxed);
+                }
+            });
+        }
+    });
+    let granted = sets.iter().map(|(.., granted)| granted.load(Ordering::Relaxed));
+    assert_eq!(granted.filter(|granted| *granted != 3).count(), 0);
 }
 
 #[test]

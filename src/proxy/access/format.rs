@@ -9,7 +9,7 @@ use crate::base::calendar::Moment;
 use crate::http::write_decimal;
 
 /// Longest part of any text that came from the wire which is shown, in bytes.
-const TEXT_BYTES_MAX: usize = 4_096;
+pub(super) const TEXT_BYTES_MAX: usize = 4_096;
 
 /// What a line tells. What is absent is left out of JSON and `-` in text.
 #[derive(Clone, Debug, Default)]

@@ -15,7 +15,7 @@ use super::super::http1::judge::{Answer, trace_id};
 use super::super::outcome::Termination;
 use super::super::snapshot::Protocol;
 use super::RECORDS_KEPT_MAX;
-use super::format::Entry;
+use super::format::{Entry, TEXT_BYTES_MAX};
 use super::spec::{AccessLogSpec, Sampled};
 use crate::base::time::Instant;
 use crate::h1::{RequestHead, Target};
@@ -62,8 +62,16 @@ struct Texts {
 impl Texts {
     fn put(&mut self, text: Text, bytes: &[u8]) {
         let first = self.bytes.len() as u32;
-        self.bytes.extend_from_slice(bytes);
-        self.spans[text as usize] = Some((first, self.bytes.len() as u32));
+        self.spans[text as usize] = Some((first, first));
+        self.go_on(text, bytes);
+    }
+
+    /// Adds to the text that was put last. What would not be shown is not kept.
+    fn go_on(&mut self, text: Text, bytes: &[u8]) {
+        let Some((first, end)) = &mut self.spans[text as usize] else { return };
+        let room = TEXT_BYTES_MAX - (*end - *first) as usize;
+        self.bytes.extend_from_slice(&bytes[..bytes.len().min(room)]);
+        *end = self.bytes.len() as u32;
     }
 
     fn get(&self, text: Text) -> Option<&[u8]> {
@@ -142,6 +150,8 @@ pub(super) struct Record {
     client: Cell<Option<IpAddr>>,
     tls: RefCell<Option<Rc<TlsFacts>>>,
     texts: RefCell<Texts>,
+    /// What the worker's budget knows of them.
+    charged_bytes: Cell<usize>,
     route: Cell<Option<u16>>,
     cluster: Cell<Option<u16>>,
     endpoint: Cell<Option<SocketAddr>>,
@@ -244,12 +254,8 @@ impl Line {
                 Target::Origin { path, query } | Target::Absolute { path, query, .. } => {
                     texts.put(Text::Target, path.as_bytes());
                     if let Some(query) = query {
-                        texts.bytes.push(b'?');
-                        texts.bytes.extend_from_slice(query.as_bytes());
-                        let end = texts.bytes.len() as u32;
-                        if let Some((_, behind)) = &mut texts.spans[Text::Target as usize] {
-                            *behind = end;
-                        }
+                        texts.go_on(Text::Target, b"?");
+                        texts.go_on(Text::Target, query.as_bytes());
                     }
                 }
                 Target::Asterisk => texts.put(Text::Target, b"*"),
@@ -260,6 +266,8 @@ impl Line {
                     texts.put(text, value);
                 }
             }
+            drop(texts);
+            record.charge();
         });
     }
 
@@ -288,6 +296,8 @@ impl Line {
             let mut texts = record.texts.borrow_mut();
             server_name.into_iter().for_each(|name| texts.put(Text::ServerName, name.as_bytes()));
             alpn.into_iter().for_each(|alpn| texts.put(Text::Alpn, alpn));
+            drop(texts);
+            record.charge();
         });
     }
 
@@ -359,6 +369,8 @@ impl Line {
         self.with(|record| {
             let kept = record.meaning.borrow().as_ref().and_then(|meaning| meaning.kept(record));
             record.meaning.replace(kept);
+            record.texts.borrow_mut().bytes.shrink_to_fit();
+            record.charge();
         });
     }
 
@@ -382,6 +394,7 @@ impl Drop for Line {
         let Some(last) = Rc::get_mut(&mut record) else { return };
         let (Some(context), Some(meaning)) = (last.context.take(), last.meaning.take()) else { return };
         last.write(&context, &meaning);
+        context.runtime.discharge(last.charged_bytes.get());
         let mut bytes = std::mem::take(&mut last.texts.get_mut().bytes);
         bytes.clear();
         bytes.shrink_to(TEXT_BYTES_KEPT_MAX);
@@ -395,6 +408,15 @@ impl Drop for Line {
 }
 
 impl Record {
+    /// Counts the memory of the texts against the worker's budget: a client says how long they are, and for how long.
+    fn charge(&self) {
+        if let Some(context) = &self.context {
+            let bytes = self.texts.borrow().bytes.capacity();
+            context.runtime.charge(bytes);
+            context.runtime.discharge(self.charged_bytes.replace(bytes));
+        }
+    }
+
     /// Writes the line, unless its rule leaves it out.
     fn write(&self, context: &Rc<Context>, meaning: &Meaning) {
         let Some(spec) = meaning.spec() else { return };
@@ -473,8 +495,9 @@ const fn word_of(protocol: Protocol) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::byte_ring::Consumer;
+    use crate::base::byte_ring::{Consumer, byte_ring};
     use crate::config;
+    use crate::h1::{FieldSlots, HeadLimits, Parsed, parse_request};
     use crate::metrics::Shard;
     use crate::metrics::shard::Share;
     use crate::proxy::context::{Compiled, Next};
@@ -506,22 +529,28 @@ mod tests {
         context.change(&Next { compiled, change, tls, addresses: Arc::new(vec![None]), share });
     }
 
-    fn written(rings: &std::sync::mpsc::Receiver<Consumer>) -> String {
-        let mut line = Vec::new();
-        assert!(rings.try_recv().expect("a ring").pop(&mut line));
-        String::from_utf8(line).expect("text")
-    }
-
-    #[test]
-    fn what_goes_on_keeps_its_names_and_no_configuration() {
+    /// A worker that logs, its shard, and where its lines go.
+    fn logged() -> (Rc<Context>, Arc<Shard>, Consumer) {
         let (runtime, _) = Runtime::new(EngineChoice::Epoll, RingSizes::default()).expect("epoll");
         let shard = Arc::new(Shard::new(0, &[], &[], Termination::WORDS));
         let compiled = compiled(LOGGED);
         let tls = TlsMaterials::plaintext(&compiled.snapshot).expect("randomness");
         let share = share(&shard, &compiled);
         let context = Context::new(runtime, shard.clone(), compiled, &share, &tls, 1);
-        let (announce, rings) = std::sync::mpsc::channel();
-        context.access.connect(announce);
+        let (producer, lines) = byte_ring(65_536);
+        context.access.connect(producer);
+        (context, shard, lines)
+    }
+
+    fn written(lines: &mut Consumer) -> String {
+        let mut line = Vec::new();
+        assert!(lines.pop(&mut line));
+        String::from_utf8(line).expect("text")
+    }
+
+    #[test]
+    fn what_goes_on_keeps_its_names_and_no_configuration() {
+        let (context, shard, mut lines) = logged();
         let old = Rc::downgrade(&context.serving());
         let guard = context.enter_session(&context.serving().served()[0].clone(), None);
         let line = Line::of_relay(&guard, &Facts::default());
@@ -533,11 +562,34 @@ mod tests {
         assert!(old.upgrade().is_none());
         line.ended(Termination::ClientClosed);
         drop(line);
-        let line = written(&rings);
+        let line = written(&mut lines);
         for part in
             ["\"listener\":\"web\"", "\"protocol\":\"http\"", "\"route\":\"first\"", "\"cluster\":\"site\""]
         {
             assert!(line.contains(part), "{line}");
         }
+    }
+
+    #[test]
+    fn texts_are_cut_to_what_is_shown_and_charged_while_they_are_kept() {
+        let (context, _, _lines) = logged();
+        let guard = context.enter_session(&context.serving().served()[0].clone(), None);
+        let before = context.runtime.charged();
+        let long = "x".repeat(3_000);
+        let head = format!("GET /{long}?{long} HTTP/1.1\r\nHost: a.test\r\nReferer: {long}{long}\r\n\r\n");
+        let mut slots = FieldSlots::new();
+        let Ok(Parsed::Complete(head)) = parse_request(head.as_bytes(), &mut slots, &HeadLimits::default())
+        else {
+            panic!("a head")
+        };
+        let line = Line::of_request(&guard, &context.serving(), context.runtime.now());
+        line.head(&head, &Facts::default(), false);
+        let kept = line.0.as_ref().expect("a log").texts.borrow().bytes.len();
+        assert_eq!(kept, "GET".len() + "a.test".len() + 2 * TEXT_BYTES_MAX);
+        assert!(context.runtime.charged() - before >= kept);
+        line.is_tunnel();
+        assert_eq!(context.runtime.charged() - before, kept, "for days, and no more than needed");
+        drop(line);
+        assert_eq!(context.runtime.charged(), before);
     }
 }
