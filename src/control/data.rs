@@ -194,23 +194,21 @@ async fn control(
     let health = Health::start(&snapshot, &tls, &known, &state);
     let groups = groups(&listeners, facts.cpus.len())?;
     let (compiled, tls, addresses) = (Compiled::new(snapshot.clone()), Arc::new(tls), Arc::new(known));
-    let plans =
-        facts.cpus.iter().zip(shares).zip(rings).enumerate().map(|(index, ((cpu, share), access_log))| {
-            Plan {
-                index: index as u32,
-                cpu: Some(*cpu),
-                engine,
-                compiled: compiled.clone(),
-                tls: tls.clone(),
-                addresses: addresses.clone(),
-                shard: state.shards()[index].clone(),
-                share,
-                seed: random::seed(),
-                ring,
-                steal,
-                access_log,
-            }
-        });
+    let parts = facts.cpus.iter().zip(shares).zip(rings).enumerate();
+    let plans = parts.map(|(index, ((cpu, share), access_log))| Plan {
+        index: index as u32,
+        cpu: Some(*cpu),
+        engine,
+        compiled: compiled.clone(),
+        tls: tls.clone(),
+        addresses: addresses.clone(),
+        shard: state.shards()[index].clone(),
+        share,
+        seed: random::seed(),
+        ring,
+        steal,
+        access_log,
+    });
     let (handles, reports) = start_workers(plans)?;
     accept(&handles, listeners, &snapshot)?;
     announce(&facts, &state, &reports, &banner);
