@@ -147,7 +147,12 @@ fn an_endpoint_that_takes_no_connections_gets_no_more_than_its_share(engine: Eng
     let (origin, go) = holding();
     let endpoints = [listener.local_addr().unwrap().to_string(), origin.address()];
     let gateway = Setup::to_all(engine, &endpoints).connect_timeout_ms(60_000).start();
-    let clients = ask_at_once(&gateway, 20, "/held");
+    let mut clients = Vec::new();
+    eventually("one is with the other one", || {
+        clients.append(&mut ask_at_once(&gateway, 1, "/held"));
+        !origin.targets().is_empty()
+    });
+    clients.append(&mut ask_at_once(&gateway, 20, "/held"));
     eventually("half of them are with the other one", || origin.targets().len() >= 9);
     go.store(true, Ordering::SeqCst);
     drop(clients);
