@@ -49,6 +49,7 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The hidden subcommand of the data process.
 pub fn run() -> Outcome {
+    process::map_large_memory();
     log::abort_on_panic();
     // They are for the supervisor, which passes them on later; but a terminal that closes, or a service manager that is not told
     // whom to signal, sends them to every process.

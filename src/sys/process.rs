@@ -41,6 +41,18 @@ pub fn die_with_parent(parent: u32) -> io::Result<()> {
     }
 }
 
+/// Has large allocations be mappings of their own, of whatever size those before were. By itself glibc raises the bound with each
+/// that is freed (mallopt(3)): tables that grow with connections, each time to double their size, then leave holes in the heap, which made an
+/// idle connection 70 bytes dearer. A mapping grows where it is.
+pub fn map_large_memory() {
+    const LARGE_BYTES: libc::c_int = 128 * 1024;
+    #[cfg(target_env = "gnu")]
+    // SAFETY: plain integers; a value that is not taken changes nothing.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE_BYTES);
+    }
+}
+
 /// Has SIGHUP, SIGUSR1 and SIGUSR2 do nothing until somebody takes them: by default they end the process.
 pub fn ignore_hang_up() {
     for signal in [libc::SIGHUP, libc::SIGUSR1, libc::SIGUSR2] {
