@@ -375,3 +375,20 @@ impl Drop for SessionGuard {
         self.user.counts.gauge_add(ListenerGauge::ConnectionsActive, -1);
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::config;
+    use crate::runtime::{EngineChoice, RingSizes};
+
+    /// Of the built-in configuration, whose listener is "web", on epoll.
+    pub(crate) fn embedded() -> Rc<Context> {
+        let (runtime, _) = Runtime::new(EngineChoice::Epoll, RingSizes::default()).expect("epoll");
+        let snapshot = Arc::new(config::embedded_default().snapshot);
+        let shard = Arc::new(Shard::new(0, &["web".into()], &[], Termination::WORDS));
+        let tls = TlsMaterials::plaintext(&snapshot).expect("randomness");
+        let share = shard.share(["web"].into_iter(), [].into_iter());
+        Context::new(runtime, shard, Compiled::new(snapshot), &share, &tls, 1)
+    }
+}

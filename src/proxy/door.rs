@@ -102,13 +102,10 @@ impl Door {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config;
-    use crate::proxy::context::{Compiled, Context};
+    use crate::proxy::context::tests::embedded;
     use crate::proxy::facts::Facts;
     use crate::proxy::http1::Http1;
-    use crate::proxy::outcome::Termination;
     use crate::proxy::stream::Stream;
-    use crate::proxy::tls::TlsMaterials;
     use crate::runtime::{EngineChoice, RingSizes, Socket};
     use std::io::Write;
     use std::net::{TcpListener, TcpStream};
@@ -155,12 +152,8 @@ mod tests {
     /// CPU time of one refusal: of `CONNECTIONS` connections that each bring `bytes` at once, behind work that never ends.
     fn cost_of_refusing(bytes: &[u8], requests: u64, protocol: Shed) -> Duration {
         const CONNECTIONS: u64 = 64;
-        let (runtime, _) = Runtime::new(EngineChoice::Epoll, RingSizes::default()).expect("epoll");
-        let snapshot = Arc::new(config::embedded_default().snapshot);
-        let shard = Arc::new(Shard::new(0, &["web".into()], &[], Termination::WORDS));
-        let tls = TlsMaterials::plaintext(&snapshot).expect("randomness");
-        let share = shard.share(["web"].into_iter(), [].into_iter());
-        let context = Context::new(runtime.clone(), shard.clone(), Compiled::new(snapshot), &share, &tls, 1);
+        let context = embedded();
+        let (runtime, shard) = (context.runtime.clone(), context.shard.clone());
         let served = context.serving().served()[0].clone();
         context.door.set_objective(Duration::ZERO, true, &runtime);
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");

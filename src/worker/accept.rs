@@ -318,23 +318,15 @@ async fn unless_stopping<T>(context: &Context, port: &Port, future: impl Future<
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config;
-    use crate::metrics::Shard;
-    use crate::proxy::context::Compiled;
-    use crate::proxy::tls::TlsMaterials;
-    use crate::runtime::{EngineChoice, RingSizes, Runtime};
+    use crate::proxy::context::tests::embedded;
 
     /// What an idle connection costs beside its socket's slot and its timer. An `async` block hides its size, so a
     /// line added to a session can double it unseen.
     #[test]
     fn an_idle_session_is_small() {
         const SESSION_BYTES_MAX: usize = 288;
-        let (runtime, _) = Runtime::new(EngineChoice::Epoll, RingSizes::default()).expect("epoll");
-        let snapshot = Arc::new(config::embedded_default().snapshot);
-        let shard = Arc::new(Shard::new(0, &["web".into()], &[], Termination::WORDS));
-        let tls = TlsMaterials::plaintext(&snapshot).expect("randomness");
-        let share = shard.share(["web"].into_iter(), [].into_iter());
-        let context = Context::new(runtime.clone(), shard, Compiled::new(snapshot), &share, &tls, 1);
+        let context = embedded();
+        let runtime = context.runtime.clone();
         let served = context.serving().served()[0].clone();
         let (near, _far) = std::os::unix::net::UnixStream::pair().expect("a pair");
         let stream = Stream::Socket(Socket::new(&runtime, near.into()).expect("a socket"));

@@ -87,16 +87,10 @@ impl Easing {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::time::Duration;
 
     use super::*;
-    use crate::config;
-    use crate::metrics::Shard;
-    use crate::proxy::context::Compiled;
-    use crate::proxy::outcome::Termination;
-    use crate::proxy::tls::TlsMaterials;
-    use crate::runtime::{EngineChoice, RingSizes, Runtime};
+    use crate::proxy::context::tests::embedded;
     use crate::steal::steering::program;
     use crate::sys::reuseport::tests::spread;
     use crate::sys::{listeners, reuseport};
@@ -104,12 +98,8 @@ mod tests {
 
     #[test]
     fn a_worker_that_hears_nothing_for_a_second_goes_back_to_what_is_usual() {
-        let (runtime, _) = Runtime::new(EngineChoice::Epoll, RingSizes::default()).expect("epoll");
-        let snapshot = Arc::new(config::embedded_default().snapshot);
-        let shard = Arc::new(Shard::new(0, &["web".into()], &[], Termination::WORDS));
-        let tls = TlsMaterials::plaintext(&snapshot).expect("randomness");
-        let share = shard.share(["web"].into_iter(), [].into_iter());
-        let context = Context::new(runtime.clone(), shard, Compiled::new(snapshot), &share, &tls, 1);
+        let context = embedded();
+        let runtime = context.runtime.clone();
         let sockets = listeners::open("127.0.0.1:0".parse().unwrap(), 2, 1_024).unwrap();
         let ports = Ports::open(&context, Queues::spread(vec![sockets[1].try_clone().unwrap()], 1));
         let mut easing = Easing::new(16);

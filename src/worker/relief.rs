@@ -76,15 +76,9 @@ async fn run(context: Rc<Context>, ports: Vec<Rc<Port>>, wanted: Weak<()>) {
 mod tests {
     use std::io::Write;
     use std::net::TcpStream;
-    use std::sync::Arc;
 
     use super::*;
-    use crate::config;
-    use crate::metrics::Shard;
-    use crate::proxy::context::Compiled;
-    use crate::proxy::outcome::Termination;
-    use crate::proxy::tls::TlsMaterials;
-    use crate::runtime::{EngineChoice, RingSizes, Runtime};
+    use crate::proxy::context::tests::embedded;
     use crate::steal::steering::program;
     use crate::sys::{listeners, reuseport};
     use crate::worker::Queues;
@@ -93,12 +87,8 @@ mod tests {
 
     #[test]
     fn who_is_steered_takes_what_waits_at_others_as_long_as_they_accept() {
-        let (runtime, _) = Runtime::new(EngineChoice::Epoll, RingSizes::default()).expect("epoll");
-        let snapshot = Arc::new(config::embedded_default().snapshot);
-        let shard = Arc::new(Shard::new(0, &["web".into()], &[], Termination::WORDS));
-        let tls = TlsMaterials::plaintext(&snapshot).expect("randomness");
-        let share = shard.share(["web"].into_iter(), [].into_iter());
-        let context = Context::new(runtime.clone(), shard, Compiled::new(snapshot), &share, &tls, 1);
+        let context = embedded();
+        let runtime = context.runtime.clone();
         let sockets = listeners::open("127.0.0.1:0".parse().unwrap(), 2, 1_024).unwrap();
         let address = sockets[0].local_addr().unwrap();
         // All go to the first one's queue, which nobody looks into.
