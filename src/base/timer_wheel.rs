@@ -12,8 +12,6 @@ const SLOT_BITS: u32 = 6;
 const SLOTS: usize = 1 << SLOT_BITS;
 const SLOT_MASK: u64 = SLOTS as u64 - 1;
 const NIL: u32 = u32::MAX;
-/// An entry that is in no slot.
-const UNFILED: u16 = u16::MAX;
 
 #[derive(Debug)]
 struct Entry<T> {
@@ -23,8 +21,8 @@ struct Entry<T> {
     filed: u64,
     next: u32,
     previous: u32,
-    /// `level * SLOTS + slot`, or `UNFILED`.
-    place: u16,
+    /// `level * SLOTS + slot`; `None` while in no slot.
+    place: Option<u16>,
     value: T,
 }
 
@@ -55,7 +53,7 @@ impl<T> TimerWheel<T> {
             filed: u64::MAX,
             next: NIL,
             previous: NIL,
-            place: UNFILED,
+            place: None,
             value,
         })
     }
@@ -160,7 +158,7 @@ impl<T> TimerWheel<T> {
         while index != NIL {
             let Some(entry) = self.entries.at_mut(index) else { return };
             let next = entry.next;
-            entry.place = UNFILED;
+            entry.place = None;
             entry.filed = u64::MAX;
             if entry.due == Instant::FAR {
                 // Turned off since it was filed.
@@ -191,7 +189,7 @@ impl<T> TimerWheel<T> {
         let head = self.heads[place];
         if let Some(entry) = self.entries.at_mut(index) {
             entry.filed = tick;
-            entry.place = place as u16;
+            entry.place = Some(place as u16);
             entry.next = head;
             entry.previous = NIL;
         }
@@ -204,11 +202,8 @@ impl<T> TimerWheel<T> {
 
     fn unfile(&mut self, index: u32) {
         let Some(entry) = self.entries.at_mut(index) else { return };
-        if entry.place == UNFILED {
-            return;
-        }
-        let (place, next, previous) = (entry.place as usize, entry.next, entry.previous);
-        entry.place = UNFILED;
+        let Some(place) = entry.place.take() else { return };
+        let (place, next, previous) = (usize::from(place), entry.next, entry.previous);
         entry.filed = u64::MAX;
         if let Some(after) = self.entries.at_mut(next) {
             after.previous = previous;

@@ -126,59 +126,61 @@ impl Http1 {
 
     /// Answers one request after another.
     async fn requests(&mut self) -> Ending {
-        let mut carry: Option<RecvBuf> = None;
         loop {
-            let first = match carry.take() {
-                Some(buf) => buf,
-                None => match self.next_bytes().await {
-                    Ok(buf) => buf,
-                    Err(ending) => return ending,
-                },
+            // Within the loop: an idle session must not pay for the place of a buffer.
+            let mut first = match self.next_bytes().await {
+                Ok(buf) => buf,
+                Err(ending) => return ending,
             };
-            let context = self.guard.context().clone();
-            match context.exchanges.place(exchange::run(self, first)).await {
-                Next::Request(rest) => carry = rest,
-                Next::End(ending) => return ending,
-                Next::Tunnel(tunnel) => {
-                    self.tunnel = Some(tunnel);
-                    return Ending::Close(Termination::TunnelClosed);
+            loop {
+                let context = self.guard.context().clone();
+                match context.exchanges.place(exchange::run(self, first)).await {
+                    Next::Request(None) => break,
+                    Next::Request(Some(rest)) => first = rest,
+                    Next::End(ending) => return ending,
+                    Next::Tunnel(tunnel) => {
+                        self.tunnel = Some(tunnel);
+                        return Ending::Close(Termination::TunnelClosed);
+                    }
                 }
-            }
-            // Pipelined requests are answered in order, but do not keep other sessions waiting.
-            if carry.is_some() {
+                // Pipelined requests are answered in order, but do not keep other sessions waiting.
                 context.runtime.yield_now().await;
             }
         }
     }
 
     /// Waits for the first bytes of a request.
-    async fn next_bytes(&mut self) -> Result<RecvBuf, Ending> {
-        let (context, stream, deadline) = (self.guard.context(), &self.stream, &self.deadline);
+    // Not an `async fn`: what an idle session awaits is to be small.
+    fn next_bytes(&self) -> impl Future<Output = Result<RecvBuf, Ending>> {
         if self.requests > 0 {
-            deadline.set(context.runtime.now() + self.guard.timeouts().idle);
+            self.deadline.set(self.guard.context().runtime.now() + self.guard.timeouts().idle);
         }
-        let until = deadline.due();
-        let received = std::future::poll_fn(|cx| {
-            if let Poll::Ready(received) = stream.poll_recv(cx) {
-                return Poll::Ready(Some(received));
+        let until = self.deadline.due();
+        std::future::poll_fn(move |cx| {
+            if let Poll::Ready(received) = self.stream.poll_recv(cx) {
+                return Poll::Ready(match received {
+                    Ok(buf) if !buf.is_empty() => Ok(buf),
+                    Ok(_) => Err(Ending::Close(Termination::ClientClosed)),
+                    // Between requests nothing can be cut off: browsers leave so (RFC 9112 §9.8).
+                    Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                        Err(Ending::Close(Termination::ClientClosed))
+                    }
+                    Err(_) => Err(Ending::Close(Termination::ClientAborted)),
+                });
             }
             if let Some(since) = self.guard.drained_since() {
-                deadline.set(until.min(self.guard.leaves_at(since, until)));
+                self.deadline.set(until.min(self.guard.leaves_at(since, until)));
             }
-            deadline.poll_past(cx).map(|()| None)
-        });
-        match received.await {
-            Some(Ok(buf)) if !buf.is_empty() => Ok(buf),
-            Some(Ok(_)) => Err(Ending::Close(Termination::ClientClosed)),
-            // Between requests nothing can be cut off: browsers leave so (RFC 9112 §9.8).
-            Some(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                Err(Ending::Close(Termination::ClientClosed))
-            }
-            Some(Err(_)) => Err(Ending::Close(Termination::ClientAborted)),
-            None if self.guard.is_draining() => Err(Ending::Graceful(Termination::Drained)),
-            None if self.requests == 0 => Err(Ending::Graceful(Termination::FirstByteTimeout)),
-            None => Err(Ending::Graceful(Termination::IdleTimeout)),
-        }
+            self.deadline.poll_past(cx).map(|()| {
+                Err(Ending::Graceful(if self.guard.is_draining() {
+                    Termination::Drained
+                } else if self.requests == 0 {
+                    Termination::FirstByteTimeout
+                } else {
+                    Termination::IdleTimeout
+                }))
+            })
+        })
     }
 
     /// Waits until the kernel has all that was sent.
