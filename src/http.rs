@@ -39,8 +39,8 @@ impl Version {
     }
 }
 
-/// Appends a decimal number without the formatting machinery, which costs more than the rest of a short head.
-pub fn write_decimal(out: &mut Vec<u8>, mut number: u64) {
+/// Hands out the digits of a number without the formatting machinery, which costs more than the rest of a short head.
+pub fn decimal<T>(mut number: u64, take: impl FnOnce(&[u8]) -> T) -> T {
     let mut digits = [0_u8; 20];
     let mut at = digits.len();
     loop {
@@ -51,7 +51,12 @@ pub fn write_decimal(out: &mut Vec<u8>, mut number: u64) {
             break;
         }
     }
-    out.extend_from_slice(&digits[at..]);
+    take(&digits[at..])
+}
+
+/// Appends a decimal number.
+pub fn write_decimal(out: &mut Vec<u8>, number: u64) {
+    decimal(number, |digits| out.extend_from_slice(digits));
 }
 
 /// Whether this byte may stand in a token: method, field name, connection option (RFC 9110 §5.6.2).

@@ -106,8 +106,9 @@ impl Runtime {
     }
 
     /// As `spawn`, for tasks that come and go with requests: each is given the memory of one of its type that ended.
-    pub fn spawn_often(&self, task: impl Future<Output = ()> + 'static) {
-        self.0.executor.spawn_often(task);
+    #[inline(always)]
+    pub fn spawn_often<F: Future<Output = ()> + 'static>(&self, make: impl FnOnce() -> F) {
+        self.0.executor.spawn_often(make);
     }
 
     /// Has every task polled once more, to look at what changed for all of them.

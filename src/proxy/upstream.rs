@@ -414,7 +414,8 @@ impl Upstreams {
                 continue;
             }
             queue.leave();
-            match self.connect(cluster, &endpoint, purpose, &tried.caller).await {
+            // Boxed, as is every connect: requests that find a connection must not pay for its size.
+            match Box::pin(self.connect(cluster, &endpoint, purpose, &tried.caller)).await {
                 Ok(made) => {
                     admitted.keep();
                     return Ok(self.begin(cluster, endpoint, made, false));

@@ -15,8 +15,8 @@ use crate::base::slab::{GENERATION_BITS, Key, Slab};
 
 type Task = Pin<Box<dyn Run>>;
 
-/// Tasks of one type whose memory waits for the next of them. Those that come in bursts of more allocate.
-const RESTING_MAX: usize = 64;
+/// Bytes of tasks of one type that wait for the next of them. Those that come in bursts of more allocate.
+const RESTING_BYTES_MAX: usize = 8 << 20;
 
 /// A task, in memory that outlives it.
 trait Run {
@@ -33,7 +33,11 @@ impl<F: Future<Output = ()> + 'static> Run for Option<F> {
     fn rest(mut self: Pin<Box<Self>>, resting: &RefCell<Resting>) {
         // With nothing borrowed: what the task owned may wake or spawn others.
         self.set(None);
-        if let Some(memory) = resting.borrow_mut().of::<F>().filter(|memory| memory.len() < RESTING_MAX) {
+        if let Some(memory) = resting
+            .borrow_mut()
+            .of::<F>()
+            .filter(|memory| memory.len() * size_of::<Self>() < RESTING_BYTES_MAX)
+        {
             memory.push(self);
         }
     }
@@ -128,26 +132,23 @@ impl Executor {
     }
 
     /// Starts one of the tasks that come and go with requests, in the next turn: the memory of one that ended serves another.
-    pub(super) fn spawn_often<F: Future<Output = ()> + 'static>(&self, task: F) {
-        let memory = {
-            let mut resting = self.resting.borrow_mut();
-            match resting.of::<F>() {
-                Some(memory) => memory.pop(),
-                None => {
-                    resting.0.push((TypeId::of::<F>(), Box::new(Memory::<F>::new())));
-                    None
-                }
-            }
-        };
-        let task: Task = match memory {
-            Some(mut memory) => {
-                memory.set(Some(task));
-                memory
-            }
-            None => Box::pin(Some(task)),
-        };
-        let key = self.tasks.borrow_mut().insert(Some(task));
+    // Inlined, and told how to make the task: so it is made where it will be, and not copied there as a whole.
+    #[inline(always)]
+    pub(super) fn spawn_often<F: Future<Output = ()> + 'static>(&self, make: impl FnOnce() -> F) {
+        let mut memory = self.memory();
+        memory.set(Some(make()));
+        let key = self.tasks.borrow_mut().insert(Some(memory));
         READY.with_borrow_mut(|ready| ready.push(key));
+    }
+
+    /// Memory for a task.
+    fn memory<F: 'static>(&self) -> Pin<Box<Option<F>>> {
+        let mut resting = self.resting.borrow_mut();
+        if let Some(memory) = resting.of::<F>() {
+            return memory.pop().unwrap_or_else(|| Box::pin(None));
+        }
+        resting.0.push((TypeId::of::<F>(), Box::new(Memory::<F>::new())));
+        Box::pin(None)
     }
 
     /// Polls each task that is ready now once, then those that these spawned; how many. What they wake runs in the next call,
@@ -264,7 +265,7 @@ mod tests {
             }
         }
         let spawn = |counted: Counted| {
-            executor.spawn_often(async move {
+            executor.spawn_often(move || async move {
                 let _counted = &counted;
             });
         };

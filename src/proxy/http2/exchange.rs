@@ -18,6 +18,7 @@ use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
 
 use crate::base::field_edits::FieldEdits;
+use crate::base::time::Instant;
 use crate::h1::{FieldSlots, HeadLimits, Parsed, ResponseHead, parse_response};
 use crate::http::answer::{standard_text, write_answer};
 use crate::http::{Reject, grpc, trim_ows};
@@ -38,93 +39,53 @@ use super::super::transfer::{Sink, Source, transfer};
 use super::super::tunnel::Tunnel;
 use super::super::upstream::{Acquired, Tried};
 use super::piece::Piece;
-use super::server::Session;
+use super::server::{Live, Session};
 use super::stream::{Receiver, Sender, StreamFault};
 use super::translate;
 
 /// As a line of a trailer section begins.
 const GRPC_STATUS: &[u8] = b"grpc-status:";
 
-/// Serves one stream.
-pub(super) async fn run(session: Rc<Session>, request: H2Request<RecvStream>, respond: SendResponse<Piece>) {
-    if let Some(opened) = answer(&session, request, respond).await {
-        let Opened { receiver, sender, tunnel } = *opened;
-        // In a block of its own: other streams must not pay for its size.
-        Box::pin(super::super::tunnel::over_stream(&session.guard, &session.pace, receiver, sender, tunnel))
-            .await;
-    }
-}
-
-/// A tunnel, and the client's side of it.
-struct Opened {
-    receiver: Receiver,
-    sender: Sender,
-    tunnel: Tunnel,
-}
-
-/// Answers the request of one stream. What it goes on as, if that is a tunnel.
-async fn answer(
-    session: &Session,
+/// Serves one stream. `live` counts it until all that it held is free.
+// Neither this nor `Exchange::of` is an `async fn`, or split in two: a future keeps what it is given twice, and there are as
+// many of this one as there are streams.
+#[expect(clippy::manual_async_fn)]
+pub(super) fn run(
+    live: Live,
     request: H2Request<RecvStream>,
-    mut respond: SendResponse<Piece>,
-) -> Option<Box<Opened>> {
-    let context = session.guard.context().clone();
-    let serving = session.guard.serving();
-    let started = context.runtime.now();
-    let line = Line::of_request(&session.guard, &serving, started);
-    let (head, body) = request.into_parts();
-    let ended = body.is_end_stream();
-    let mut neutral = context.runtime.take_block();
-    if translate::write_request(&mut neutral, &head, ended).is_err() {
-        respond.send_reset(Reason::PROTOCOL_ERROR);
-        session.guard.counts().request(None);
-        line.ended(Termination::BadRequest);
-        return None;
-    }
-    let content_type = head.headers.get(::http::header::CONTENT_TYPE);
-    let is_grpc = content_type.is_some_and(|value| grpc::is_grpc(value.as_bytes()));
-    let timeout = head.headers.get("grpc-timeout").filter(|_| is_grpc);
-    let timeout = timeout.and_then(|value| grpc::parse_timeout(value.as_bytes()));
-    let exchange = Exchange {
-        session,
-        context: &context,
-        serving: &serving,
-        line,
-        client: RefCell::new(Answering::Waiting(respond)),
-        timeouts: session.guard.timeouts(),
-        deadline: context.runtime.deadline(),
-        is_grpc,
-        is_call: is_grpc && head.method == Method::POST && wants_trailers(&head),
-        ungraded: Cell::new(None),
-        is_head: head.method == Method::HEAD,
-        is_extended: head.extensions.get::<Protocol>().is_some(),
-        status: Cell::new(None),
-        opened: RefCell::default(),
-    };
-    let judged = exchange.judge(&neutral, head.headers.len());
-    drop(head);
-    context.runtime.put_block(neutral);
-    let mut body = Receiver::new(body);
-    match timeout {
-        None => exchange.serve(judged, &mut body).await,
-        Some(timeout) => {
-            let deadline = context.runtime.deadline();
-            deadline.set(started + timeout);
-            if deadline.within(pin!(exchange.serve(judged, &mut body))).await.is_err() {
-                exchange.deadline_exceeded().await;
+    respond: SendResponse<Piece>,
+) -> impl Future<Output = ()> {
+    async move {
+        let session = &*live.session;
+        let context = session.guard.context();
+        let serving = session.guard.serving();
+        let started = context.runtime.now();
+        let Some((exchange, judged, mut body, timeout)) =
+            Exchange::begin(session, &serving, started, request, respond)
+        else {
+            return;
+        };
+        match timeout {
+            None => exchange.serve(judged, &mut body).await,
+            Some(timeout) => {
+                let deadline = context.runtime.deadline();
+                deadline.set(started + timeout);
+                if deadline.within(pin!(exchange.serve(judged, &mut body))).await.is_err() {
+                    exchange.deadline_exceeded().await;
+                }
             }
         }
+        exchange.account(started);
+        let opened = exchange.opened.take();
+        drop(exchange);
+        drop(serving);
+        if let Some(opened) = opened {
+            let (sender, tunnel) = *opened;
+            // In a block of its own: other streams must not pay for its size.
+            Box::pin(super::super::tunnel::over_stream(&session.guard, &session.pace, body, sender, tunnel))
+                .await;
+        }
     }
-    session.guard.counts().request(exchange.status.get());
-    exchange.line.status(exchange.status.get());
-    let took = context.runtime.now().since(started);
-    context.shard.observe(Histogram::RequestDuration, took);
-    context.door.answered(took, exchange.status.get());
-    if exchange.opened.borrow().is_none() {
-        exchange.line.complete();
-    }
-    let (sender, tunnel) = exchange.opened.take()?;
-    Some(Box::new(Opened { receiver: body, sender, tunnel }))
 }
 
 fn wants_trailers(head: &::http::request::Parts) -> bool {
@@ -152,7 +113,7 @@ struct Exchange<'a> {
     /// Sent to the client; a response has begun once there is one.
     status: Cell<Option<u16>>,
     /// The tunnel asked for, once it is open.
-    opened: RefCell<Option<(Sender, Tunnel)>>,
+    opened: RefCell<Option<Box<(Sender, Tunnel)>>>,
 }
 
 /// The client's side of the stream, as far as the response goes.
@@ -178,7 +139,65 @@ struct Destination<'a> {
     caller: &'a Caller,
 }
 
-impl Exchange<'_> {
+/// What a stream begins with: its exchange, what was judged of its request, the request's content, and how long a call has.
+type Begun<'a> = (Exchange<'a>, Result<Request, Reject>, Receiver, Option<Duration>);
+
+impl<'a> Exchange<'a> {
+    /// `None` when the request is malformed, and its stream reset.
+    fn begin(
+        session: &'a Session,
+        serving: &'a Rc<Serving>,
+        started: Instant,
+        request: H2Request<RecvStream>,
+        mut respond: SendResponse<Piece>,
+    ) -> Option<Begun<'a>> {
+        let context = session.guard.context();
+        let line = Line::of_request(&session.guard, serving, started);
+        let (head, body) = request.into_parts();
+        let mut neutral = context.runtime.take_block();
+        if translate::write_request(&mut neutral, &head, body.is_end_stream()).is_err() {
+            respond.send_reset(Reason::PROTOCOL_ERROR);
+            session.guard.counts().request(None);
+            line.ended(Termination::BadRequest);
+            return None;
+        }
+        let content_type = head.headers.get(::http::header::CONTENT_TYPE);
+        let is_grpc = content_type.is_some_and(|value| grpc::is_grpc(value.as_bytes()));
+        let timeout = head.headers.get("grpc-timeout").filter(|_| is_grpc);
+        let timeout = timeout.and_then(|value| grpc::parse_timeout(value.as_bytes()));
+        let exchange = Self {
+            session,
+            context,
+            serving,
+            line,
+            client: RefCell::new(Answering::Waiting(respond)),
+            timeouts: session.guard.timeouts(),
+            deadline: context.runtime.deadline(),
+            is_grpc,
+            is_call: is_grpc && head.method == Method::POST && wants_trailers(&head),
+            ungraded: Cell::new(None),
+            is_head: head.method == Method::HEAD,
+            is_extended: head.extensions.get::<Protocol>().is_some(),
+            status: Cell::new(None),
+            opened: RefCell::default(),
+        };
+        let judged = exchange.judge(&neutral, head.headers.len());
+        context.runtime.put_block(neutral);
+        Some((exchange, judged, Receiver::new(body), timeout))
+    }
+
+    /// Counts an exchange that has ended.
+    fn account(&self, started: Instant) {
+        self.session.guard.counts().request(self.status.get());
+        self.line.status(self.status.get());
+        let took = self.context.runtime.now().since(started);
+        self.context.shard.observe(Histogram::RequestDuration, took);
+        self.context.door.answered(took, self.status.get());
+        if self.opened.borrow().is_none() {
+            self.line.complete();
+        }
+    }
+
     fn judge(&self, neutral: &[u8], fields: usize) -> Result<Request, Reject> {
         // Each crumb and each duplicate counts, also those that went into one field or none (CVE-2026-47774).
         if fields > self.serving.head_limits.fields_max {

@@ -1,11 +1,15 @@
-//! A piece of a body on its way between any two transports, without a copy: part of a receive buffer of the pool, or of
-//! what the `h2` crate received.
+//! A piece of a body on its way between any two transports, without a copy unless it is small: part of a receive buffer of
+//! the pool, or of what the `h2` crate received.
 
 use std::rc::Rc;
 
 use bytes::{Buf, Bytes};
 
 use crate::runtime::RecvBuf;
+
+/// Bytes that are copied, so that their receive buffer serves the next socket while it is in cache: a piece may wait for the
+/// other streams of its connection. The largest that malloc takes from its fast lists.
+const COPIED_MAX: usize = 1_024;
 
 /// Some bytes of a body. Cheap to split; the memory goes back when the last part is gone.
 pub struct Piece(Repr);
@@ -17,6 +21,9 @@ enum Repr {
 
 impl Piece {
     pub fn new(buf: RecvBuf) -> Self {
+        if buf.len() <= COPIED_MAX {
+            return Self::copied(&buf);
+        }
         let end = buf.len();
         Self(Repr::Pool { buf: Rc::new(buf), at: 0, end })
     }

@@ -92,8 +92,8 @@ impl Session {
 }
 
 /// One stream's task, counted and charged until it ends.
-struct Live {
-    session: Rc<Session>,
+pub(super) struct Live {
+    pub(super) session: Rc<Session>,
     has_body: bool,
 }
 
@@ -415,10 +415,7 @@ impl Driver<'_> {
         self.session.guard.counts().add(ListenerCounter::Http2Streams, 1);
         self.requests = self.requests.saturating_add(1);
         let live = Live::new(self.session, !request.body().is_end_stream());
-        context.runtime.spawn_often(async move {
-            exchange::run(live.session.clone(), request, respond).await;
-            drop(live);
-        });
+        context.runtime.spawn_often(move || exchange::run(live, request, respond));
         if self.going.is_none() && self.requests >= self.requests_max {
             self.go(Termination::RequestsMax, now);
         }

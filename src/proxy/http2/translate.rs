@@ -11,7 +11,7 @@ use http::{Method, Request, Response, StatusCode, Uri, Version};
 use crate::base::field_edits::FieldEdits;
 use crate::h1::{RequestHead, ResponseHead, response_fields};
 use crate::http::field_kind::{FieldKind, classify, is_forbidden_in_trailer};
-use crate::http::{BodyFraming, is_protocol, is_token_byte, write_decimal};
+use crate::http::{BodyFraming, decimal, is_protocol, is_token_byte, write_decimal};
 use crate::limits;
 
 use super::super::tunnel::Opening;
@@ -308,7 +308,8 @@ pub(super) fn response(
     };
     fields.reserve(head.fields().len() + edits.appended().count() + usize::from(date.is_some()));
     if let Some(length) = length {
-        fields.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+        // In one piece of memory, where the conversion from an integer takes two.
+        fields.insert(header::CONTENT_LENGTH, decimal(length, HeaderValue::from_bytes).ok()?);
     }
     let mut fits = true;
     response_fields(head, edits, date, |name, value| {

@@ -320,7 +320,8 @@ impl Upstreams {
         cluster: &Rc<Cluster>,
         endpoint: &Rc<Endpoint>,
     ) -> Result<Option<Made>, AcquireError> {
-        let (stream, generation) = self.connect(cluster, endpoint, Purpose::Http, &Caller::default()).await?;
+        let (stream, generation) =
+            Box::pin(self.connect(cluster, endpoint, Purpose::Http, &Caller::default())).await?;
         // `connect` leaves the count to whoever keeps the connection.
         let counted = Counted::adopt(cluster);
         let speaks_h2 = matches!(stream, Stream::Socket(_)) || stream.alpn().as_deref() == Some(b"h2");

@@ -17,7 +17,7 @@ impl Exchange<'_> {
         match ask::open(self, self.context, opening, tried).await {
             Ok(ask::Opened { side, upward, first_down }) => {
                 let tunnel = Tunnel { opening: opening.clone(), upward, first_up: None, first_down };
-                self.opened.replace(Some((side, tunnel)));
+                self.opened.replace(Some(Box::new((side, tunnel))));
             }
             Err(NotOpened::Failed(failure)) => self.fail(&failure).await,
             Err(NotOpened::Refused) => self.fail(&UNANSWERED).await,
