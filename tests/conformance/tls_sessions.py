@@ -3,6 +3,7 @@ data, renegotiation, endings, passing TLS on, TLS to endpoints. On both engines.
 
 import contextlib
 import os
+import re
 import socket
 import ssl
 import tempfile
@@ -53,6 +54,7 @@ class Suite:
             self.check(f"{version} no ticket stands for a certificate", not got.served and got.alert == 116, got.why())
             self._without_tickets(version)
             self._of_a_client(version)
+        self._by_identifier()
         count = self.gateway.metric("ringfort_tls_resumed_total")
         self.check("resumed sessions are counted", count == 2 * len(VERSIONS), count)
 
@@ -65,6 +67,12 @@ class Suite:
             os.remove(path)
         else:
             self.check(f"{version} without tickets none is given", True)
+
+    def _by_identifier(self):
+        """TLS 1.2's other resumption: what a session needs is kept by its client alone, so no identifier is given."""
+        got = self.connect("disable", "-tls1_2", "-no_ticket")
+        given = re.findall(r"Session-ID: (\w*)$", got.text, re.MULTILINE)
+        self.check("-tls1_2 no identifier is given to resume by", got.served and given == [""], f"{given} {got.why()}")
 
     def _of_a_client(self, version):
         """What a certificate opened stays open to its holder's ticket, and that opens no more."""
