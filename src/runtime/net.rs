@@ -155,6 +155,11 @@ impl Socket {
         self.runtime.0.reactor.borrow_mut().shutdown_write(self.key);
     }
 
+    /// Bytes that the kernel took and the peer's has not acknowledged, our FIN among them. RST would lose them.
+    pub fn unacknowledged(&self) -> usize {
+        self.runtime.0.reactor.borrow().fd(self.key).map_or(0, syscalls::unacknowledged)
+    }
+
     /// Closes with RST: the peer learns that the stream did not end well.
     pub fn abort(self) {
         self.runtime.0.reactor.borrow_mut().reset_on_close(self.key);

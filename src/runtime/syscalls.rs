@@ -55,6 +55,14 @@ pub(super) fn shutdown(fd: BorrowedFd<'_>, how: Shutdown) {
     let _ = unsafe { libc::shutdown(fd.as_raw_fd(), how) };
 }
 
+/// Bytes sent that the peer's kernel has not acknowledged; its FIN counts as one (tcp(7), SIOCOUTQ).
+pub(super) fn unacknowledged(fd: BorrowedFd<'_>) -> usize {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the pointer is to one int that outlives the call.
+    let asked = unsafe { libc::ioctl(fd.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    if asked < 0 { 0 } else { usize::try_from(bytes).unwrap_or(0) }
+}
+
 /// Makes the next close send RST and drop what is unsent.
 pub(super) fn reset_on_close(fd: BorrowedFd<'_>) {
     let _ = socket2::SockRef::from(&fd).set_linger(Some(Duration::ZERO));

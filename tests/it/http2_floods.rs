@@ -2,7 +2,10 @@
 //! another client is served as before.
 
 use std::io::Write;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
+
+use socket2::{Domain, Socket, Type};
 
 use crate::harness::h2::H2Origin;
 use crate::harness::h2::raw::{
@@ -11,7 +14,7 @@ use crate::harness::h2::raw::{
 };
 use crate::harness::origin::Origin;
 use crate::harness::setup::Setup;
-use crate::harness::{Engine, eventually, on_both_engines, process};
+use crate::harness::{Engine, SOON, eventually, on_both_engines, process};
 
 on_both_engines!(
     every_flood_ends_in_bounded_memory_beside_a_good_client,
@@ -21,6 +24,7 @@ on_both_engines!(
     clients_that_read_nothing_do_not_hold_up_the_others_of_their_endpoint,
     streams_are_refused_once_the_worker_has_spent_its_memory,
     a_usual_client_is_no_flood,
+    a_flood_is_told_why_it_ended_even_if_it_reads_late,
 );
 
 const MIB: f64 = 1_048_576.0;
@@ -268,4 +272,32 @@ fn a_usual_client_is_no_flood(engine: Engine) {
         client.send(&frame(PRIORITY, 0, stream, &[0, 0, 0, 0, 1]));
         assert_eq!(client.verdict(stream), None, "{number}");
     }
+}
+
+/// The gateway's frames overflow the client's receive buffer and wait with the gateway's kernel; what more comes ends in
+/// RST, and not before they arrived.
+fn a_flood_is_told_why_it_ended_even_if_it_reads_late(engine: Engine) {
+    let gateway = Setup::answering(engine).start();
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.set_recv_buffer_size(1).unwrap();
+    socket.connect(&SocketAddr::from(([127, 0, 0, 1], gateway.web())).into()).unwrap();
+    let mut client = RawClient::over(socket.into());
+    client.greet();
+    client.stream.set_write_timeout(Some(Duration::from_millis(200))).unwrap();
+    client.stream.set_read_timeout(Some(SOON)).unwrap();
+    let fields = get(&[("connection", "x")]);
+    let mut streams = (0..).map(stream_of);
+    loop {
+        let batch: Vec<u8> =
+            streams.by_ref().take(1_000).flat_map(|stream| frame(HEADERS, ENDS, stream, &fields)).collect();
+        if client.stream.write_all(&batch).is_err() {
+            break;
+        }
+    }
+    let mut last = None;
+    while let Some(frame) = client.next() {
+        last = Some(frame);
+    }
+    let last = last.expect("frames");
+    assert_eq!((last.kind, last.code()), (GOAWAY, Some(11)));
 }

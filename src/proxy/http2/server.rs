@@ -37,6 +37,8 @@ pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const LINGER: Duration = Duration::from_secs(2);
 /// Bytes read meanwhile: a flood is not waited for.
 const LINGER_BYTES_MAX: usize = 256 * KIB;
+/// How often it is asked from then on whether they did.
+const LINGER_LOOK: Duration = Duration::from_millis(20);
 /// What a connection is taken to cost beside its streams: the crate's buffers and tables.
 const CONNECTION_BYTES: usize = 32 * KIB;
 /// What a stream is taken to cost beside receive buffers and its window: its task, its state in the crate.
@@ -257,13 +259,18 @@ impl Http2 {
             return stream.abort();
         }
         stream.shutdown_write();
-        deadline.set(context.runtime.now() + LINGER);
+        let until = context.runtime.now() + LINGER;
+        deadline.set(until);
         let mut left = LINGER_BYTES_MAX;
-        while let Ok(Ok(buf)) = deadline.within(stream.recv()).await {
-            left = left.saturating_sub(buf.len());
-            if buf.is_empty() || left == 0 {
-                break;
+        while left > 0 {
+            match deadline.within(stream.recv()).await {
+                Ok(Ok(buf)) if !buf.is_empty() => left = left.saturating_sub(buf.len()),
+                _ => return,
             }
+        }
+        // To close now is RST, and that takes along what the client's kernel had no room for yet.
+        while stream.socket().unacknowledged() > 0 && context.runtime.now() < until {
+            context.runtime.sleep_until(until.min(context.runtime.now() + LINGER_LOOK)).await;
         }
     }
 }

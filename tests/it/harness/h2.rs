@@ -480,10 +480,14 @@ pub mod raw {
         /// A connection that has sent preface and SETTINGS, and acknowledges those of the gateway.
         pub fn connect(port: u16) -> Self {
             let mut client = Self::silent(port);
-            client.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
-            client.send(&frame(SETTINGS, 0, 0, &[]));
-            client.send(&frame(SETTINGS, ACK, 0, &[]));
+            client.greet();
             client
+        }
+
+        pub fn greet(&mut self) {
+            self.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+            self.send(&frame(SETTINGS, 0, 0, &[]));
+            self.send(&frame(SETTINGS, ACK, 0, &[]));
         }
 
         pub fn silent(port: u16) -> Self {
