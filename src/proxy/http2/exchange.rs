@@ -37,6 +37,7 @@ use super::super::outcome::Termination;
 use super::super::snapshot::Timeouts;
 use super::super::transfer::{Sink, Source, transfer};
 use super::super::tunnel::Tunnel;
+use super::super::turnstile::Turnstile;
 use super::super::upstream::{Acquired, Tried};
 use super::piece::Piece;
 use super::server::{Live, Session};
@@ -479,6 +480,7 @@ impl<'a> Exchange<'a> {
             Ok(responded) => Ok(responded),
             Err(error) => {
                 self.fail_body(error).await;
+                self.session.pace.pass().await;
                 Err(Gone)
             }
         }
@@ -544,6 +546,10 @@ impl Client for Exchange<'_> {
 
     fn deadline(&self) -> &Deadline {
         &self.deadline
+    }
+
+    fn pace(&self) -> Option<&Turnstile> {
+        Some(&self.session.pace)
     }
 
     /// Once the response has begun, whoever sends it sees the client leave.

@@ -30,12 +30,7 @@ impl Exchange<'_> {
                 self.serving.upstreams.release(connection);
             }
             // Where the client is gone the endpoint must not take what it got for the whole.
-            _ => {
-                if responded.is_err() {
-                    self.session.pace.pass().await;
-                }
-                connection.abort();
-            }
+            _ => connection.abort(),
         }
         responded
     }
