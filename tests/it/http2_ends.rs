@@ -8,16 +8,18 @@ use std::time::Duration;
 use h2::Reason;
 
 use crate::harness::client::Client;
+use crate::harness::gateway::fresh_listener;
 use crate::harness::h2::raw::{self, RawClient, frame};
 use crate::harness::h2::{self as h2t, H2Origin, connect, fetch, get, post, request, run};
 use crate::harness::message::End;
-use crate::harness::origin::Origin;
+use crate::harness::origin::{Origin, fill_backlog};
 use crate::harness::setup::Setup;
-use crate::harness::{Engine, eventually, on_both_engines};
+use crate::harness::{Engine, eventually, on_both_engines, process};
 
 on_both_engines!(
     a_client_that_resets_is_felt_by_the_endpoint,
     a_client_that_leaves_is_felt_by_the_endpoint,
+    connections_in_the_making_are_given_up_a_few_in_a_turn,
     a_response_that_is_cut_never_looks_whole,
     an_endpoint_that_resets_before_it_answers_is_a_502,
     a_refused_stream_is_tried_again,
@@ -113,6 +115,36 @@ fn a_client_that_leaves_is_felt_by_the_endpoint(engine: Engine) {
     eventually("the endpoint learns", || *two.log().resets.lock().unwrap() == [u32::from(Reason::CANCEL)]);
     eventually("nothing is left", || gateway.metric("ringfort_connections_active", "") == 0.0);
     eventually("the memory is back", || gateway.metric("ringfort_http2_streams_active", "") == 0.0);
+}
+
+/// The streams of a client that leaves while 100 connections are made for it: whoever else is served must not wait until
+/// all their sockets are closed.
+fn connections_in_the_making_are_given_up_a_few_in_a_turn(engine: Engine) {
+    const STREAMS: u32 = 100;
+    let listener = fresh_listener();
+    let fillers = fill_backlog(&listener);
+    let address = listener.local_addr().unwrap().to_string();
+    let gateway = Setup::to_all(engine, &[address]).connect_timeout_ms(10_000).start();
+    let turns = || gateway.metric("ringfort_worker_loop_turns_total", "");
+    // Workers count at times.
+    let counted_since = |then: f64| {
+        eventually("turns are counted", || turns() > then);
+        turns()
+    };
+    let open = || process::open_files(gateway.data_process());
+    // Some for whoever reads the metrics.
+    let most_idle = open() + 8;
+    let mut client = RawClient::connect(gateway.web());
+    for number in 0..STREAMS {
+        client.send(&frame(raw::HEADERS, raw::END_HEADERS | raw::END_STREAM, 2 * number + 1, &raw::get(&[])));
+    }
+    eventually("all connect", || open() > most_idle + STREAMS as usize - 16);
+    let before = counted_since(turns());
+    drop(client);
+    eventually("all are given up", || open() <= most_idle);
+    let took = counted_since(turns()) - before;
+    assert!(took >= f64::from(STREAMS) / 4.0, "{took} turns");
+    drop(fillers);
 }
 
 fn a_response_that_is_cut_never_looks_whole(engine: Engine) {
