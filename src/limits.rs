@@ -77,8 +77,8 @@ pub const HTTP2_STREAM_WINDOW_BYTES: u32 = 64 * KIB as u32;
 pub const HTTP2_CONNECTION_WINDOW_BYTES: u32 = MIB as u32;
 /// Bytes of one HTTP/2 stream that wait for its peer beside the piece on its way.
 pub const HTTP2_STREAM_SEND_BYTES_MAX: usize = 16 * KIB;
-/// Connections to endpoints that the streams of one client's HTTP/2 connection make, or cut off, in a turn of the loop:
-/// each costs as much as several requests.
+/// Connections to endpoints that the streams of one client's HTTP/2 connection make in a turn of the loop: each costs as
+/// much as several requests.
 pub const HTTP2_CONNECTS_PER_TURN_MAX: u32 = 4;
 /// Reset HTTP/2 streams whose late frames are known for such.
 pub const HTTP2_RESET_STREAMS_REMEMBERED_MAX: usize = 50;

@@ -145,6 +145,7 @@ impl Runtime {
         };
         // Also after an error: tasks own the runtime that owns them.
         self.0.executor.clear();
+        self.0.reactor.borrow_mut().close_waiting();
         output
     }
 
@@ -186,7 +187,10 @@ impl Runtime {
         if gap > inner.gap_max.get() {
             inner.gap_max.set(gap);
         }
-        let wait = if executor::anything_ready() || !inner.at_leisure.borrow().is_empty() {
+        let wait = if executor::anything_ready()
+            || !inner.at_leisure.borrow().is_empty()
+            || inner.reactor.borrow().is_closing()
+        {
             Duration::ZERO
         } else {
             let deadline = inner.timers.borrow().next_deadline();

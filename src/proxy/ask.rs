@@ -30,7 +30,6 @@ use super::http2::{
 };
 use super::outcome::Termination;
 use super::tunnel::{Behind, Handshake, Opening, Upward};
-use super::turnstile::Turnstile;
 use super::upstream::{AcquireError, Acquired, Connection, Exchange, Tried};
 
 /// CANCEL (RFC 9113 §7).
@@ -49,9 +48,6 @@ pub(super) trait Client {
 
     /// Of the response's head.
     fn deadline(&self) -> &Deadline;
-
-    /// What one passes that is cut off, where many can be at once: it may have a socket to close.
-    fn pace(&self) -> Option<&Turnstile>;
 
     /// Ready once the client has left.
     fn poll_gone(&self, cx: &mut TaskContext<'_>) -> Poll<()>;
@@ -159,20 +155,16 @@ pub(super) const fn broken_by(error: BodyError) -> Termination {
 /// The client is gone.
 pub(super) struct Gone;
 
-/// Runs `future` unless the client leaves first: then it may be dropped.
+/// Runs `future` unless the client leaves first.
 pub(super) async fn unless_gone<C: Client, T>(
     client: &C,
     mut future: Pin<&mut impl Future<Output = T>>,
 ) -> Result<T, Gone> {
-    let outcome = std::future::poll_fn(|cx| match future.as_mut().poll(cx) {
+    std::future::poll_fn(|cx| match future.as_mut().poll(cx) {
         Poll::Ready(output) => Poll::Ready(Ok(output)),
         Poll::Pending => client.poll_gone(cx).map(|()| Err(Gone)),
     })
-    .await;
-    if let (Err(Gone), Some(pace)) = (&outcome, client.pace()) {
-        pace.pass().await;
-    }
-    outcome
+    .await
 }
 
 /// What comes of `acquire` unless the client leaves first. `whole`: the deadline of a request that was sent before, after which

@@ -24,7 +24,6 @@ use super::http2::{Receiver, Sender};
 use super::outcome::Termination;
 use super::relay::{self, Inlet, Meter, Outlet, Way, Ways};
 use super::stream::Stream;
-use super::turnstile::Turnstile;
 use super::upstream::{AcquireError, Acquired, Connection, Exchange, Tried, Upstreams};
 
 /// CONNECT_ERROR and CANCEL (RFC 9113 §7).
@@ -264,10 +263,9 @@ pub async fn over_connection(guard: SessionGuard, downstream: Stream, mut tunnel
     }
 }
 
-/// As `over_connection`, for a stream of a client's connection in HTTP/2. One that is cut off passes `pace`.
+/// As `over_connection`, for a stream of a client's connection in HTTP/2.
 pub async fn over_stream(
     guard: &SessionGuard,
-    pace: &Turnstile,
     mut receiver: Receiver,
     mut sender: Sender,
     mut tunnel: Tunnel,
@@ -281,7 +279,6 @@ pub async fn over_stream(
         // RFC 9113 §8.5 for CONNECT, RFC 8441 §5 for the others.
         let broke = termination == Termination::UpstreamReset && tunnel.opening.is_connect();
         sender.reset(if broke { CONNECT_ERROR } else { CANCEL });
-        pace.pass().await;
         tunnel.upward.abort();
     }
 }

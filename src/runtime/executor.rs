@@ -257,23 +257,24 @@ mod tests {
     #[test]
     fn memory_of_a_task_that_ended_serves_the_next_of_its_type() {
         let executor = Executor::default();
-        let drops = Rc::new(Cell::new(0));
         struct Counted(Rc<Cell<u32>>);
         impl Drop for Counted {
             fn drop(&mut self) {
                 self.0.set(self.0.get() + 1);
             }
         }
-        let spawn = |counted: Counted| {
-            executor.spawn_often(move || async move {
-                let _counted = &counted;
-            });
+        let drops = Rc::new(Cell::new(0));
+        let task = |counted: Counted| async move {
+            let _counted = &counted;
         };
+        fn resting<F: 'static>(executor: &Executor, _: &impl Fn(Counted) -> F) -> usize {
+            executor.resting.borrow_mut().of::<F>().map_or(0, |memory| memory.len())
+        }
         for round in 1..=3 {
-            spawn(Counted(drops.clone()));
+            executor.spawn_often(|| task(Counted(drops.clone())));
+            assert_eq!(resting(&executor, &task), 0);
             executor.run_ready();
-            assert_eq!((drops.get(), executor.len()), (round, 0));
-            assert_eq!(executor.resting.borrow().0.len(), 1);
+            assert_eq!((drops.get(), executor.len(), resting(&executor, &task)), (round, 0, 1));
         }
         executor.clear();
     }

@@ -4,6 +4,7 @@
 //! A slot lives until the kernel has given back every operation on it: only then is its descriptor closed, so a
 //! number is never reused while an operation on the old file is in flight.
 
+mod closing;
 mod epoll;
 #[cfg(test)]
 mod hooks;
@@ -22,6 +23,7 @@ use crate::base::slab::{Key, Slab};
 
 use super::buffers::{Blocks, BufferStats, Buffers, RecvBuf, Size};
 use super::syscalls;
+use closing::Closing;
 use epoll::Epoll;
 #[cfg(test)]
 pub(super) use hooks::{Fault, Inside};
@@ -282,6 +284,7 @@ pub(super) struct Reactor {
     buffers: Rc<Buffers>,
     blocks: Blocks,
     stats: ReactorStats,
+    closing: Closing,
 }
 
 impl Reactor {
@@ -296,6 +299,7 @@ impl Reactor {
             buffers,
             blocks: Blocks::default(),
             stats: ReactorStats::default(),
+            closing: Closing::default(),
         }
     }
 
@@ -342,11 +346,22 @@ impl Reactor {
     /// Enters the kernel: submits what is armed, waits up to `wait`, and wakes whom the events concern. Whether all that is
     /// ready was seen.
     pub(super) fn turn(&mut self, wait: Duration) -> io::Result<bool> {
-        let Self { slots, backend, buffers, stats, .. } = self;
+        let Self { slots, backend, buffers, stats, closing, .. } = self;
+        closing.turn();
         match backend {
             Backend::Epoll(epoll) => epoll.turn(slots, wait),
-            Backend::Uring(uring) => uring.turn(slots, buffers, stats, wait),
+            Backend::Uring(uring) => uring.turn(slots, buffers, stats, closing, wait),
         }
+    }
+
+    /// Closes what waits for turns to come: there may be none.
+    pub(super) fn close_waiting(&mut self) {
+        self.closing = Closing::default();
+    }
+
+    /// Whether descriptors wait to be closed in turns to come.
+    pub(super) fn is_closing(&self) -> bool {
+        !self.closing.is_empty()
     }
 
     pub(super) fn fd(&self, key: Key) -> Option<BorrowedFd<'_>> {
@@ -645,7 +660,9 @@ impl Reactor {
             uring.cancel_all(slot, key);
             return;
         }
-        self.slots.remove(key);
+        if let Some(slot) = self.slots.remove(key) {
+            self.closing.close(slot.fd);
+        }
     }
 
     /// Lets go of a descriptor that may have copies in other hands: only the last close takes it out of epoll, and

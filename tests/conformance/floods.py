@@ -4,7 +4,7 @@ a connection.
 With FLOODS_BESIDE=1, on a quiet machine, it also measures a good client beside each flood: its p99 is to stay within twice
 what it is beside a peer that floods nobody. The good client takes turns: a while beside clients that flood the gateway, a
 while beside the same clients flooding a sink, so that what they cost this machine is in both. The gateway has its CPU to
-itself, as where floods come from elsewhere."""
+itself where there is another, as where floods come from elsewhere."""
 
 import contextlib
 import multiprocessing
@@ -284,8 +284,10 @@ def off_the_gateways_cpu():
     """This process, and those that it starts meanwhile."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, before - {0} or before)
-    yield
-    os.sched_setaffinity(0, before)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def beside_a_good_client(tally, name, gateway):

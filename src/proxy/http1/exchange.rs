@@ -43,7 +43,6 @@ use super::super::context::{Context, Serving, SessionGuard};
 use super::super::outcome::{Ending, Termination};
 use super::super::snapshot::Timeouts;
 use super::super::stream::Stream;
-use super::super::turnstile::Turnstile;
 use super::super::upstream::{Connection, Tried};
 use super::failure::{Failure, UNANSWERED, invalid, is_clients_fault};
 use super::head_input::{HeadError, HeadInput};
@@ -596,10 +595,6 @@ impl Client for Exchange<'_> {
 
     fn deadline(&self) -> &Deadline {
         self.deadline
-    }
-
-    fn pace(&self) -> Option<&Turnstile> {
-        None
     }
 
     fn poll_gone(&self, cx: &mut TaskContext<'_>) -> Poll<()> {

@@ -37,7 +37,6 @@ use super::super::outcome::Termination;
 use super::super::snapshot::Timeouts;
 use super::super::transfer::{Sink, Source, transfer};
 use super::super::tunnel::Tunnel;
-use super::super::turnstile::Turnstile;
 use super::super::upstream::{Acquired, Tried};
 use super::piece::Piece;
 use super::server::{Live, Session};
@@ -48,7 +47,7 @@ use super::translate;
 const GRPC_STATUS: &[u8] = b"grpc-status:";
 
 /// Serves one stream. `live` counts it until all that it held is free.
-// Neither this nor `Exchange::of` is an `async fn`, or split in two: a future keeps what it is given twice, and there are as
+// Not an `async fn`, and what awaits nothing is in `Exchange::begin`: a future keeps what it is given twice, and there are as
 // many of this one as there are streams.
 #[expect(clippy::manual_async_fn)]
 pub(super) fn run(
@@ -83,8 +82,7 @@ pub(super) fn run(
         if let Some(opened) = opened {
             let (sender, tunnel) = *opened;
             // In a block of its own: other streams must not pay for its size.
-            Box::pin(super::super::tunnel::over_stream(&session.guard, &session.pace, body, sender, tunnel))
-                .await;
+            Box::pin(super::super::tunnel::over_stream(&session.guard, body, sender, tunnel)).await;
         }
     }
 }
@@ -480,7 +478,6 @@ impl<'a> Exchange<'a> {
             Ok(responded) => Ok(responded),
             Err(error) => {
                 self.fail_body(error).await;
-                self.session.pace.pass().await;
                 Err(Gone)
             }
         }
@@ -546,10 +543,6 @@ impl Client for Exchange<'_> {
 
     fn deadline(&self) -> &Deadline {
         &self.deadline
-    }
-
-    fn pace(&self) -> Option<&Turnstile> {
-        Some(&self.session.pace)
     }
 
     /// Once the response has begun, whoever sends it sees the client leave.

@@ -15,7 +15,7 @@ use crate::base::time::Instant;
 use crate::base::units::KIB;
 use crate::limits;
 use crate::metrics::{Drained, ListenerCounter, ListenerGauge, Shed};
-use crate::runtime::{Deadline, TimedOut};
+use crate::runtime::{Deadline, Socket, TimedOut};
 
 use super::super::access::Line;
 use super::super::body::drained;
@@ -33,11 +33,11 @@ use super::tap::Tap;
 /// What a client begins with that speaks HTTP/2 (RFC 9113 §3.4).
 pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// How long a connection that ends is read on, so that our last frames reach the client.
+/// How long a connection that ends stays, so that our last frames reach the client.
 const LINGER: Duration = Duration::from_secs(2);
-/// Bytes read meanwhile: a flood is not waited for.
+/// Bytes read meanwhile: a flood is read no longer.
 const LINGER_BYTES_MAX: usize = 256 * KIB;
-/// How often it is asked from then on whether they did.
+/// How often it is asked from then on whether the frames have arrived.
 const LINGER_LOOK: Duration = Duration::from_millis(20);
 /// What a connection is taken to cost beside its streams: the crate's buffers and tables.
 const CONNECTION_BYTES: usize = 32 * KIB;
@@ -55,8 +55,7 @@ pub struct Http2 {
 pub(super) struct Session {
     pub(super) guard: SessionGuard,
     pub(super) facts: RefCell<Facts>,
-    /// What its streams pass that make a connection to an endpoint, or cut one off: as many may come, or end, at once as
-    /// it has streams.
+    /// What its streams pass that make a connection to an endpoint: as many may come at once as it has streams.
     pub(super) pace: Turnstile,
     /// Streams whose task has not ended: until then they count, whatever their peer did to them (CVE-2023-44487).
     live: Cell<u32>,
@@ -269,7 +268,8 @@ impl Http2 {
             }
         }
         // To close now is RST, and that takes along what the client's kernel had no room for yet.
-        while stream.socket().unacknowledged() > 0 && context.runtime.now() < until {
+        let waits = |socket: &Socket| socket.unacknowledged() > 0 && socket.peer_address().is_ok();
+        while waits(stream.socket()) && context.runtime.now() < until {
             context.runtime.sleep_until(until.min(context.runtime.now() + LINGER_LOOK)).await;
         }
     }

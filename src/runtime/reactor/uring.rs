@@ -19,6 +19,7 @@ use io_uring::{IoUring, cqueue, opcode, squeue, types};
 use crate::base::slab::{GENERATION_BITS, Key, Slab};
 
 use super::super::buffers::{Buffers, RecvBuf, Size};
+use super::closing::Closing;
 use super::setup::Setup;
 use super::{ACCEPTED_MAX, INBOX_MAX, ReactorStats, Received, Receiving, Sending, Slot};
 use buffer_ring::{BUFFER_GROUP, BufferRing};
@@ -133,6 +134,7 @@ impl Uring {
         slots: &mut Slab<Slot>,
         buffers: &Rc<Buffers>,
         stats: &mut ReactorStats,
+        closing: &mut Closing,
         wait: Duration,
     ) -> io::Result<bool> {
         let (mut wait, mut seen) = (wait, 0);
@@ -146,7 +148,7 @@ impl Uring {
             stats.completion_overflows = self.overflows_seen;
             let count = self.reaped.len();
             while let Some(completion) = self.reaped.pop_front() {
-                self.apply(completion, slots, buffers, stats);
+                self.apply(completion, slots, buffers, stats, closing);
             }
             if count < MORE_MAY_WAIT {
                 return Ok(true);
@@ -349,6 +351,7 @@ impl Uring {
         slots: &mut Slab<Slot>,
         buffers: &Rc<Buffers>,
         stats: &mut ReactorStats,
+        closing: &mut Closing,
     ) {
         let Completion { word, result, flags } = completion;
         // The buffer is ours again whatever became of the socket.
@@ -398,8 +401,11 @@ impl Uring {
             None => {}
         }
         if slot.closing {
-            if slot.receiving == Receiving::Idle && slot.sending == Sending::Idle {
-                slots.remove(key);
+            if slot.receiving == Receiving::Idle
+                && slot.sending == Sending::Idle
+                && let Some(slot) = slots.remove(key)
+            {
+                closing.close(slot.fd);
             }
         } else if slot.watched && slot.receiving == Receiving::Idle && slot.nothing_arrived() {
             self.arm_receive(slot, key);
