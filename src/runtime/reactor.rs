@@ -138,6 +138,8 @@ struct Slot {
     watched: bool,
     /// Our direction ends when the outbox is empty.
     ending: bool,
+    /// Others may have copies of the descriptor, or it listens: its close waits for no other.
+    shared: bool,
 }
 
 /// An idle connection pays for its slot: growing it is a decision, not an accident.
@@ -164,6 +166,7 @@ impl Slot {
             writable: false,
             watched: false,
             ending: false,
+            shared: false,
         }
     }
 
@@ -661,14 +664,16 @@ impl Reactor {
             return;
         }
         if let Some(slot) = self.slots.remove(key) {
-            self.closing.close(slot.fd);
+            self.closing.close(slot);
         }
     }
 
     /// Lets go of a descriptor that may have copies in other hands: only the last close takes it out of epoll, and
     /// until then every event on it would wake this worker.
     pub(super) fn close_shared(&mut self, key: Key) {
-        if let (Backend::Epoll(epoll), Some(slot)) = (&self.backend, self.slots.get(key)) {
+        let Some(slot) = self.slots.get_mut(key) else { return };
+        slot.shared = true;
+        if let Backend::Epoll(epoll) = &self.backend {
             epoll.remove(slot.fd.as_fd());
         }
         self.close(key);

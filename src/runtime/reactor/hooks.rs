@@ -8,7 +8,7 @@ use super::*;
 /// Sums over all sockets.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(in crate::runtime) struct Inside {
-    /// Sockets that exist, those included whose close waits for the kernel.
+    /// Sockets that exist, those included whose close waits for the kernel or for a turn to come.
     pub(in crate::runtime) sockets: usize,
     /// Sockets whose close waits for the kernel.
     pub(in crate::runtime) closing: usize,
@@ -22,7 +22,7 @@ pub(in crate::runtime) struct Inside {
 
 impl Reactor {
     pub(in crate::runtime) fn inside(&self) -> Inside {
-        let mut inside = Inside { sockets: self.slots.len(), ..Inside::default() };
+        let mut inside = Inside { sockets: self.slots.len() + self.closing.len(), ..Inside::default() };
         for (_, slot) in self.slots.iter() {
             inside.closing += usize::from(slot.closing);
             inside.receiving += usize::from(slot.receiving != Receiving::Idle);

@@ -405,7 +405,7 @@ impl Uring {
                 && slot.sending == Sending::Idle
                 && let Some(slot) = slots.remove(key)
             {
-                closing.close(slot.fd);
+                closing.close(slot);
             }
         } else if slot.watched && slot.receiving == Receiving::Idle && slot.nothing_arrived() {
             self.arm_receive(slot, key);
