@@ -221,6 +221,7 @@ causes! {
         ProcessFiles: "emfile", "EMFILE: the process has no file descriptor left.";
         SystemFiles: "enfile", "ENFILE: the system has no file left.";
         Memory: "memory", "ENOMEM or ENOBUFS: the kernel has no memory for the socket.";
+        Watches: "watches", "ENOSPC: epoll may watch no further socket (fs.epoll.max_user_watches).";
         Aborted: "aborted", "ECONNABORTED: the client left before it was accepted.";
         Other: "other", "Any other error.";
     }

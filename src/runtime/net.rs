@@ -225,18 +225,16 @@ pub struct Listener {
     runtime: Runtime,
     key: Key,
     singly: Cell<bool>,
+    is_watched: Cell<bool>,
 }
 
 impl Listener {
     /// Takes over a listening socket. Accepted connections inherit its TCP_NODELAY.
-    ///
-    /// # Errors
-    /// When the reactor cannot watch it.
-    pub fn new(runtime: &Runtime, listener: std::net::TcpListener) -> io::Result<Self> {
-        listener.set_nonblocking(true)?;
+    pub fn new(runtime: &Runtime, listener: std::net::TcpListener) -> Self {
+        let _ = listener.set_nonblocking(true);
         let _ = SockRef::from(&listener).set_tcp_nodelay(true);
-        let key = runtime.0.reactor.borrow_mut().register(listener.into(), true)?;
-        Ok(Self { runtime: runtime.clone(), key, singly: Cell::new(false) })
+        let key = runtime.0.reactor.borrow_mut().register_unwatched(listener.into());
+        Self { runtime: runtime.clone(), key, singly: Cell::new(false), is_watched: Cell::new(false) }
     }
 
     /// Whether a connection is taken from the kernel's queue only when it is asked for. Otherwise the ring takes all that come,
@@ -254,13 +252,19 @@ impl Listener {
     /// The next connection.
     ///
     /// # Errors
-    /// What accept(2) reports. After EMFILE or ENFILE the caller waits before it asks again.
+    /// What accept(2) reports, or that the reactor cannot watch the socket yet (ENOSPC, ENOMEM). After EMFILE, ENFILE and
+    /// these the caller waits before it asks again.
     pub async fn accept(&self) -> io::Result<Incoming> {
         std::future::poll_fn(|cx| self.poll_accept(cx)).await
     }
 
     pub fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<Incoming>> {
-        self.runtime.0.reactor.borrow_mut().poll_accept(self.key, self.singly.get(), cx).map_ok(Incoming)
+        let mut reactor = self.runtime.0.reactor.borrow_mut();
+        if !self.is_watched.get() {
+            reactor.watch_unwatched(self.key)?;
+            self.is_watched.set(true);
+        }
+        reactor.poll_accept(self.key, self.singly.get(), cx).map_ok(Incoming)
     }
 
     /// Does something to the socket that is none of the reactor's business. `None` once it is closed.

@@ -337,13 +337,26 @@ impl Reactor {
     /// `input_likely`: something may be there to receive, and the first receive looks before it waits.
     pub(super) fn register(&mut self, fd: OwnedFd, input_likely: bool) -> io::Result<Key> {
         let key = self.slots.insert(Slot { readable: input_likely, ..Slot::new(fd) });
-        if let (Backend::Epoll(epoll), Some(slot)) = (&self.backend, self.slots.get_mut(key))
-            && let Err(error) = epoll.add(slot.fd.as_fd(), key)
-        {
+        if let Err(error) = self.watch_unwatched(key) {
             self.slots.remove(key);
             return Err(error);
         }
         Ok(key)
+    }
+
+    /// Takes over a socket that must not be lost where it cannot be watched at once. Nothing is heard of it before
+    /// `watch_unwatched`, nor has what came meanwhile gone unseen then.
+    pub(super) fn register_unwatched(&mut self, fd: OwnedFd) -> Key {
+        self.slots.insert(Slot { readable: true, ..Slot::new(fd) })
+    }
+
+    /// # Errors
+    /// When epoll cannot: ENOSPC beyond `fs.epoll.max_user_watches`, ENOMEM.
+    pub(super) fn watch_unwatched(&self, key: Key) -> io::Result<()> {
+        match (&self.backend, self.slots.get(key)) {
+            (Backend::Epoll(epoll), Some(slot)) => epoll.add(slot.fd.as_fd(), key),
+            _ => Ok(()),
+        }
     }
 
     /// Enters the kernel: submits what is armed, waits up to `wait`, and wakes whom the events concern. Whether all that is

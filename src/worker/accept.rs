@@ -52,11 +52,8 @@ pub(super) struct Port {
 
 impl Port {
     fn open(context: &Rc<Context>, served: &Rc<Served>, queues: Queues) -> Rc<Self> {
-        let watched = |socket| match Listener::new(&context.runtime, socket) {
-            Ok(listener) => Rc::new(listener),
-            Err(error) => panic!("a listener cannot be watched: {error}"),
-        };
-        let listeners: Vec<Rc<Listener>> = queues.own.into_iter().map(watched).collect();
+        let listener = |socket| Rc::new(Listener::new(&context.runtime, socket));
+        let listeners: Vec<Rc<Listener>> = queues.own.into_iter().map(listener).collect();
         let port = Rc::new(Self {
             served: RefCell::new(User::new(served)),
             sockets: listeners.iter().map(Rc::downgrade).collect(),
@@ -297,6 +294,7 @@ fn on_error(context: &Context, error: &io::Error) -> Option<Duration> {
         Some(libc::EMFILE) => (AcceptError::ProcessFiles, Some(PAUSE)),
         Some(libc::ENFILE) => (AcceptError::SystemFiles, Some(PAUSE)),
         Some(libc::ENOMEM | libc::ENOBUFS) => (AcceptError::Memory, Some(PAUSE)),
+        Some(libc::ENOSPC) => (AcceptError::Watches, Some(PAUSE)),
         Some(libc::ECONNABORTED) => (AcceptError::Aborted, None),
         _ => (AcceptError::Other, Some(PAUSE)),
     };

@@ -84,7 +84,7 @@ fn u3_descriptors_reused_at_once_never_show_one_connection_the_bytes_of_another(
             })
             .collect();
         runtime.play(async {
-            let listener = Listener::new(runtime, socket).expect("listener");
+            let listener = Listener::new(runtime, socket);
             for _ in 0..2 * CONNECTIONS {
                 let socket = listener.accept().await.expect("accept").open(runtime).expect("open");
                 runtime.spawn(answer_and_go(socket));
@@ -233,7 +233,7 @@ fn u12_no_descriptor_of_ours_survives_an_exec() {
         let (_mailbox, _) = Mailbox::new(runtime).expect("mailbox");
         let (accepting, address) = listener();
         let accepted = runtime.play(async {
-            let listener = Listener::new(runtime, accepting).expect("listener");
+            let listener = Listener::new(runtime, accepting);
             let _client = connect(address);
             listener.accept().await.expect("accept").open(runtime).expect("open")
         });

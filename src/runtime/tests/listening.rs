@@ -1,5 +1,8 @@
 //! Listeners: everything accepted is served, nothing is accepted without bound, and a closed one is closed.
 
+use std::os::fd::AsRawFd;
+use std::task::Waker;
+
 use super::*;
 use crate::sys::socket_options::SocketOptions;
 
@@ -14,7 +17,7 @@ fn u9_a_stopped_listener_hands_out_everything_accepted_or_queued_before() {
         let (socket, address) = listener();
         let clients = crowd(address, 100);
         runtime.play(async {
-            let listener = Listener::new(runtime, socket).expect("listener");
+            let listener = Listener::new(runtime, socket);
             let mut served = Vec::new();
             for _ in 0..3 {
                 served.push(listener.accept().await.expect("accept").open(runtime).expect("open"));
@@ -40,7 +43,7 @@ fn u9_stopping_twice_or_with_nothing_armed_ends_as_well() {
         let (socket, address) = listener();
         let clients = crowd(address, 2);
         let served = runtime.play(async {
-            let listener = Listener::new(runtime, socket).expect("listener");
+            let listener = Listener::new(runtime, socket);
             listener.stop();
             listener.stop();
             let mut served = 0;
@@ -61,7 +64,7 @@ fn a_listener_that_nobody_asks_stops_accepting() {
         const WAVE: usize = 20;
         let mut clients = crowd(address, 1);
         runtime.play(async {
-            let listener = Listener::new(runtime, socket).expect("listener");
+            let listener = Listener::new(runtime, socket);
             listener.accept().await.expect("accept").open(runtime).expect("open");
             let mut longest = 0;
             for _ in 0..6 {
@@ -87,7 +90,7 @@ fn u2_a_dropped_listener_frees_its_port_though_an_accept_is_armed() {
     on_engines(|runtime| {
         let (socket, address) = listener();
         runtime.play(async {
-            let listener = Listener::new(runtime, socket).expect("listener");
+            let listener = Listener::new(runtime, socket);
             let armed = runtime.deadline();
             armed.set(runtime.now() + Duration::from_millis(2));
             assert!(armed.within(listener.accept()).await.is_err());
@@ -109,11 +112,36 @@ fn a_dropped_listener_wakes_no_worker_though_its_socket_lives_on_elsewhere() {
         let facts = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).expect("fdinfo");
         facts.lines().filter(|line| line.starts_with("tfd:")).count()
     };
-    let listener = Listener::new(&runtime, socket).expect("listener");
+    let listener = Listener::new(&runtime, socket);
+    let _ = listener.poll_accept(&mut Context::from_waker(Waker::noop()));
     assert_eq!(watched(), 1);
     drop(listener);
     assert_eq!(watched(), 0);
     drop(elsewhere);
+}
+
+/// As where `fs.epoll.max_user_watches` is reached: a reload must not end for it, nor the socket be lost.
+#[test]
+fn a_listener_that_cannot_be_watched_yet_accepts_once_it_can() {
+    let (runtime, _) = Runtime::new(EngineChoice::Epoll, TINY).expect("epoll");
+    let (socket, address) = listener();
+    let (epoll, number) = (runtime.0.reactor.borrow().engine_fd(), socket.as_raw_fd());
+    let control = |operation| {
+        let mut event = libc::epoll_event { events: 0, u64: u64::MAX };
+        // SAFETY: both descriptors are open and `event` lives through the call.
+        assert_eq!(unsafe { libc::epoll_ctl(epoll, operation, number, &raw mut event) }, 0);
+    };
+    // What is there already cannot be added.
+    control(libc::EPOLL_CTL_ADD);
+    let listener = Listener::new(&runtime, socket);
+    let _client = connect(address);
+    runtime.play(async {
+        assert_eq!(listener.accept().await.err().and_then(|error| error.raw_os_error()), Some(libc::EEXIST));
+        control(libc::EPOLL_CTL_DEL);
+        listener.accept().await.expect("the one that waited");
+        let _later = connect(address);
+        listener.accept().await.expect("one that came later");
+    });
 }
 
 #[test]
@@ -122,7 +150,7 @@ fn a_refused_connection_is_reset() {
         let (socket, address) = listener();
         let mut client = connect(address);
         runtime.play(async {
-            let listener = Listener::new(runtime, socket).expect("listener");
+            let listener = Listener::new(runtime, socket);
             listener.accept().await.expect("accept").refuse();
         });
         assert_eq!(read_all(&mut client).expect_err("a reset").kind(), io::ErrorKind::ConnectionReset);
@@ -156,7 +184,7 @@ fn what_a_listener_takes_singly_is_there_for_others_until_it_is_asked_for() {
         let others = socket.try_clone().expect("a copy");
         let mut clients = crowd(address, 10);
         runtime.play(async {
-            let listener = Listener::new(runtime, socket).expect("listener");
+            let listener = Listener::new(runtime, socket);
             listener.set_singly(true);
             for left in (7..10).rev() {
                 listener.accept().await.expect("accept").refuse();

@@ -19,7 +19,7 @@ pub(super) fn echo_to_eight(runtime: &Runtime, len: usize) {
         })
         .collect();
     runtime.play(async {
-        let listener = Listener::new(runtime, socket).expect("listener");
+        let listener = Listener::new(runtime, socket);
         for _ in 0..8 {
             let socket = listener.accept().await.expect("accept").open(runtime).expect("open");
             runtime.spawn(echo(socket));

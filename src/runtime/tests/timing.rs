@@ -11,7 +11,7 @@ fn u1_a_deadline_fires_though_no_completion_ever_comes() {
             let (silent, _peer) = pair(runtime);
             let (stalled, _never_reads) = pair(runtime);
             stalled.send(&pattern(1, 8_000_000), false);
-            let listener = Listener::new(runtime, accepting).expect("listener");
+            let listener = Listener::new(runtime, accepting);
             let limited = async |milliseconds| {
                 let deadline = runtime.deadline();
                 deadline.set(runtime.now() + Duration::from_millis(milliseconds));
