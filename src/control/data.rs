@@ -283,15 +283,19 @@ fn serve_admin(
 
 /// A copy of one socket of each listener, for what is done to its whole group; and whether some group is larger than the
 /// number of workers.
-fn groups(listeners: &[Vec<TcpListener>], workers: usize) -> Result<(Vec<TcpListener>, bool), String> {
-    let firsts = listeners.iter().filter_map(|sockets| sockets.first());
-    let copies: io::Result<Vec<_>> = firsts.map(TcpListener::try_clone).collect();
+fn groups(
+    listeners: &[Vec<TcpListener>],
+    workers: usize,
+) -> Result<(Vec<Option<TcpListener>>, bool), String> {
+    let firsts = listeners.iter().map(|sockets| sockets.first());
+    let copies: io::Result<Vec<_>> =
+        firsts.map(|first| first.map(TcpListener::try_clone).transpose()).collect();
     let copies = copies.map_err(|error| format!("cannot copy the listeners: {error}; raise LimitNOFILE="))?;
     Ok((copies, listeners.iter().any(|sockets| sockets.len() > workers)))
 }
 
-/// With a ring for each worker. A log that the operator wants and cannot have is no way to start. After a crash a refusal
-/// would serve nobody.
+/// With a ring for each worker. A log that the operator wants and cannot have is no way to start, nor to take over. After a
+/// crash a refusal would serve nobody.
 fn start_access_log(
     snapshot: &Snapshot,
     facts: &Facts,
@@ -299,7 +303,7 @@ fn start_access_log(
     let mut access_log = AccessLog::default();
     let target = snapshot.access_log.as_ref().map(|spec| &spec.target);
     match access_log.follow(target) {
-        Err(problem) if facts.restarts > 0 => {
+        Err(problem) if facts.restarts > 0 && !facts.succeeds => {
             tracing::error!("{problem}; then send SIGUSR1: nothing is logged until then");
             access_log.await_target(target);
         }

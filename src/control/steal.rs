@@ -131,7 +131,7 @@ impl Sampler {
     }
 
     /// Goes on under another specification, with these listeners. Another mode or threshold begins at level 0.
-    pub fn change(&mut self, spec: Spec, listeners: &[TcpListener], handshakes_per_turn_max: u32) {
+    pub fn change(&mut self, spec: Spec, listeners: &[Option<TcpListener>], handshakes_per_turn_max: u32) {
         self.handshakes_per_turn_max = handshakes_per_turn_max;
         // Workers were told of the bound with the configuration.
         let usual = Ease::usual(handshakes_per_turn_max);

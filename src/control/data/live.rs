@@ -140,6 +140,7 @@ impl Live {
                     if !self.sampling.postpones() {
                         self.tls.look(state, &self.handles, &mut self.health, false);
                     }
+                    self.sampling.look();
                     forget_unused(state.shards());
                     if let Some(index) = self.handles.iter().position(Handle::finished) {
                         tracing::error!(worker = index, "a worker ended without being told to");
