@@ -249,6 +249,10 @@ struct Unanswered(io::Error, Duration);
 impl fmt::Display for Unanswered {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0.kind() {
+            _ if self.0.raw_os_error() == Some(libc::EMFILE) => write!(
+                f,
+                "no descriptors are left for the sockets of new listeners; raise LimitNOFILE= (ulimit -n), or listen on less"
+            ),
             io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => write!(
                 f,
                 "the supervisor did not answer within {} s; look whether its configuration file can be read, and try again",

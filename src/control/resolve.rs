@@ -1,10 +1,12 @@
 //! Names among the endpoints of clusters, looked up in the background and told to the workers when they change.
 //! A name that cannot be looked up keeps the addresses it had.
 
-use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::collections::{BTreeSet, HashMap};
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinSet;
 
 use crate::proxy::snapshot::{Cluster, EndpointAddress};
@@ -15,8 +17,10 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 pub const FIRST_LOOKUP_TIMEOUT: Duration = Duration::from_secs(3);
 /// Longest wait for one look-up.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(20);
-/// Look-ups of one cluster under way together: each holds a thread of the control thread's pool.
+/// Look-ups of one cluster under way together: each holds a thread.
 const LOOKUPS_AT_ONCE: usize = 8;
+/// Threads that look up names, those among them that nobody waits for any more.
+static THREADS: Semaphore = Semaphore::const_new(16);
 
 /// The names of one cluster and what they last resolved to.
 pub struct Names {
@@ -26,6 +30,30 @@ pub struct Names {
     lookups: Vec<Lookup>,
     interval: Duration,
     told: Option<Vec<SocketAddr>>,
+    answers: Answers,
+}
+
+/// What names last resolved to, whichever cluster they are of.
+#[derive(Clone, Default)]
+pub struct Answers(Arc<Mutex<HashMap<(Box<str>, u16), Vec<SocketAddr>>>>);
+
+impl Answers {
+    fn of(&self, host: &str, port: u16) -> Vec<SocketAddr> {
+        self.lock().get(&(host.into(), port)).cloned().unwrap_or_default()
+    }
+
+    fn keep(&self, lookup: &Lookup) {
+        self.lock().insert((lookup.host.clone(), lookup.port), lookup.addresses.clone());
+    }
+
+    /// Forgets all but these.
+    pub fn retain(&self, is_used: impl Fn(&str, u16) -> bool) {
+        self.lock().retain(|(host, port), _| is_used(host, *port));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<(Box<str>, u16), Vec<SocketAddr>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 struct Lookup {
@@ -36,8 +64,8 @@ struct Lookup {
 }
 
 impl Names {
-    /// The names of a cluster, or `None` if all its endpoints are addresses.
-    pub fn of(spec: &Cluster) -> Option<Self> {
+    /// The names of a cluster, or `None` if all its endpoints are addresses. They keep what `answers` has of them.
+    pub fn of(spec: &Cluster, answers: &Answers) -> Option<Self> {
         let (mut fixed, mut lookups) = (Vec::new(), Vec::new());
         for endpoint in &spec.endpoints {
             match endpoint {
@@ -45,13 +73,27 @@ impl Names {
                 EndpointAddress::Name { host, port } => lookups.push(Lookup {
                     host: host.clone(),
                     port: *port,
-                    addresses: Vec::new(),
+                    addresses: answers.of(host, *port),
                     failing: false,
                 }),
             }
         }
         let interval = spec.resolve_interval;
-        (!lookups.is_empty()).then(|| Self { name: spec.name.clone(), fixed, lookups, interval, told: None })
+        let answers = answers.clone();
+        (!lookups.is_empty()).then(|| Self {
+            name: spec.name.clone(),
+            fixed,
+            lookups,
+            interval,
+            told: None,
+            answers,
+        })
+    }
+
+    /// All addresses, where some name has one before it was ever looked up here.
+    pub fn begin(&mut self) -> Option<Vec<SocketAddr>> {
+        let some = self.lookups.iter().any(|lookup| !lookup.addresses.is_empty());
+        some.then(|| self.changed()).flatten()
     }
 
     /// Looks every name up, several at once, and tells all addresses of the cluster, ascending, after each answer
@@ -105,6 +147,7 @@ impl Names {
                     tracing::info!(cluster = &*self.name, host = &*lookup.host, "name resolves again");
                 }
                 (lookup.addresses, lookup.failing) = (found, false);
+                self.answers.keep(lookup);
                 return;
             }
             Ok(_) => "no address".to_string(),
@@ -136,11 +179,24 @@ impl Names {
 }
 
 async fn look_up(host: Box<str>, port: u16) -> Result<Vec<SocketAddr>, String> {
-    match tokio::time::timeout(LOOKUP_TIMEOUT, tokio::net::lookup_host((&*host, port))).await {
-        Ok(Ok(found)) => Ok(found.collect()),
-        Ok(Err(error)) => Err(error.to_string()),
-        Err(_) => Err("no answer in time".to_string()),
-    }
+    let answer = tokio::time::timeout(LOOKUP_TIMEOUT, on_thread(host, port)).await;
+    answer.unwrap_or_else(|_| Err("no answer in time".to_string()))
+}
+
+/// On a thread of its own, as the resolver of the system blocks. Where none can be made, that is a failed look-up.
+async fn on_thread(host: Box<str>, port: u16) -> Result<Vec<SocketAddr>, String> {
+    let permit = THREADS.acquire().await.map_err(|error| error.to_string())?;
+    let (tell, told) = oneshot::channel();
+    let ask = move || {
+        let found =
+            (&*host, port).to_socket_addrs().map(Iterator::collect).map_err(|error| error.to_string());
+        drop(permit);
+        // Whoever asked may have waited for long enough.
+        let _ = tell.send(found);
+    };
+    let thread = std::thread::Builder::new().name("look-up".into()).spawn(ask);
+    thread.map_err(|error| format!("no thread can be started to look it up: {error}"))?;
+    told.await.map_err(|error| error.to_string())?
 }
 
 #[cfg(test)]
@@ -159,6 +215,7 @@ mod tests {
                 .collect(),
             interval: Duration::from_secs(30),
             told: None,
+            answers: Answers::default(),
         }
     }
 

@@ -44,7 +44,11 @@ impl Door {
     /// Sets what clients should be answered within, and whether to refuse what cannot be.
     pub fn set_objective(&self, objective: Duration, sheds: bool, runtime: &Runtime) {
         self.objective.set(objective);
-        self.shedder.replace(sheds.then(|| Shedder::new(objective, runtime.now())));
+        match &mut *self.shedder.borrow_mut() {
+            // A reload does not make a queue that stands a burst, nor forgets how much is usual.
+            Some(shedder) if sheds => shedder.set_objective(objective),
+            shedder => *shedder = sheds.then(|| Shedder::new(objective, runtime.now())),
+        }
     }
 
     /// Whether anything is refused for its age.

@@ -223,6 +223,16 @@ pub enum EndpointAddress {
     },
 }
 
+impl EndpointAddress {
+    /// Host and port of one that is to be looked up.
+    pub fn name(&self) -> Option<(&str, u16)> {
+        match self {
+            Self::Name { host, port } => Some((host, *port)),
+            Self::Socket(_) => None,
+        }
+    }
+}
+
 /// How often clients may ask.
 #[derive(Clone, Debug)]
 pub struct RateLimit {

@@ -31,15 +31,13 @@ pub struct Shedder {
 impl Shedder {
     /// `objective`: what users should be answered within. Work may wait for two fifths of it while the queue stands.
     pub fn new(objective: Duration, now: Instant) -> Self {
-        Self {
-            age_max_standing: objective * 2 / 5,
-            // Work cannot have waited for longer than the queue has stood: such a limit would say nothing.
-            age_max: (objective * 4).max(STANDS_AFTER),
-            emptied: now,
-            window: now,
-            admitted: 0,
-            usual: 0.0,
-        }
+        let (age_max_standing, age_max) = bounds(objective);
+        Self { age_max_standing, age_max, emptied: now, window: now, admitted: 0, usual: 0.0 }
+    }
+
+    /// Goes on under another objective, knowing what it knew.
+    pub fn set_objective(&mut self, objective: Duration) {
+        (self.age_max_standing, self.age_max) = bounds(objective);
     }
 
     /// The queue was empty at `now`.
@@ -76,6 +74,12 @@ impl Shedder {
     }
 }
 
+/// Longest wait while the queue stands, and otherwise.
+fn bounds(objective: Duration) -> (Duration, Duration) {
+    // Work cannot have waited for longer than the queue has stood: such a limit would say nothing.
+    (objective * 2 / 5, (objective * 4).max(STANDS_AFTER))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -101,6 +105,19 @@ mod tests {
         shedder.emptied(at(103));
         assert!(shedder.admits(at(150), 99 * MS) && shedder.admits(at(202), 99 * MS));
         assert!(!shedder.admits(at(204), 99 * MS));
+    }
+
+    #[test]
+    fn another_objective_forgets_neither_the_queue_nor_the_usual() {
+        let mut shedder = shedder();
+        for ms in 0..100_000 {
+            shedder.emptied(at(ms));
+            assert!(shedder.admits(at(ms), MS));
+        }
+        shedder.set_objective(10 * MS);
+        assert!(shedder.stands(at(100_100)));
+        let admitted = (100_200..100_300).filter(|ms| shedder.admits(at(*ms), 5 * MS)).count();
+        assert!((2..=10).contains(&admitted), "{admitted}");
     }
 
     #[test]

@@ -63,7 +63,8 @@ impl Channel {
         self.send_packet(&headed(payload, payload.len(), 0), &[], libc::MSG_DONTWAIT)
     }
 
-    /// Receives one message; blocks until it is whole. `UnexpectedEof` when the other end is closed.
+    /// Receives one message; blocks until it is whole. `UnexpectedEof` when the other end is closed, EMFILE where this process
+    /// may not have as many descriptors; all of the message is taken then.
     pub fn recv(&self) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
         let mut first = vec![0; HEADER_BYTES + BYTES_PER_PACKET];
         let mut fds = Vec::new();
@@ -79,12 +80,17 @@ impl Channel {
         while filled < bytes_expected {
             filled += self.recv_packet(&mut payload[filled..], &mut fds)?;
         }
-        while fds.len() < fds_expected {
+        let mut missing = None;
+        for _ in 0..fds_expected.div_ceil(FDS_PER_PACKET) {
             let before = fds.len();
-            self.recv_packet(&mut [0], &mut fds)?;
-            if fds.len() == before {
-                return Err(malformed());
+            match self.recv_packet(&mut [0], &mut fds) {
+                Err(error) if error.raw_os_error() == Some(libc::EMFILE) => missing = Some(error),
+                Ok(_) if fds.len() == before => return Err(malformed()),
+                received => drop(received?),
             }
+        }
+        if let Some(missing) = missing {
+            return Err(missing);
         }
         if fds.len() == fds_expected { Ok((payload, fds)) } else { Err(malformed()) }
     }
@@ -133,7 +139,9 @@ impl Channel {
         Control::take(&message, fds);
         match received {
             0 => Err(io::ErrorKind::UnexpectedEof.into()),
-            _ if message.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0 => Err(malformed()),
+            _ if message.msg_flags & libc::MSG_TRUNC != 0 => Err(malformed()),
+            // The kernel made as many descriptors as it could: a packet has fewer than there is room for.
+            _ if message.msg_flags & libc::MSG_CTRUNC != 0 => Err(io::Error::from_raw_os_error(libc::EMFILE)),
             received => Ok(received),
         }
     }

@@ -55,12 +55,33 @@ impl SocketOptions {
         Ok(())
     }
 
+    /// Sets what accepted connections inherit, on a listening socket that may have got other options before: those that are
+    /// absent go back to the kernel's own. Each as far as it can be.
+    pub fn renew(&self, listener: &impl AsFd) {
+        let socket = SockRef::from(listener);
+        let present = socket.tcp_congestion().ok();
+        match &self.congestion_control {
+            Some(name) => drop(socket.set_tcp_congestion(name.as_bytes())),
+            None => {
+                let fresh =
+                    Socket::new(Domain::IPV4, Type::STREAM, None).and_then(|new| new.tcp_congestion());
+                // A socket that was never told follows the machine's default; one that was told does not.
+                if let Some(default) = fresh.ok().filter(|default| present.as_ref() != Some(default)) {
+                    let _ = socket.set_tcp_congestion(&default);
+                }
+            }
+        }
+        let _ = socket.set_tcp_notsent_lowat(self.notsent_lowat_bytes.unwrap_or(0));
+        let _ = socket.set_tcp_user_timeout(self.user_timeout);
+    }
+
     /// Tries each on a socket of its own, and drops those that are refused: a connection is worth more than an option.
     pub fn prove(&mut self) -> Vec<Refusal> {
         let mut refused = Vec::new();
         let mut keep = |key, value: String, one: Self| {
-            let socket = Socket::new(Domain::IPV4, Type::STREAM, None);
-            let result = socket.and_then(|socket| one.apply(&socket));
+            // Without a descriptor nothing is known, and nothing is refused.
+            let Ok(socket) = Socket::new(Domain::IPV4, Type::STREAM, None) else { return true };
+            let result = one.apply(&socket);
             let kept = result.is_ok();
             refused.extend(result.err().map(|cause| Refusal { key, value, cause }));
             kept
@@ -167,6 +188,28 @@ mod tests {
         assert!(name.starts_with(b"reno\0") || name == b"reno", "{name:?}");
         assert_eq!(accepted.tcp_notsent_lowat().unwrap(), 65_536);
         assert_eq!(accepted.tcp_user_timeout().unwrap(), Some(Duration::from_millis(12_345)));
+    }
+
+    #[test]
+    fn a_listener_told_of_none_any_more_has_those_of_the_kernel_again() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let fresh = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        let facts = |socket: SockRef<'_>| {
+            let lowat = socket.tcp_notsent_lowat().unwrap();
+            (socket.tcp_congestion().unwrap(), lowat, socket.tcp_user_timeout().unwrap())
+        };
+        let options = SocketOptions {
+            congestion_control: Some("reno".into()),
+            notsent_lowat_bytes: Some(65_536),
+            user_timeout: Some(Duration::from_millis(5_000)),
+            source_ports: None,
+        };
+        options.renew(&listener);
+        let (name, lowat, timeout) = facts(SockRef::from(&listener));
+        assert!(name.starts_with(b"reno"));
+        assert_eq!((lowat, timeout), (65_536, options.user_timeout));
+        SocketOptions::default().renew(&listener);
+        assert_eq!(facts(SockRef::from(&listener)), facts(SockRef::from(&fresh)));
     }
 
     #[test]

@@ -78,7 +78,7 @@ impl Port {
         let Some(spec) = serving.listener(served.position()) else { return };
         for socket in self.sockets() {
             // Proven before; a connection without an option is better than none.
-            let _ = socket.with_socket(|socket| spec.socket.apply(&socket));
+            socket.with_socket(|socket| spec.socket.renew(&socket));
         }
     }
 

@@ -300,6 +300,24 @@ fn an_address_in_use_is_told_at_its_line(engine: Engine) {
     assert_eq!(Client::connect(more).get("/").text(), "more");
 }
 
+#[test]
+fn without_descriptors_for_new_listeners_nothing_changes_and_none_is_left_open() {
+    let mut gateway = Setup::answering(Engine::Epoll).start();
+    gateway.expect_log("the configuration was not reloaded");
+    let data = gateway.data_process();
+    process::limit_open_files(data, process::open_files(data) as u64 + 8);
+    let names: Vec<String> = (0..16).map(|number| format!("late{number}")).collect();
+    let late: String = names.iter().map(|name| listener(name)).collect();
+    let printed = gateway.refuse(&Setup::answering(Engine::Epoll).sections(&late).text());
+    assert!(printed.contains("raise LimitNOFILE="), "{printed}");
+    for name in &names {
+        let port = gateway.port(name);
+        eventually("nobody listens", || TcpStream::connect(("127.0.0.1", port)).is_err());
+    }
+    gateway.reload_to(&answering(Engine::Epoll, "new").sections(&listener("late0")).text());
+    assert_eq!(Client::connect(gateway.port("late0")).get("/").text(), "late0");
+}
+
 fn a_crash_after_a_reload_begins_with_the_new_configuration(engine: Engine) {
     let mut gateway = Setup::answering(engine).sections(&listener("old")).start();
     gateway.expect_log("data process");

@@ -291,6 +291,28 @@ fn what_a_candidate_accepted_is_finished_where_it_is_given_up() {
     gateway.drain();
 }
 
+/// It may have read the file before that was changed.
+#[test]
+fn a_reload_asked_for_during_an_upgrade_is_done_by_the_new_one() {
+    let (mut gateway, binary, dir) = installed_with(&answering(Engine::Epoll, "old").text());
+    let (real, began, go) = (dir.path().join("real"), dir.path().join("began"), dir.path().join("go"));
+    install(&real);
+    let script = format!(
+        "if [ \"$1\" = __data ]; then\ntouch {}\nwhile [ ! -e {} ]; do sleep 0.02; done\nfi\nexec REAL \"$@\"",
+        began.display(),
+        go.display(),
+    );
+    replace(&binary, &real, &script);
+    process::signal(gateway.supervisor(), libc::SIGUSR2);
+    eventually("the new one has read the configuration", || began.exists());
+    gateway.rewrite(&answering(Engine::Epoll, "new").text());
+    process::signal(gateway.supervisor(), libc::SIGHUP);
+    gateway.wait_for_log("are read anew");
+    fs::write(go, "").unwrap();
+    eventually("the changed file is in use", || gateway.get("/").text() == "new");
+    gateway.drain();
+}
+
 #[test]
 fn tickets_stay_good_after_an_upgrade() {
     let pki = Pki::new();

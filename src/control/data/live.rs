@@ -1,10 +1,11 @@
 //! The control thread once the workers serve: what it waits for, and what it does about it, until the drain is over.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -107,6 +108,7 @@ impl Live {
     pub(super) async fn serve(mut self, facts: &Facts, state: &State, mut signals: Signals) -> Outcome {
         let mut questions = state.take_questions();
         self.reloader.supervisor.ready();
+        self.tls.tell_ticket_keys();
         let mut look = tokio::time::interval(LOOK_SERVING);
         let mut sample = tokio::time::interval(SAMPLE_INTERVAL);
         // A sample that is late is one sample: it speaks for the time since the last.
@@ -151,10 +153,25 @@ impl Live {
         };
         drop(under_way);
         if leave == Leave::Succeeded {
+            self.pass_on_reload(facts, &mut signals.hang_up).await;
             // Whoever asks from now on is to reach the one that serves.
             self.admin.take().into_iter().for_each(Admin::stop);
         }
         self.drain(state, signals.user_1).await
+    }
+
+    /// A signal that came during the upgrade asked for a file that the new process may have read before it was changed. Whoever
+    /// waits for an answer is told that there is none.
+    async fn pass_on_reload(&mut self, facts: &Facts, hang_up: &mut Signal) {
+        let asked = std::iter::from_fn(|| self.asked.try_recv().ok());
+        let by_signal = |asked: Asked| matches!(asked, Asked::Reload(waiting) if waiting.is_closed());
+        let asked = asked.map(by_signal).fold(false, |any, one| any | one);
+        let signalled = poll_fn(|cx| Poll::Ready(hang_up.poll_recv(cx).is_ready())).await;
+        if (asked || signalled)
+            && let Err(error) = process::send_signal(facts.supervisor, process::Signal::HangUp)
+        {
+            tracing::warn!(%error, "the reload that was asked for during the upgrade is to be asked for again");
+        }
     }
 
     /// Each worker answers by itself.

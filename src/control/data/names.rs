@@ -1,7 +1,7 @@
 //! The look-ups of all clusters with names among their endpoints, over reloads: those of clusters that ask for the same
 //! names go on, with what they know.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -10,7 +10,7 @@ use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::sync::oneshot;
 use tokio::task::{AbortHandle, JoinSet};
 
-use crate::control::resolve::{FIRST_LOOKUP_TIMEOUT, Names};
+use crate::control::resolve::{Answers, FIRST_LOOKUP_TIMEOUT, Names};
 use crate::proxy::snapshot::{Cluster, EndpointAddress, Snapshot};
 
 /// Look-ups under way, and what they have found.
@@ -18,6 +18,7 @@ pub(super) struct Resolving {
     found: UnboundedSender<u64>,
     changes: UnboundedReceiver<u64>,
     kept: HashMap<Box<str>, Arc<Kept>>,
+    answers: Answers,
     next_number: u64,
 }
 
@@ -52,7 +53,7 @@ pub(super) struct Fresh(HashMap<Box<str>, Arc<Kept>>);
 impl Resolving {
     pub(super) fn new() -> Self {
         let (found, changes) = mpsc::unbounded_channel();
-        Self { found, changes, kept: HashMap::new(), next_number: 0 }
+        Self { found, changes, kept: HashMap::new(), answers: Answers::default(), next_number: 0 }
     }
 
     /// Starts what the snapshot needs and is not under way yet. Wait for it with the second, which takes a moment.
@@ -60,12 +61,12 @@ impl Resolving {
         let (mut fresh, mut first) = (HashMap::new(), JoinSet::new());
         for cluster in &snapshot.clusters {
             let same = self.kept.get(&cluster.name).filter(|kept| kept.is_for(cluster));
-            let kept = match (same, Names::of(cluster)) {
+            let kept = match (same, Names::of(cluster, &self.answers)) {
                 (Some(same), _) => same.clone(),
                 (None, None) => continue,
-                (None, Some(names)) => {
+                (None, Some(mut names)) => {
                     self.next_number += 1;
-                    let (number, known) = (self.next_number, Arc::default());
+                    let (number, known) = (self.next_number, Arc::new(Mutex::new(names.begin())));
                     let (looked_up, answer) = oneshot::channel();
                     let task =
                         keep_resolving(names, number, Arc::clone(&known), self.found.clone(), looked_up);
@@ -87,6 +88,9 @@ impl Resolving {
     /// Goes on with these. By cluster of the snapshot, what is known; `None` where it has no names.
     pub(super) fn go_on(&mut self, fresh: Fresh, snapshot: &Snapshot) -> Vec<Option<Vec<SocketAddr>>> {
         self.kept = fresh.0;
+        let endpoints = snapshot.clusters.iter().flat_map(|cluster| &cluster.endpoints);
+        let named: HashSet<(&str, u16)> = endpoints.filter_map(EndpointAddress::name).collect();
+        self.answers.retain(|host, port| named.contains(&(host, port)));
         let known = |cluster: &Cluster| {
             let kept = self.kept.get(&cluster.name)?;
             let given = cluster.endpoints.iter().filter_map(|endpoint| match endpoint {
@@ -176,10 +180,21 @@ mod tests {
         assert_eq!(resolving.go_on(fresh, &new), [None, known[0].clone()]);
         assert_eq!(resolving.kept["named"].number, number);
 
+        // Looked up anew, and known all the same.
+        let often = snapshot(&cluster("renamed", "localhost:7", "resolve_interval_ms = 1000"));
+        let (fresh, _) = resolving.begin(&often);
+        assert_eq!(fresh.0["renamed"].known(), known[0]);
+        drop(fresh);
+
         let other = snapshot(&cluster("named", "localhost:8", ""));
         let (fresh, first) = resolving.begin(&other);
         first_answers(first).await;
         drop(fresh);
         assert_eq!(resolving.kept["named"].number, number, "refused: the old look-ups go on");
+        let none = snapshot(&cluster("fixed", "127.0.0.1:1", ""));
+        let (fresh, _) = resolving.begin(&none);
+        resolving.go_on(fresh, &none);
+        let (fresh, _) = resolving.begin(&often);
+        assert_eq!(fresh.0["renamed"].known(), None, "no configuration named it meanwhile");
     }
 }

@@ -39,7 +39,6 @@ impl LiveTls {
             Some(kept) => kept,
             None => {
                 let new = TicketKeys::new().map_err(|_| "the system gives no randomness".to_owned())?;
-                supervisor.keep_ticket_keys(&new, clock::now());
                 (new, clock::now())
             }
         };
@@ -50,6 +49,12 @@ impl LiveTls {
         let live = Self { certificates, ticket_keys, rotated, supervisor };
         let materials = live.materials(snapshot);
         Ok((live, materials))
+    }
+
+    /// Has the supervisor keep the secrets of tickets for the next data process. Not before this one serves: nobody listens
+    /// for it where one process is to take another's place.
+    pub(super) fn tell_ticket_keys(&self) {
+        self.supervisor.keep_ticket_keys(&self.ticket_keys, self.rotated);
     }
 
     fn materials(&self, snapshot: &Snapshot) -> TlsMaterials {
