@@ -77,6 +77,9 @@ pub const HTTP2_STREAM_WINDOW_BYTES: u32 = 64 * KIB as u32;
 pub const HTTP2_CONNECTION_WINDOW_BYTES: u32 = MIB as u32;
 /// Bytes of one HTTP/2 stream that wait for its peer beside the piece on its way.
 pub const HTTP2_STREAM_SEND_BYTES_MAX: usize = 16 * KIB;
+/// What small DATA frames that wait to be taken may lack to 256 bytes each, all of a connection together, before the crate
+/// ends it: 8,000 of one byte, of about 300 bytes in memory each. Those that wait for their receiver are made one.
+pub const HTTP2_SMALL_FRAMES_BYTES_MAX: usize = 2 * MIB;
 /// Connections to endpoints that the streams of one client's HTTP/2 connection make in a turn of the loop: each costs as
 /// much as several requests.
 pub const HTTP2_CONNECTS_PER_TURN_MAX: u32 = 4;

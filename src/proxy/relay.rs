@@ -183,7 +183,10 @@ async fn one_way(meter: &Meter<'_>, way: Way<'_>, direction: Direction) -> Resul
         in_a_row = if full { in_a_row + count as u64 } else { 0 };
         meter.moved(direction, count as u64);
         // One buffer at most waits: the sender is held back by what the receiver takes.
-        to.send(bytes).await?;
+        {
+            let mut taken = pin!(to.send(bytes));
+            std::future::poll_fn(|cx| from.poll_beside(cx, taken.as_mut())).await?;
+        }
         meter.active();
         from.taken(count, in_a_row >= limits::BULK_FROM_BYTES);
         receives += 1;
@@ -229,6 +232,14 @@ impl Bytes {
 }
 
 impl Inlet<'_> {
+    /// Polls the receiver that is to take what came.
+    fn poll_beside<F: Future>(&mut self, cx: &mut TaskContext<'_>, taken: Pin<&mut F>) -> Poll<F::Output> {
+        match self {
+            Self::Stream(_) => taken.poll(cx),
+            Self::H2(receiver) => receiver.poll_beside(cx, taken),
+        }
+    }
+
     /// `count` bytes were taken by the receiver; `bulk`: many came in a row.
     fn taken(&mut self, count: usize, bulk: bool) {
         match self {

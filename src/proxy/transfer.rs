@@ -3,7 +3,7 @@
 //! HTTP/1.1 connections `body` does the same with less.
 
 use std::cell::Cell;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 
 use crate::base::time::Instant;
@@ -84,6 +84,14 @@ impl<'a> Source<'a> {
                 Ok(None) => Ok(Part::End),
                 Err(fault) => Err(BodyError::from_source(fault)),
             }),
+        }
+    }
+
+    /// Polls the receiver that is to take what came.
+    fn poll_beside<F: Future>(&mut self, cx: &mut Context<'_>, taken: Pin<&mut F>) -> Poll<F::Output> {
+        match self {
+            Self::H1(_) => taken.poll(cx),
+            Self::H2(receiver) => receiver.poll_beside(cx, taken),
         }
     }
 
@@ -281,7 +289,10 @@ pub async fn transfer(
             }
             Ok(Ok(Part::Data(piece, last))) => {
                 let count = piece.len();
-                sink.send(runtime, &deadline, pace, piece, last).await?;
+                {
+                    let mut taken = pin!(sink.send(runtime, &deadline, pace, piece, last));
+                    std::future::poll_fn(|cx| source.poll_beside(cx, taken.as_mut())).await?;
+                }
                 source.taken(count);
                 moved.set(moved.get() + count as u64);
                 if last {

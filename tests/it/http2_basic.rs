@@ -20,6 +20,7 @@ on_both_engines!(
     a_response_without_body_ends_with_its_head,
     cookie_crumbs_are_one_field_to_an_http1_endpoint,
     many_streams_share_one_connection_to_an_endpoint,
+    empty_data_before_trailers_fails_nobody,
     an_early_response_does_not_wait_for_the_body,
     a_client_that_reads_nothing_holds_back_the_endpoint,
     an_endpoint_that_reads_nothing_holds_back_the_client,
@@ -218,6 +219,18 @@ fn many_streams_share_one_connection_to_an_endpoint(engine: Engine) {
     assert_eq!(gateway.metric("ringfort_upstream_http2_streams_total", ""), 101.0);
     eventually("it is idle", || gateway.metric("ringfort_upstream_connections_active", "") == 0.0);
     assert_eq!(gateway.metric("ringfort_upstream_connections_idle", ""), 1.0);
+}
+
+/// The crate ends a connection on which a hundred empty frames came, ever.
+fn empty_data_before_trailers_fails_nobody(engine: Engine) {
+    let origin = H2Origin::start();
+    let gateway = Setup::to_all(engine, &[origin.address()]).cluster_keys("protocol = \"h2\"").start();
+    let mut client = gateway.client();
+    for _ in 0..250 {
+        let response = client.get("/empty");
+        assert_eq!((response.status, response.text().as_str()), (200, "some"));
+    }
+    assert!((2..10).contains(&origin.accepted()), "{}", origin.accepted());
 }
 
 fn an_early_response_does_not_wait_for_the_body(engine: Engine) {

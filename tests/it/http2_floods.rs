@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, Socket, Type};
 
+use crate::harness::bytes::random;
 use crate::harness::h2::H2Origin;
 use crate::harness::h2::raw::{
     CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, PRIORITY, RST_STREAM, RawClient,
@@ -20,6 +21,8 @@ on_both_engines!(
     every_flood_ends_in_bounded_memory_beside_a_good_client,
     rapid_resets_never_exceed_the_streams_at_the_endpoint,
     responses_behind_a_closed_window_are_bounded,
+    small_frames_that_an_endpoint_does_not_take_yet_end_no_connection,
+    small_frames_that_clients_do_not_take_yet_end_no_connection_of_others,
     uploads_that_nobody_takes_are_bounded,
     clients_that_read_nothing_do_not_hold_up_the_others_of_their_endpoint,
     streams_are_refused_once_the_worker_has_spent_its_memory,
@@ -230,6 +233,60 @@ fn uploads_that_nobody_takes_are_bounded(engine: Engine) {
     std::thread::sleep(Duration::from_millis(300));
     let grown = (resident() - before) / MIB;
     assert!(grown < 6.0, "{grown} MiB");
+}
+
+/// Messages of a stream are often small. The crate ends a connection in which many small frames wait.
+fn small_frames_that_an_endpoint_does_not_take_yet_end_no_connection(engine: Engine) {
+    let mut builder = h2::server::Builder::new();
+    builder.initial_window_size(1_000);
+    let origin = H2Origin::with(builder);
+    let gateway = Setup::to_all(engine, &[origin.address()]).cluster_keys("protocol = \"h2\"").start();
+    let mut client = RawClient::connect(gateway.web());
+    let post =
+        block(&[(":method", "POST"), (":scheme", "http"), (":path", "/wait"), (":authority", "a.test")]);
+    client.send(&frame(HEADERS, END_HEADERS, 1, &post));
+    // As much as the window takes. An empty message of gRPC has five bytes.
+    for _ in 0..65_535 / 5 {
+        client.send(&frame(DATA, 0, 1, &[0; 5]));
+    }
+    client.send(&frame(HEADERS, ENDS, 3, &get(&[])));
+    assert_eq!(client.verdict(3), None);
+    client.send(&frame(RST_STREAM, 0, 1, &[0, 0, 0, 8]));
+    eventually("the endpoint hears of the end", || origin.log().resets.lock().unwrap().contains(&8));
+    assert_eq!(gateway.metric("ringfort_http2_streams_active", ""), 0.0);
+}
+
+fn small_frames_that_clients_do_not_take_yet_end_no_connection_of_others(engine: Engine) {
+    const STALLED: u32 = 8;
+    let origin = H2Origin::start();
+    let keys = "protocol = \"h2\"\nhttp2_connections_max = 1";
+    let gateway = Setup::to_all(engine, &[origin.address()]).cluster_keys(keys).start();
+    let mut client = RawClient::connect(gateway.web());
+    client.send(&frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0]));
+    for number in 0..STALLED {
+        let fields =
+            [(":method", "GET"), (":scheme", "http"), (":path", "/drops/60000"), (":authority", "a.test")];
+        client.send(&frame(HEADERS, ENDS, stream_of(number), &block(&fields)));
+    }
+    let all = f64::from(STALLED) * 65_536.0;
+    gateway.wait_for_metric("ringfort_worker_memory_bytes", "", |held| held >= all);
+    assert_eq!(gateway.get("/bytes/200000").body.len(), 200_000);
+    assert_eq!(origin.accepted(), 1);
+    // What waited is whole, and in order.
+    client.send(&frame(WINDOW_UPDATE, 0, 0, &[0, 16, 0, 0]));
+    client.send(&frame(SETTINGS, 0, 0, &[0, 4, 0, 1, 0, 0]));
+    let mut bodies = vec![Vec::new(); STALLED as usize];
+    let mut ended = 0;
+    while ended < STALLED {
+        let frame = client.next().expect("the responses");
+        let at = (frame.stream / 2) as usize;
+        match frame.kind {
+            DATA => bodies[at].extend_from_slice(&frame.payload),
+            HEADERS if frame.flags & 1 != 0 => ended += 1,
+            _ => {}
+        }
+    }
+    assert!(bodies.iter().all(|body| *body == random(60_000, 60_000)));
 }
 
 /// Their responses share a connection to the endpoint with those of everybody else.

@@ -31,6 +31,10 @@ const CONNECTION_BYTES: usize = 32 * KIB;
 /// for (RFC 9113 §5.1.1), and enough that making another costs nothing.
 const REQUESTS_MAX: u64 = 1 << 20;
 
+/// Empty DATA frames after which another connection takes its place: the crate ends one with a hundred of them, whatever it
+/// carried meanwhile (`MAX_RECV_EMPTY_DATA_FRAMES` of h2 0.4.20), and some servers send one before each trailer section.
+const EMPTY_DATA_MAX: u64 = 50;
+
 /// As much as the windows of all streams together: however many clients read nothing, each further stream moves.
 const fn connection_window_bytes(streams_max: u32) -> u32 {
     let bytes = streams_max.saturating_mul(limits::HTTP2_STREAM_WINDOW_BYTES);
@@ -63,7 +67,11 @@ struct State {
 impl State {
     /// Whether it may carry another request, once there is room.
     fn is_alive(&self) -> bool {
-        !self.closed.get() && !is_spent(self.begun.get()) && self.link.tap.borrow().goaway().is_none()
+        let tap = self.link.tap.borrow();
+        !self.closed.get()
+            && !is_spent(self.begun.get())
+            && tap.goaway().is_none()
+            && tap.empty_data() < EMPTY_DATA_MAX
     }
 }
 
@@ -96,6 +104,7 @@ impl Multiplexed {
             .max_header_list_size(u32::try_from(http.head_bytes_max).unwrap_or(u32::MAX))
             .initial_window_size(limits::HTTP2_STREAM_WINDOW_BYTES)
             .initial_connection_window_size(connection_window_bytes(spec.http2_streams_max))
+            .data_frame_budget(limits::HTTP2_SMALL_FRAMES_BYTES_MAX)
             .max_send_buffer_size(limits::HTTP2_STREAM_SEND_BYTES_MAX)
             .max_concurrent_reset_streams(limits::HTTP2_RESET_STREAMS_REMEMBERED_MAX);
         let (send, connection) = {

@@ -390,7 +390,8 @@ impl<'a> Exchange<'a> {
             let acquired = {
                 let whole = tried.deadline();
                 let acquire = pin!(upstreams.acquire_any(to.cluster, tried.is_again(), &mut tried));
-                acquire_in_time(self, whole, acquire).await
+                let mut acquired = pin!(acquire_in_time(self, whole, acquire));
+                std::future::poll_fn(|cx| body.poll_beside(cx, acquired.as_mut())).await
             };
             let acquired = match acquired {
                 Err(Gone) => return self.line.ended(Termination::ClientAborted),

@@ -25,6 +25,9 @@ const UNSENT_BYTES_MAX: usize = 64 * KIB;
 
 /// Receives of one turn.
 const RECEIVES_A_TURN: u32 = 8;
+/// Frames after which their streams take what came: the crate ends a connection in which too many small ones wait
+/// ([`crate::limits::HTTP2_SMALL_FRAMES_BYTES_MAX`]).
+const FRAMES_A_TURN: u64 = 1_024;
 /// Bytes, payloads of DATA apart, of a turn in which a client brings field blocks: an octet of HPACK can stand for a field
 /// of a hundred in memory, a dozen for a whole request, and whoever judges them, and everybody else on this worker, comes
 /// between turns.
@@ -54,6 +57,8 @@ pub(super) struct Link {
     /// Those that it took in this turn, and field blocks begun before it.
     taken: Cell<usize>,
     blocks: Cell<u64>,
+    /// Frames begun before it.
+    frames: Cell<u64>,
 }
 
 impl Link {
@@ -71,6 +76,7 @@ impl Link {
             bytes_a_turn,
             taken: Cell::new(0),
             blocks: Cell::new(0),
+            frames: Cell::new(0),
         })
     }
 
@@ -92,13 +98,17 @@ impl Link {
     pub(super) fn begin_turn(&self) {
         self.receives_left.set(RECEIVES_A_TURN);
         self.taken.set(0);
-        self.blocks.set(self.tap.borrow().blocks());
+        let tap = self.tap.borrow();
+        self.blocks.set(tap.blocks());
+        self.frames.set(tap.frames());
     }
 
     /// Whether the crate has had enough for one turn.
     fn turn_is_over(&self) -> bool {
         let tap = self.tap.borrow();
-        self.taken.get() >= self.allowance(&tap) && tap.blocks() > self.blocks.get()
+        let has_blocks = tap.blocks() > self.blocks.get();
+        (has_blocks && self.taken.get() >= self.allowance(&tap))
+            || tap.frames() - self.frames.get() >= FRAMES_A_TURN
     }
 
     /// Bytes but those of DATA for one turn, and for one look of the crate.

@@ -187,6 +187,7 @@ impl Http2 {
             .max_header_list_size(u32::try_from(spec.head_bytes_max).unwrap_or(u32::MAX))
             .initial_window_size(limits::HTTP2_STREAM_WINDOW_BYTES)
             .initial_connection_window_size(limits::HTTP2_CONNECTION_WINDOW_BYTES)
+            .data_frame_budget(limits::HTTP2_SMALL_FRAMES_BYTES_MAX)
             .max_send_buffer_size(limits::HTTP2_STREAM_SEND_BYTES_MAX)
             .max_local_error_reset_streams(Some(spec.http2_glitches_max as usize))
             .max_concurrent_reset_streams(limits::HTTP2_RESET_STREAMS_REMEMBERED_MAX);

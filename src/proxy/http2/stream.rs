@@ -1,8 +1,10 @@
 //! The two directions of one HTTP/2 stream, as bodies see them: pieces come in and their window is given back once
-//! somebody took them; pieces go out as the peer's window allows. Holds no more than the crate does.
+//! somebody took them; pieces go out as the peer's window allows. Holds no more than the windows let in.
 
+use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use bytes::{Bytes, BytesMut};
 use h2::{Reason, RecvStream, SendStream};
 
 use crate::limits;
@@ -39,9 +41,14 @@ impl StreamFault {
     }
 }
 
+/// DATA frames below this size cost the crate more to hold than they bring: it ends a connection that has many of them
+/// waiting, for all its streams (`DEFAULT_DATA_FRAME_OVERHEAD_THRESHOLD` of h2 0.4.20).
+const SMALL_FRAME_BYTES: usize = 256;
+
 /// A body as it arrives.
 pub struct Receiver {
     stream: RecvStream,
+    ahead: Option<Box<Ahead>>,
     /// The trailer section in its neutral form, once the body has ended.
     trailers: Vec<u8>,
     data_ended: bool,
@@ -49,6 +56,14 @@ pub struct Receiver {
     touched: bool,
     fault: Option<StreamFault>,
     held: Option<Held>,
+}
+
+/// What was taken from the crate while nobody waited for it.
+struct Ahead {
+    /// Of small frames.
+    gathered: BytesMut,
+    /// What came behind them.
+    behind: Option<Result<Bytes, StreamFault>>,
 }
 
 /// What a peer may have sent ahead, charged while somebody keeps the body waiting.
@@ -78,7 +93,15 @@ impl Drop for Held {
 impl Receiver {
     /// A body whose window somebody else accounts for.
     pub(super) const fn new(stream: RecvStream) -> Self {
-        Self { stream, trailers: Vec::new(), data_ended: false, touched: false, fault: None, held: None }
+        Self {
+            stream,
+            ahead: None,
+            trailers: Vec::new(),
+            data_ended: false,
+            touched: false,
+            fault: None,
+            held: None,
+        }
     }
 
     /// A body whose window is charged while there is something in it.
@@ -89,7 +112,57 @@ impl Receiver {
 
     /// Whether the body has ended, so that nothing of it is still to come.
     pub fn is_ended(&self) -> bool {
-        self.stream.is_end_stream()
+        self.stream.is_end_stream() && self.ahead.is_none()
+    }
+
+    /// Polls what keeps the body waiting, and makes one piece of the small ones that come meanwhile. Their bytes count against the
+    /// peer's window as before.
+    pub fn poll_beside<F: Future>(&mut self, cx: &mut Context<'_>, waiting: Pin<&mut F>) -> Poll<F::Output> {
+        let done = waiting.poll(cx);
+        if done.is_pending() {
+            self.gather(cx);
+        }
+        done
+    }
+
+    fn gather(&mut self, cx: &mut Context<'_>) {
+        if self.data_ended || self.ahead.as_ref().is_some_and(|ahead| ahead.behind.is_some()) {
+            return;
+        }
+        let mut gathered = self.ahead.take().map(|ahead| ahead.gathered).unwrap_or_default();
+        let behind = self.gather_into(&mut gathered, cx);
+        self.keep(gathered, behind);
+    }
+
+    /// Appends small frames, for as long as they are there. What comes behind them.
+    fn gather_into(
+        &mut self,
+        gathered: &mut BytesMut,
+        cx: &mut Context<'_>,
+    ) -> Option<Result<Bytes, StreamFault>> {
+        while !self.data_ended
+            && let Poll::Ready(received) = self.stream.poll_data(cx)
+        {
+            match received {
+                Some(Ok(data)) if data.len() < SMALL_FRAME_BYTES => gathered.extend_from_slice(&data),
+                Some(other) => return Some(other.map_err(|error| StreamFault::from_error(&error))),
+                None => self.data_ended = true,
+            }
+        }
+        None
+    }
+
+    fn keep(&mut self, gathered: BytesMut, behind: Option<Result<Bytes, StreamFault>>) {
+        let some = !gathered.is_empty() || behind.is_some();
+        self.ahead = some.then(|| Ahead { gathered, behind }.into());
+    }
+
+    /// A small frame, and others as small that are there already.
+    fn with_following(&mut self, first: Bytes, cx: &mut Context<'_>) -> Bytes {
+        let mut following = BytesMut::new();
+        let behind = self.gather_into(&mut following, cx);
+        self.keep(BytesMut::new(), behind);
+        if following.is_empty() { first } else { [&first[..], &following].concat().into() }
     }
 
     /// The next piece; `None` at the end. Its bytes count against the peer's window until `release`.
@@ -111,11 +184,25 @@ impl Receiver {
     }
 
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Piece>, StreamFault>> {
+        if let Some(ahead) = self.ahead.take() {
+            let Ahead { gathered, behind } = *ahead;
+            if !gathered.is_empty() {
+                self.keep(BytesMut::new(), behind);
+                return Poll::Ready(Ok(Some(Piece::shared(gathered.freeze()))));
+            }
+            if let Some(behind) = behind {
+                return Poll::Ready(behind.map(|data| Some(Piece::shared(data))));
+            }
+        }
         while !self.data_ended {
             match ready!(self.stream.poll_data(cx)) {
                 // An empty frame brings nothing; the flood of them is counted where frames are.
                 Some(Ok(data)) if data.is_empty() => {}
-                Some(Ok(data)) => return Poll::Ready(Ok(Some(Piece::shared(data)))),
+                Some(Ok(data)) => {
+                    let is_small = data.len() < SMALL_FRAME_BYTES && !self.stream.is_end_stream();
+                    let data = if is_small { self.with_following(data, cx) } else { data };
+                    return Poll::Ready(Ok(Some(Piece::shared(data))));
+                }
                 Some(Err(error)) => return Poll::Ready(Err(StreamFault::from_error(&error))),
                 None => self.data_ended = true,
             }

@@ -162,6 +162,8 @@ pub(super) struct Tap {
     blocks: u64,
     /// Frames that the peer began.
     frames: u64,
+    /// DATA frames received that carry nothing and end nothing.
+    empty_data: u64,
     goaway: Option<u32>,
     goaways_sent: u64,
     /// SETTINGS of ours that the peer has not acknowledged.
@@ -194,6 +196,7 @@ impl Tap {
             block_open: false,
             blocks: 0,
             frames: 0,
+            empty_data: 0,
             goaway: None,
             goaways_sent: 0,
             settings_owed: 0,
@@ -208,7 +211,7 @@ impl Tap {
     pub(super) fn received(&mut self, bytes: &[u8]) {
         let Self { input, glitches, glitches_total, window_updates_free, pings_free, goaway, .. } = self;
         let (block_open, blocks, frames) = (&mut self.block_open, &mut self.blocks, &mut self.frames);
-        let settings_owed = &mut self.settings_owed;
+        let (settings_owed, empty_data) = (&mut self.settings_owed, &mut self.empty_data);
         let (rules, violation) = (&mut self.rules, Cell::from_mut(&mut self.violation));
         let mut glitch = || {
             *glitches = glitches.saturating_add(1);
@@ -221,6 +224,7 @@ impl Tap {
                 kind::DATA => {
                     let empty = if frame.flags & PADDED != 0 { frame.len <= 1 } else { frame.len == 0 };
                     if empty && frame.flags & END_STREAM == 0 {
+                        *empty_data += 1;
                         glitch();
                     } else {
                         *pings_free = (*pings_free + 1).min(ALLOWANCE_MAX);
@@ -251,6 +255,16 @@ impl Tap {
             kind::SETTINGS => violation.set(violation.get().or_else(|| judge_setting(payload))),
             _ => {}
         });
+    }
+
+    /// Frames that began, of any kind.
+    pub(super) const fn frames(&self) -> u64 {
+        self.frames
+    }
+
+    /// DATA frames that carry nothing and end nothing.
+    pub(super) const fn empty_data(&self) -> u64 {
+        self.empty_data
     }
 
     /// Whether the peer's first frame, its SETTINGS (RFC 9113 §3.4), came whole.

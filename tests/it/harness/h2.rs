@@ -314,6 +314,21 @@ async fn serve(log: Arc<Log>, request: Request<RecvStream>, mut respond: SendRes
                 let _ = stream.send_trailers(trailers(&[("x-sum", "abc"), ("content-length", "9")]));
             }
         }
+        // As some servers do before trailers.
+        "empty" => {
+            let mut stream = respond.send_response(answer(200).body(()).unwrap(), false).unwrap();
+            let _ = send_all(&mut stream, b"some", false).await;
+            let _ = stream.send_data(Bytes::new(), false);
+            let _ = stream.send_trailers(trailers(&[("x-sum", "abc")]));
+        }
+        // In frames of 25 bytes.
+        "drops" => {
+            let mut stream = respond.send_response(answer(200).body(()).unwrap(), false).unwrap();
+            for drop in random(number as u64, number).chunks(25) {
+                let _ = send_all(&mut stream, drop, false).await;
+            }
+            let _ = stream.send_trailers(trailers(&[("x-sum", "abc")]));
+        }
         "cut" => {
             let response = answer(200).body(()).unwrap();
             let mut stream = respond.send_response(response, false).unwrap();
