@@ -9,6 +9,11 @@ pub struct Key {
     pub generation: u32,
 }
 
+impl Key {
+    /// Names nothing, in any slab.
+    pub const NONE: Self = Self { index: NIL, generation: NIL };
+}
+
 /// Bits of a generation. It repeats after 16.7 million tenancies of one slot.
 pub const GENERATION_BITS: u32 = 24;
 const GENERATION_MASK: u32 = (1 << GENERATION_BITS) - 1;

@@ -18,14 +18,14 @@ pub struct TimedOut;
 /// A timer of one task. Off until `set`.
 pub struct Deadline {
     runtime: Runtime,
-    key: Key,
+    /// On the wheel, once somebody waited.
+    key: Cell<Key>,
     due: Cell<Instant>,
 }
 
 impl Runtime {
     pub fn deadline(&self) -> Deadline {
-        let key = self.0.timers.borrow_mut().add(None);
-        Deadline { runtime: self.clone(), key, due: Cell::new(Instant::FAR) }
+        Deadline { runtime: self.clone(), key: Cell::new(Key::NONE), due: Cell::new(Instant::FAR) }
     }
 
     /// Waits until `due`.
@@ -38,8 +38,8 @@ impl Runtime {
 
 impl Deadline {
     pub fn set(&self, due: Instant) {
-        if self.due.replace(due) != due {
-            self.runtime.0.timers.borrow_mut().set(self.key, due);
+        if self.due.replace(due) != due && self.key.get() != Key::NONE {
+            self.runtime.0.timers.borrow_mut().set(self.key.get(), due);
         }
     }
 
@@ -61,11 +61,15 @@ impl Deadline {
             return Poll::Ready(());
         }
         let mut timers = self.runtime.0.timers.borrow_mut();
-        // Another wait on this timer may have fired and turned the wheel's entry off before it was due again.
-        if timers.due(self.key) != self.due.get() {
-            timers.set(self.key, self.due.get());
+        if self.key.get() == Key::NONE {
+            self.key.set(timers.add(None));
         }
-        if let Some(waker) = timers.value_mut(self.key) {
+        let key = self.key.get();
+        // Another wait on this timer may have fired and turned the wheel's entry off before it was due again.
+        if timers.due(key) != self.due.get() {
+            timers.set(key, self.due.get());
+        }
+        if let Some(waker) = timers.value_mut(key) {
             match waker {
                 Some(known) if known.will_wake(cx.waker()) => {}
                 _ => *waker = Some(cx.waker().clone()),
@@ -87,6 +91,8 @@ impl Deadline {
 
 impl Drop for Deadline {
     fn drop(&mut self) {
-        self.runtime.0.timers.borrow_mut().remove(self.key);
+        if self.key.get() != Key::NONE {
+            self.runtime.0.timers.borrow_mut().remove(self.key.get());
+        }
     }
 }

@@ -162,7 +162,7 @@ impl<'a> Exchange<'a> {
         }
         let content_type = head.headers.get(::http::header::CONTENT_TYPE);
         let is_grpc = content_type.is_some_and(|value| grpc::is_grpc(value.as_bytes()));
-        let timeout = head.headers.get("grpc-timeout").filter(|_| is_grpc);
+        let timeout = if is_grpc { head.headers.get(&translate::GRPC_TIMEOUT) } else { None };
         let timeout = timeout.and_then(|value| grpc::parse_timeout(value.as_bytes()));
         let exchange = Self {
             session,

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 
 use h2::ext::Protocol;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::uri::{self, Authority, PathAndQuery, Scheme};
 use http::{Method, Request, Response, StatusCode, Uri, Version};
 
 use crate::base::field_edits::FieldEdits;
@@ -228,19 +229,13 @@ pub(super) fn request(head: &RequestHead<'_, '_>, scheme: &str, te_trailers: boo
     let mut request = Request::new(());
     *request.method_mut() = Method::from_bytes(head.method.as_bytes()).ok()?;
     *request.version_mut() = Version::HTTP_2;
-    let uri = Uri::builder().authority(head.authority);
-    let uri = if head.method == "CONNECT" {
-        uri
-    } else {
-        let mut target = String::with_capacity(head.target.path().len() + 64);
-        push_encoded(&mut target, head.target.path());
-        if let Some(query) = head.target.query() {
-            target.push('?');
-            push_encoded(&mut target, query);
-        }
-        uri.scheme(scheme).path_and_query(target)
-    };
-    *request.uri_mut() = uri.build().ok()?;
+    let mut parts = uri::Parts::default();
+    parts.authority = Some(Authority::try_from(head.authority).ok()?);
+    if head.method != "CONNECT" {
+        parts.scheme = Some(Scheme::try_from(scheme).ok()?);
+        parts.path_and_query = Some(path_and_query(head.target.path(), head.target.query())?);
+    }
+    *request.uri_mut() = Uri::from_parts(parts).ok()?;
     if let Some(protocol) = head.upgrade {
         *request.method_mut() = Method::CONNECT;
         request.extensions_mut().insert(Protocol::from(protocol));
@@ -268,18 +263,35 @@ pub(super) fn request(head: &RequestHead<'_, '_>, scheme: &str, te_trailers: boo
     Some(request)
 }
 
-/// Appends a part of a target. What stands in none (RFC 3986 §2), is let pass all the same in HTTP/1.1 and refused by
-/// readers of HTTP/2, is percent-encoded: it means the same (§2.1).
+fn path_and_query(path: &str, query: Option<&str>) -> Option<PathAndQuery> {
+    if query.is_none() && !path.bytes().any(is_encoded) {
+        return PathAndQuery::try_from(path).ok();
+    }
+    let mut target = String::with_capacity(path.len() + query.map_or(0, str::len) + 16);
+    push_encoded(&mut target, path);
+    if let Some(query) = query {
+        target.push('?');
+        push_encoded(&mut target, query);
+    }
+    PathAndQuery::try_from(target).ok()
+}
+
+/// What stands in no target (RFC 3986 §2), is let pass all the same in HTTP/1.1 and refused by readers of HTTP/2.
+const fn is_encoded(byte: u8) -> bool {
+    matches!(byte, b'"' | b'<' | b'>' | b'`')
+}
+
+/// Appends a part of a target, percent-encoded where it has to be: it means the same (RFC 3986 §2.1).
 fn push_encoded(target: &mut String, part: &str) {
     const HEX: [char; 16] = ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'A', 'B', 'C', 'D', 'E', 'F'];
-    for char in part.chars() {
-        if matches!(char, '"' | '<' | '>' | '`') {
-            let byte = char as usize;
-            target.extend(['%', HEX[byte >> 4 & 15], HEX[byte & 15]]);
-        } else {
-            target.push(char);
-        }
+    let mut rest = part;
+    while let Some(at) = rest.bytes().position(is_encoded) {
+        let byte = usize::from(rest.as_bytes()[at]);
+        target.push_str(&rest[..at]);
+        target.extend(['%', HEX[byte >> 4 & 15], HEX[byte & 15]]);
+        rest = &rest[at + 1..];
     }
+    target.push_str(rest);
 }
 
 /// A head that was written for HTTP/1.1 to no host, as HTTP/1.0 may ask, made one to `endpoint`. `None` where it has one.
@@ -340,33 +352,65 @@ fn field_value(value: &[u8]) -> Option<HeaderValue> {
     Some(HeaderValue::from_static(known))
 }
 
-/// Names that most messages have and the `http` crate does not know; in this form they cost no memory.
-static NAMES: [HeaderName; 8] = [
+/// Of a call's deadline.
+pub(super) static GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+
+/// Names that most messages have, by length; in this form they cost neither memory nor a parser.
+static NAMES: [HeaderName; 26] = [
+    header::DATE,
+    header::ETAG,
+    header::VARY,
+    header::ACCEPT,
+    header::COOKIE,
+    header::SERVER,
+    header::REFERER,
+    header::LOCATION,
+    header::SET_COOKIE,
+    header::USER_AGENT,
     HeaderName::from_static("grpc-status"),
+    header::CONTENT_TYPE,
     HeaderName::from_static("grpc-message"),
     HeaderName::from_static("grpc-timeout"),
+    header::ACCEPT_RANGES,
+    header::AUTHORIZATION,
+    header::CACHE_CONTROL,
+    header::LAST_MODIFIED,
     HeaderName::from_static("grpc-encoding"),
+    header::CONTENT_LENGTH,
+    header::ACCEPT_ENCODING,
+    header::ACCEPT_LANGUAGE,
     HeaderName::from_static("x-forwarded-for"),
     HeaderName::from_static("x-forwarded-host"),
     HeaderName::from_static("x-forwarded-proto"),
     HeaderName::from_static("grpc-accept-encoding"),
 ];
 
-fn field_name(name: &[u8]) -> Option<HeaderName> {
-    let known = match name.len() {
-        11 => &NAMES[..1],
-        12 => &NAMES[1..3],
-        13 => &NAMES[3..4],
-        15 => &NAMES[4..5],
-        16 => &NAMES[5..6],
-        17 => &NAMES[6..7],
-        20 => &NAMES[7..],
-        _ => &[],
+fn known_name(name: &[u8]) -> Option<&'static HeaderName> {
+    let of_this_length = match name.len() {
+        4 => &NAMES[..3],
+        6 => &NAMES[3..6],
+        7 => &NAMES[6..7],
+        8 => &NAMES[7..8],
+        10 => &NAMES[8..10],
+        11 => &NAMES[10..11],
+        12 => &NAMES[11..14],
+        13 => &NAMES[14..19],
+        14 => &NAMES[19..20],
+        15 => &NAMES[20..23],
+        16 => &NAMES[23..24],
+        17 => &NAMES[24..25],
+        20 => &NAMES[25..],
+        _ => return None,
     };
-    match known.iter().find(|known| name.eq_ignore_ascii_case(known.as_str().as_bytes())) {
-        Some(known) => Some(known.clone()),
-        None => HeaderName::from_bytes(name).ok(),
-    }
+    let first = name[0] | 0x20;
+    of_this_length.iter().find(|known| {
+        let known = known.as_str().as_bytes();
+        known[0] == first && name.eq_ignore_ascii_case(known)
+    })
+}
+
+fn field_name(name: &[u8]) -> Option<HeaderName> {
+    known_name(name).cloned().or_else(|| HeaderName::from_bytes(name).ok())
 }
 
 /// Appends trailer fields in the form of a chunked body's trailer section, those left out that must not be there
@@ -525,7 +569,9 @@ mod tests {
 
     #[test]
     fn names_are_read_in_any_case_known_or_not() {
-        for name in NAMES.iter().map(HeaderName::as_str).chain(["grpc-statuz", "x-a", "date"]) {
+        assert!(NAMES.iter().all(|name| known_name(name.as_str().as_bytes()) == Some(name)));
+        let others = ["grpc-statuz", "x-a", "x-forwarded-hosu", "dates"];
+        for name in NAMES.iter().map(HeaderName::as_str).chain(others) {
             for spelled in [name.to_owned(), name.to_ascii_uppercase()] {
                 assert_eq!(field_name(spelled.as_bytes()).unwrap(), name);
             }
