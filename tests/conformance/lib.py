@@ -45,10 +45,18 @@ class Tally:
         sys.exit(1 if self.failed else 0)
 
 
+GIVEN = set()
+
+
 def free_ports(count):
-    """Ports of 127.0.0.1 that nobody listens on, all different."""
-    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [s.getsockname()[1] for s in held]
+    """Ports of 127.0.0.1 that nobody listens on, none given before: who asked may not listen yet."""
+    held, ports = [], []
+    while len(ports) < count:
+        held.append(socket.create_server(("127.0.0.1", 0)))
+        port = held[-1].getsockname()[1]
+        if port not in GIVEN:
+            GIVEN.add(port)
+            ports.append(port)
     for s in held:
         s.close()
     return ports

@@ -264,7 +264,8 @@ impl Slot {
             if is_ending { StreamFault::Refused } else { StreamFault::Unsendable }
         })?;
         let id = response.stream_id().as_u32();
-        Ok((Call { response, id }, Sender::new(stream, ended)))
+        let window = self.state.link.tap.borrow().stream_window() as usize;
+        Ok((Call { response, id }, Sender::with_room(stream, ended, window)))
     }
 
     /// Whether the endpoint takes extended CONNECT (RFC 8441 §3); waits until it has said so.

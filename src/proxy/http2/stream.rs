@@ -243,11 +243,18 @@ impl Receiver {
 pub struct Sender {
     stream: SendStream<Piece>,
     ended: bool,
+    /// Bytes that go with the head, in one send: the crate gives a stream capacity only once its head went out.
+    with_head: usize,
 }
 
 impl Sender {
     pub(super) const fn new(stream: SendStream<Piece>, ended: bool) -> Self {
-        Self { stream, ended }
+        Self { stream, ended, with_head: 0 }
+    }
+
+    /// Of a request. `window`: what the peer lets the stream begin with.
+    pub(super) fn with_room(stream: SendStream<Piece>, ended: bool, window: usize) -> Self {
+        Self { with_head: window.min(limits::HTTP2_STREAM_SEND_BYTES_MAX), ..Self::new(stream, ended) }
     }
 
     /// Gives the crate as much of `piece` as the peer takes. Ready once it has all. `last`: the body ends with it.
@@ -261,8 +268,13 @@ impl Sender {
         last: bool,
     ) -> Poll<Result<(), StreamFault>> {
         while !piece.is_empty() {
-            self.stream.reserve_capacity(piece.len());
-            if self.stream.capacity() == 0 {
+            let room = if piece.len() <= std::mem::take(&mut self.with_head) {
+                piece.len()
+            } else {
+                self.stream.reserve_capacity(piece.len());
+                self.stream.capacity()
+            };
+            if room == 0 {
                 match ready!(self.stream.poll_capacity(cx)) {
                     Some(Ok(_)) => {}
                     Some(Err(error)) => return Poll::Ready(Err(StreamFault::from_error(&error))),
@@ -270,7 +282,7 @@ impl Sender {
                 }
                 continue;
             }
-            let part = piece.split_to(self.stream.capacity());
+            let part = piece.split_to(room);
             let ends = last && piece.is_empty();
             if let Err(error) = self.stream.send_data(part, ends) {
                 return Poll::Ready(Err(match self.fault(cx) {

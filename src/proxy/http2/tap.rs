@@ -9,6 +9,9 @@ use crate::base::time::Instant;
 
 use super::rules::{Rules, Violation, judge_setting};
 
+/// RFC 9113 §6.5.2.
+const INITIAL_WINDOW_SIZE: u8 = 4;
+const INITIAL_WINDOW_BYTES: u32 = 65_535;
 /// A peer is suspect from such a part of its glitches on.
 const SUSPECT_PART: u32 = 16;
 
@@ -164,6 +167,8 @@ pub(super) struct Tap {
     frames: u64,
     /// DATA frames received that carry nothing and end nothing.
     empty_data: u64,
+    /// What the peer lets each stream begin with.
+    stream_window: u32,
     goaway: Option<u32>,
     goaways_sent: u64,
     /// SETTINGS of ours that the peer has not acknowledged.
@@ -197,6 +202,7 @@ impl Tap {
             blocks: 0,
             frames: 0,
             empty_data: 0,
+            stream_window: INITIAL_WINDOW_BYTES,
             goaway: None,
             goaways_sent: 0,
             settings_owed: 0,
@@ -212,6 +218,7 @@ impl Tap {
         let Self { input, glitches, glitches_total, window_updates_free, pings_free, goaway, .. } = self;
         let (block_open, blocks, frames) = (&mut self.block_open, &mut self.blocks, &mut self.frames);
         let (settings_owed, empty_data) = (&mut self.settings_owed, &mut self.empty_data);
+        let stream_window = &mut self.stream_window;
         let (rules, violation) = (&mut self.rules, Cell::from_mut(&mut self.violation));
         let mut glitch = || {
             *glitches = glitches.saturating_add(1);
@@ -252,7 +259,12 @@ impl Tap {
         };
         input.scan(bytes, on_frame, |frame, payload| match frame.kind {
             kind::GOAWAY => *goaway = Some(word_of(payload) & (u32::MAX >> 1)),
-            kind::SETTINGS => violation.set(violation.get().or_else(|| judge_setting(payload))),
+            kind::SETTINGS => {
+                violation.set(violation.get().or_else(|| judge_setting(payload)));
+                if let [0, INITIAL_WINDOW_SIZE, value @ ..] = payload {
+                    *stream_window = u32::from_be_bytes(value);
+                }
+            }
             _ => {}
         });
     }
@@ -260,6 +272,11 @@ impl Tap {
     /// Frames that began, of any kind.
     pub(super) const fn frames(&self) -> u64 {
         self.frames
+    }
+
+    /// Bytes that each stream may send before the peer opens its window.
+    pub(super) const fn stream_window(&self) -> u32 {
+        self.stream_window
     }
 
     /// DATA frames that carry nothing and end nothing.
