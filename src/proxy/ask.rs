@@ -374,7 +374,15 @@ impl<'a> Attempt<'a> {
         let tls = self.serving.upstreams.spec(self.cluster).is_some_and(|spec| spec.tls.is_some());
         let scheme = if tls { "https" } else { "http" };
         let endpoint = exchange.endpoint();
-        let sent = send_request(&mut exchange.slot, head, endpoint, scheme, te_trailers, ended);
+        let sent = send_request(
+            &mut exchange.slot,
+            head,
+            endpoint,
+            scheme,
+            te_trailers,
+            ended,
+            &self.context.usual_fields,
+        );
         if sent.is_ok() {
             self.sent(head);
         }

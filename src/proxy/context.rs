@@ -20,6 +20,7 @@ use super::access::{Access, Line};
 use super::connections::{Connected, Connections, Doing};
 use super::door::Door;
 use super::handshakes::Handshakes;
+use super::http2::UsualFields;
 use super::outcome::Termination;
 use super::serving::User;
 pub use super::serving::{Compiled, Served, Serving};
@@ -53,6 +54,7 @@ pub struct Context {
     pub exchanges: Recycler<EXCHANGE_BYTES>,
     pub access: Access,
     pub connections: Connections,
+    pub usual_fields: UsualFields,
     serving: RefCell<Rc<Serving>>,
     /// Clusters that are not of the present configuration, while somebody uses them.
     left: RefCell<Left>,
@@ -90,6 +92,7 @@ impl Context {
             exchanges: Recycler::new(EXCHANGES_KEPT_MAX),
             access: Access::default(),
             connections: Connections::default(),
+            usual_fields: UsualFields::default(),
             serving: RefCell::new(Serving::new(compiled, upstreams, listeners)),
             left: RefCell::default(),
             random: RefCell::new(Random::new(seed)),

@@ -14,6 +14,7 @@ pub mod server;
 mod stream;
 mod tap;
 mod translate;
+mod usual_fields;
 
 use std::net::SocketAddr;
 
@@ -29,6 +30,7 @@ pub use client::{Answered, Call, Connecting, Multiplexed, Slot};
 pub use piece::Piece;
 pub use server::Http2;
 pub use stream::{Receiver, Sender, StreamFault};
+pub use usual_fields::UsualFields;
 
 /// Sends the head that would go up in HTTP/1.1 on a stream to `endpoint`; one with `Upgrade` as an extended CONNECT
 /// (RFC 8441). `ended`: there is no body.
@@ -42,6 +44,7 @@ pub fn send_request(
     scheme: &str,
     te_trailers: bool,
     ended: bool,
+    usual: &UsualFields,
 ) -> Result<(Call, Sender), StreamFault> {
     let mut slots = FieldSlots::new();
     // HTTP/2 names an authority always; where the client named none, the endpoint's own.
@@ -52,7 +55,7 @@ pub fn send_request(
         Err(Reject::TOO_MANY_FIELDS) => return Err(StreamFault::TooManyFields),
         _ => return Err(StreamFault::Unsendable),
     };
-    let request = translate::request(&head, scheme, te_trailers).ok_or(StreamFault::Unsendable)?;
+    let request = translate::request(&head, scheme, te_trailers, usual).ok_or(StreamFault::Unsendable)?;
     slot.send(request, ended)
 }
 

@@ -42,6 +42,7 @@ use super::piece::Piece;
 use super::server::{Live, Session};
 use super::stream::{Receiver, Sender, StreamFault};
 use super::translate;
+use super::usual_fields::GRPC_TIMEOUT;
 
 /// As a line of a trailer section begins.
 const GRPC_STATUS: &[u8] = b"grpc-status:";
@@ -162,7 +163,7 @@ impl<'a> Exchange<'a> {
         }
         let content_type = head.headers.get(::http::header::CONTENT_TYPE);
         let is_grpc = content_type.is_some_and(|value| grpc::is_grpc(value.as_bytes()));
-        let timeout = if is_grpc { head.headers.get(&translate::GRPC_TIMEOUT) } else { None };
+        let timeout = if is_grpc { head.headers.get(&GRPC_TIMEOUT) } else { None };
         let timeout = timeout.and_then(|value| grpc::parse_timeout(value.as_bytes()));
         let exchange = Self {
             session,
@@ -345,7 +346,7 @@ impl<'a> Exchange<'a> {
         let Ok(Parsed::Complete(head)) = parsed else {
             return None;
         };
-        let response = translate::response(&head, &FieldEdits::default(), None)?;
+        let response = translate::response(&head, &FieldEdits::default(), None, &self.context.usual_fields)?;
         Some((response, head.head_len))
     }
 
@@ -559,10 +560,11 @@ impl Client for Exchange<'_> {
             // The client would take it for a tunnel (CVE-2024-23326 is the reverse).
             return Err(Reject::NOT_SWITCHED);
         }
+        let usual = &self.context.usual_fields;
         let response = if head.has_date {
-            translate::response(head, edits, None)
+            translate::response(head, edits, None, usual)
         } else {
-            self.context.with_date(|date| translate::response(head, edits, Some(date)))
+            self.context.with_date(|date| translate::response(head, edits, Some(date), usual))
         };
         let mut response = response.ok_or(Reject::BAD_FIELD_VALUE.by_upstream())?;
         if head.upgrade {

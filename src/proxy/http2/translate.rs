@@ -16,6 +16,7 @@ use crate::http::{BodyFraming, decimal, is_protocol, is_token_byte, write_decima
 use crate::limits;
 
 use super::super::tunnel::Opening;
+use super::usual_fields::{self, UsualFields};
 
 /// A message that HTTP/2 calls malformed (RFC 9113 §8.1.1): the stream is reset, nothing of it goes on.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -225,7 +226,12 @@ fn write_visible(out: &mut Vec<u8>, bytes: &[u8]) -> Result<(), Malformed> {
 
 /// The request that goes to an endpoint in HTTP/2, from the head that would go there in HTTP/1.1. `None` where a part
 /// of it has no place in HTTP/2.
-pub(super) fn request(head: &RequestHead<'_, '_>, scheme: &str, te_trailers: bool) -> Option<Request<()>> {
+pub(super) fn request(
+    head: &RequestHead<'_, '_>,
+    scheme: &str,
+    te_trailers: bool,
+    usual: &UsualFields,
+) -> Option<Request<()>> {
     let mut request = Request::new(());
     *request.method_mut() = Method::from_bytes(head.method.as_bytes()).ok()?;
     *request.version_mut() = Version::HTTP_2;
@@ -254,7 +260,7 @@ pub(super) fn request(head: &RequestHead<'_, '_>, scheme: &str, te_trailers: boo
             | FieldKind::TransferEncoding
             | FieldKind::Upgrade => {}
             _ if head.upgrade.is_some() && name.eq_ignore_ascii_case(b"sec-websocket-key") => {}
-            _ => append(fields, name, field.value)?,
+            _ => append(fields, usual.field(name, field.value))?,
         }
     }
     if te_trailers {
@@ -308,6 +314,7 @@ pub(super) fn response(
     head: &ResponseHead<'_, '_>,
     edits: &FieldEdits,
     date: Option<&str>,
+    usual: &UsualFields,
 ) -> Option<Response<()>> {
     let mut response = Response::new(());
     *response.status_mut() = StatusCode::from_u16(head.status).ok()?;
@@ -320,97 +327,21 @@ pub(super) fn response(
     };
     fields.reserve(head.fields().len() + edits.appended().count() + usize::from(date.is_some()));
     if let Some(length) = length {
-        // In one piece of memory, where the conversion from an integer takes two.
-        fields.insert(header::CONTENT_LENGTH, decimal(length, HeaderValue::from_bytes).ok()?);
+        append(fields, decimal(length, |digits| usual.field(b"content-length", digits)))?;
     }
     let mut fits = true;
     response_fields(head, edits, date, |name, value| {
         if !matches!(classify(name), FieldKind::Upgrade) {
-            fits &= append(fields, name, value).is_some();
+            fits &= append(fields, usual.field(name, value)).is_some();
         }
     });
     fits.then_some(response)
 }
 
-fn append(fields: &mut HeaderMap, name: &[u8], value: &[u8]) -> Option<()> {
-    fields.try_append(field_name(name)?, field_value(value)?).ok()?;
+fn append(fields: &mut HeaderMap, field: Option<(HeaderName, HeaderValue)>) -> Option<()> {
+    let (name, value) = field?;
+    fields.try_append(name, value).ok()?;
     Some(())
-}
-
-/// A copy, unless it is one that most calls have. Parts of one copy of the head would cost less, and tables of HPACK would
-/// hold a whole head for each value in them.
-fn field_value(value: &[u8]) -> Option<HeaderValue> {
-    let known = match value {
-        b"0" => "0",
-        b"http" => "http",
-        b"https" => "https",
-        b"gzip" => "gzip",
-        b"identity" => "identity",
-        b"application/grpc" => "application/grpc",
-        _ => return HeaderValue::from_bytes(value).ok(),
-    };
-    Some(HeaderValue::from_static(known))
-}
-
-/// Of a call's deadline.
-pub(super) static GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
-
-/// Names that most messages have, by length; in this form they cost neither memory nor a parser.
-static NAMES: [HeaderName; 26] = [
-    header::DATE,
-    header::ETAG,
-    header::VARY,
-    header::ACCEPT,
-    header::COOKIE,
-    header::SERVER,
-    header::REFERER,
-    header::LOCATION,
-    header::SET_COOKIE,
-    header::USER_AGENT,
-    HeaderName::from_static("grpc-status"),
-    header::CONTENT_TYPE,
-    HeaderName::from_static("grpc-message"),
-    HeaderName::from_static("grpc-timeout"),
-    header::ACCEPT_RANGES,
-    header::AUTHORIZATION,
-    header::CACHE_CONTROL,
-    header::LAST_MODIFIED,
-    HeaderName::from_static("grpc-encoding"),
-    header::CONTENT_LENGTH,
-    header::ACCEPT_ENCODING,
-    header::ACCEPT_LANGUAGE,
-    HeaderName::from_static("x-forwarded-for"),
-    HeaderName::from_static("x-forwarded-host"),
-    HeaderName::from_static("x-forwarded-proto"),
-    HeaderName::from_static("grpc-accept-encoding"),
-];
-
-fn known_name(name: &[u8]) -> Option<&'static HeaderName> {
-    let of_this_length = match name.len() {
-        4 => &NAMES[..3],
-        6 => &NAMES[3..6],
-        7 => &NAMES[6..7],
-        8 => &NAMES[7..8],
-        10 => &NAMES[8..10],
-        11 => &NAMES[10..11],
-        12 => &NAMES[11..14],
-        13 => &NAMES[14..19],
-        14 => &NAMES[19..20],
-        15 => &NAMES[20..23],
-        16 => &NAMES[23..24],
-        17 => &NAMES[24..25],
-        20 => &NAMES[25..],
-        _ => return None,
-    };
-    let first = name[0] | 0x20;
-    of_this_length.iter().find(|known| {
-        let known = known.as_str().as_bytes();
-        known[0] == first && name.eq_ignore_ascii_case(known)
-    })
-}
-
-fn field_name(name: &[u8]) -> Option<HeaderName> {
-    known_name(name).cloned().or_else(|| HeaderName::from_bytes(name).ok())
 }
 
 /// Appends trailer fields in the form of a chunked body's trailer section, those left out that must not be there
@@ -438,7 +369,7 @@ pub(super) fn trailers(section: &[u8]) -> HeaderMap {
         let Some(colon) = memchr::memchr(b':', line) else { continue };
         let (name, value) = (&line[..colon], crate::http::trim_ows(&line[colon + 1..]));
         if !is_forbidden_in_trailer(name) {
-            let _ = append(&mut fields, name, value);
+            let _ = append(&mut fields, usual_fields::plain(name, value));
         }
     }
     fields
@@ -538,7 +469,8 @@ mod tests {
         let text = "HTTP/1.1 200 OK\r\nConnection: close, X-Own\r\nX-Own: 1\r\nX-A: b\r\nSet-Cookie: c\r\n\
                     Set-Cookie: d\r\nTransfer-Encoding: chunked\r\nKeep-Alive: 5\r\n\r\n";
         parsed_response(text, |head| {
-            let response = response(head, &FieldEdits::default(), Some("now")).unwrap();
+            let response =
+                response(head, &FieldEdits::default(), Some("now"), &UsualFields::default()).unwrap();
             let fields: Vec<_> =
                 response.headers().iter().map(|(n, v)| (n.as_str(), v.to_str().unwrap())).collect();
             assert_eq!(fields, [("x-a", "b"), ("set-cookie", "c"), ("set-cookie", "d"), ("date", "now")]);
@@ -565,18 +497,6 @@ mod tests {
         }
         let (head, ()) = Response::builder().header("content-length", "4").body(()).unwrap().into_parts();
         assert_eq!(write_response(&mut Vec::new(), &head, true, false, None), Err(Malformed));
-    }
-
-    #[test]
-    fn names_are_read_in_any_case_known_or_not() {
-        assert!(NAMES.iter().all(|name| known_name(name.as_str().as_bytes()) == Some(name)));
-        let others = ["grpc-statuz", "x-a", "x-forwarded-hosu", "dates"];
-        for name in NAMES.iter().map(HeaderName::as_str).chain(others) {
-            for spelled in [name.to_owned(), name.to_ascii_uppercase()] {
-                assert_eq!(field_name(spelled.as_bytes()).unwrap(), name);
-            }
-        }
-        assert_eq!(field_name(b"grpc status"), None);
     }
 
     #[test]
