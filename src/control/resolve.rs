@@ -35,7 +35,9 @@ pub struct Names {
 
 /// What names last resolved to, whichever cluster they are of.
 #[derive(Clone, Default)]
-pub struct Answers(Arc<Mutex<HashMap<(Box<str>, u16), Vec<SocketAddr>>>>);
+pub struct Answers(Arc<Mutex<ByName>>);
+
+type ByName = HashMap<(Box<str>, u16), Vec<SocketAddr>>;
 
 impl Answers {
     fn of(&self, host: &str, port: u16) -> Vec<SocketAddr> {
@@ -51,7 +53,7 @@ impl Answers {
         self.lock().retain(|(host, port), _| is_used(host, *port));
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<(Box<str>, u16), Vec<SocketAddr>>> {
+    fn lock(&self) -> MutexGuard<'_, ByName> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

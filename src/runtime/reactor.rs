@@ -96,6 +96,8 @@ enum Receiving {
     Single,
     /// Waits until the socket is readable; we receive then.
     Readiness,
+    /// Tells whenever something came, until it is stopped; we receive when somebody waits. As epoll does.
+    Edges,
     /// Waits until the peer ends its stream, while nobody wants its bytes.
     HangUp,
 }
@@ -508,6 +510,14 @@ impl Reactor {
             return;
         }
         match &mut self.backend {
+            // The last receive may have filled its buffer to the brim and left nothing behind.
+            Backend::Uring(_) if slot.receiving == Receiving::Edges => {
+                if slot.readable
+                    && let Some(received) = slot.recv_now(&self.buffers)
+                {
+                    slot.deliver(received);
+                }
+            }
             Backend::Uring(uring) => {
                 // Whatever is armed next tells at once if something is there.
                 slot.readable = false;
@@ -562,8 +572,8 @@ impl Reactor {
         if std::mem::replace(&mut slot.on_demand, on_demand) == on_demand {
             return;
         }
-        if let (true, Backend::Uring(uring), Receiving::Multishot) =
-            (on_demand, &mut self.backend, slot.receiving)
+        if let Backend::Uring(uring) = &mut self.backend
+            && slot.receiving == if on_demand { Receiving::Multishot } else { Receiving::Edges }
         {
             uring.cancel_receive(slot, key);
         }
@@ -727,6 +737,7 @@ impl Reactor {
                     }
                     received
                 }
+                Receiving::Edges if slot.readable => slot.recv_now(&self.buffers),
                 _ => None,
             },
         };

@@ -31,7 +31,12 @@ fn on_engines(test: impl Fn(&Runtime)) {
     on_rings(test);
 }
 
-/// Runs `test` on rings of every set-up that a kernel may grant, with multishot receive and without.
+thread_local! {
+    /// Whether connections of [`pair`] receive on demand.
+    static ON_DEMAND: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs `test` on rings of every set-up that a kernel may grant, with multishot receive, without, and on demand.
 fn on_rings(test: impl Fn(&Runtime)) {
     if !ring_allowed() {
         return;
@@ -40,13 +45,15 @@ fn on_rings(test: impl Fn(&Runtime)) {
     test(&runtime);
     drop(runtime);
     for rung in 0..3 {
-        for multishot in [true, false] {
-            eprintln!("engine: io_uring, set-up {rung}, multishot receive: {multishot}, {TINY:?}");
+        for receives in ["multishot", "single-shot", "on demand"] {
+            eprintln!("engine: io_uring, set-up {rung}, receives {receives}, {TINY:?}");
             let mut reactor = Reactor::on_rung(TINY, rung).expect("a set-up that this kernel grants");
-            if !multishot {
+            if receives == "single-shot" {
                 reactor.uring().expect("a ring").receive_single_shot();
             }
+            ON_DEMAND.set(receives == "on demand");
             test(&Runtime::over(reactor));
+            ON_DEMAND.set(false);
         }
     }
 }
@@ -106,7 +113,9 @@ fn pair(runtime: &Runtime) -> (Socket, TcpStream) {
     let (listener, address) = listener();
     let peer = connect(address);
     let (ours, _) = listener.accept().expect("accept");
-    (Socket::new(runtime, ours.into()).expect("socket"), peer)
+    let socket = Socket::new(runtime, ours.into()).expect("socket");
+    socket.set_on_demand(ON_DEMAND.get());
+    (socket, peer)
 }
 
 fn connect(address: SocketAddr) -> TcpStream {

@@ -63,7 +63,7 @@ impl UsualFields {
             return Some((NAMES[at].clone(), last.value.clone()));
         }
         let value = plain_value(value)?;
-        if last.misses % KEPT_OF_MISSES == 0 && value.len() <= KEPT_BYTES_MAX {
+        if last.misses.is_multiple_of(KEPT_OF_MISSES) && value.len() <= KEPT_BYTES_MAX {
             last.value = value.clone();
         }
         last.misses = last.misses.wrapping_add(1);

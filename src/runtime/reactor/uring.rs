@@ -174,12 +174,16 @@ impl Uring {
     }
 
     pub(super) fn arm_receive(&mut self, slot: &mut Slot, key: Key) {
+        if slot.on_demand {
+            self.arm_edges(slot, key);
+            return;
+        }
         if slot.bulk || !self.buffer_ring.has_free() {
             self.arm_readable(slot, key);
             return;
         }
         let fd = types::Fd(slot.fd.as_raw_fd());
-        let entry = if self.multishot_receive && !slot.on_demand {
+        let entry = if self.multishot_receive {
             slot.receiving = Receiving::Multishot;
             opcode::RecvMulti::new(fd, BUFFER_GROUP).build()
         } else {
@@ -205,6 +209,15 @@ impl Uring {
         // The poll tells, at once if something is there.
         slot.readable = false;
         self.push_poll(slot, libc::POLLIN | libc::POLLRDHUP, Op::Readable.word(key));
+    }
+
+    /// One poll for as long as the connection lasts, where a receive for each response would be armed and complete each time.
+    fn arm_edges(&mut self, slot: &mut Slot, key: Key) {
+        slot.receiving = Receiving::Edges;
+        slot.readable = false;
+        let fd = types::Fd(slot.fd.as_raw_fd());
+        let poll = opcode::PollAdd::new(fd, (libc::POLLIN | libc::POLLRDHUP) as u32).multi(true).build();
+        self.push(poll.user_data(Op::Readable.word(key)));
     }
 
     /// Waits for the end of the peer's stream while nobody wants its bytes: a poll for those would be ready again
@@ -381,13 +394,20 @@ impl Uring {
                 self.received(slot, key, result, buf, stats);
             }
             Some(Op::Readable) => {
-                end_receive(slot, true, result, stats);
+                end_receive(slot, over, result, stats);
                 // After a failure nothing is known, so something may be there.
                 let events = if result >= 0 { result } else { i32::from(libc::POLLIN) };
                 let ended = libc::POLLRDHUP | libc::POLLHUP | libc::POLLERR;
                 if result != -libc::ECANCELED {
                     slot.hung_up |= events & i32::from(ended) != 0;
                     slot.readable = true;
+                }
+                // What came may have been received since, with what came before it: a quiet connection stays quiet.
+                if slot.watched
+                    && slot.receiving == Receiving::Edges
+                    && let Some(received) = slot.recv_now(buffers)
+                {
+                    slot.deliver(received);
                 }
                 slot.wake_reader();
             }
@@ -513,14 +533,14 @@ const fn receiving_op(receiving: Receiving) -> Option<Op> {
         Receiving::Idle => None,
         Receiving::Accepting => Some(Op::Accept),
         Receiving::Multishot | Receiving::Single => Some(Op::Receive),
-        Receiving::Readiness | Receiving::HangUp => Some(Op::Readable),
+        Receiving::Readiness | Receiving::Edges | Receiving::HangUp => Some(Op::Readable),
     }
 }
 
 /// A multishot operation counts as armed until the completion that has no more behind it.
 fn end_receive(slot: &mut Slot, over: bool, result: i32, stats: &mut ReactorStats) {
     if over {
-        let repeats = matches!(slot.receiving, Receiving::Accepting | Receiving::Multishot);
+        let repeats = matches!(slot.receiving, Receiving::Accepting | Receiving::Multishot | Receiving::Edges);
         let wants_more = result > 0 || result == -libc::ENOBUFS || ended_early(result);
         stats.rearmed += u64::from(repeats && wants_more && !slot.cancelling);
         slot.receiving = Receiving::Idle;
