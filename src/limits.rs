@@ -86,6 +86,9 @@ pub const HTTP2_CONNECTS_PER_TURN_MAX: u32 = 4;
 /// Reset HTTP/2 streams whose late frames are known for such.
 pub const HTTP2_RESET_STREAMS_REMEMBERED_MAX: usize = 50;
 
+/// Threads that look up names, those among them that nobody waits for any more.
+pub const LOOKUP_THREADS_MAX: usize = 16;
+
 /// Default of `limits.memory_bytes_max`, the byte budget of one worker.
 pub const WORKER_MEMORY_BYTES_MAX_DEFAULT: usize = 512 * MIB;
 

@@ -105,12 +105,10 @@ fn start(facts: Facts, sockets: Sockets, channel: Channel) -> Result<Outcome, St
     let reloader = Arc::new(Reloader { supervisor: Arc::new(supervisor), machine });
     tell_machine(&config, nofile);
     prove_socket_options(&mut config.snapshot);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(16).build();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| format!("cannot start the control thread: {error}"))?;
     let outcome = runtime.block_on(control(facts, sockets, config, &log, reloader));
     log.flush(FLUSH_TIMEOUT);
-    // A look-up of a name may hang for long: it ends with the process.
-    runtime.shutdown_background();
     outcome
 }
 

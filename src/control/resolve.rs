@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinSet;
 
+use crate::limits;
 use crate::proxy::snapshot::{Cluster, EndpointAddress};
 
 /// How soon a name that failed is tried again, unless the cluster's own interval is shorter.
@@ -19,8 +20,7 @@ pub const FIRST_LOOKUP_TIMEOUT: Duration = Duration::from_secs(3);
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(20);
 /// Look-ups of one cluster under way together: each holds a thread.
 const LOOKUPS_AT_ONCE: usize = 8;
-/// Threads that look up names, those among them that nobody waits for any more.
-static THREADS: Semaphore = Semaphore::const_new(16);
+static THREADS: Semaphore = Semaphore::const_new(limits::LOOKUP_THREADS_MAX);
 
 /// The names of one cluster and what they last resolved to.
 pub struct Names {

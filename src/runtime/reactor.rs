@@ -10,13 +10,13 @@ mod epoll;
 mod hooks;
 mod queue;
 mod setup;
+mod slot;
 mod uring;
 
 use std::io;
-use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use crate::base::slab::{Key, Slab};
@@ -30,6 +30,7 @@ pub(super) use hooks::{Fault, Inside};
 use queue::Queue;
 pub use setup::{Engine, EngineChoice, EngineReport, RingSizes};
 pub use setup::{Refusal, Release, multishot_receive_is_fair, parse_release, probe};
+use slot::{Outgoing, Received, Receiving, Sending, Slot, set_waker};
 use uring::Uring;
 
 /// Received buffers that may wait in one socket before its receive is stopped.
@@ -54,227 +55,6 @@ pub struct ReactorStats {
     pub rearmed: u64,
     /// Completions that named a socket which was gone.
     pub stale: u64,
-}
-
-enum Received {
-    Accepted(OwnedFd),
-    Bytes(RecvBuf),
-    End,
-    Failed(i32),
-}
-
-enum Outgoing {
-    Buf(RecvBuf),
-    Block { bytes: Vec<u8>, start: usize },
-}
-
-impl Outgoing {
-    fn bytes(&self) -> &[u8] {
-        match self {
-            Self::Buf(buf) => buf,
-            Self::Block { bytes, start } => &bytes[*start..],
-        }
-    }
-
-    fn advance(&mut self, count: usize) {
-        match self {
-            Self::Buf(buf) => buf.advance(count),
-            Self::Block { start, .. } => *start += count,
-        }
-    }
-}
-
-/// What the kernel holds of ours for the receiving side.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Receiving {
-    Idle,
-    /// An accept that completes once for each connection.
-    Accepting,
-    /// A receive that may complete many times.
-    Multishot,
-    /// A receive that completes once. For kernels whose multishot starves other sockets.
-    Single,
-    /// Waits until the socket is readable; we receive then.
-    Readiness,
-    /// Tells whenever something came, until it is stopped; we receive when somebody waits. As epoll does.
-    Edges,
-    /// Waits until the peer ends its stream, while nobody wants its bytes.
-    HangUp,
-}
-
-/// What the kernel holds of ours for the sending side.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Sending {
-    Idle,
-    /// The front of the outbox belongs to the kernel.
-    InFlight,
-    /// Waits until the socket is writable.
-    Readiness,
-}
-
-struct Slot {
-    fd: OwnedFd,
-    reader: Option<Waker>,
-    writer: Option<Waker>,
-    inbox: Queue<Received>,
-    outbox: Queue<Outgoing>,
-    outbox_bytes: usize,
-    /// errno of the failed send; nothing is sent any more.
-    send_error: i32,
-    receiving: Receiving,
-    sending: Sending,
-    /// The kernel was asked to stop the receive.
-    cancelling: bool,
-    /// Nobody wants this socket any more; it goes when both sides are idle.
-    closing: bool,
-    /// Receive long runs of bytes in large buffers.
-    bulk: bool,
-    /// Receive only what somebody waits for.
-    on_demand: bool,
-    /// Something can be received, as far as is known. Only for receives of our own.
-    readable: bool,
-    /// The peer's end of stream or an error has arrived, perhaps behind bytes that wait.
-    hung_up: bool,
-    writable: bool,
-    /// Nobody reads, but what arrives is to be noticed.
-    watched: bool,
-    /// Our direction ends when the outbox is empty.
-    ending: bool,
-    /// Others may have copies of the descriptor, or it listens: its close waits for no other.
-    shared: bool,
-}
-
-/// An idle connection pays for its slot: growing it is a decision, not an accident.
-const _: () = assert!(size_of::<Slot>() <= 168);
-
-impl Slot {
-    const fn new(fd: OwnedFd) -> Self {
-        Self {
-            fd,
-            reader: None,
-            writer: None,
-            inbox: Queue::new(),
-            outbox: Queue::new(),
-            outbox_bytes: 0,
-            send_error: 0,
-            receiving: Receiving::Idle,
-            sending: Sending::Idle,
-            cancelling: false,
-            closing: false,
-            bulk: false,
-            on_demand: false,
-            readable: false,
-            hung_up: false,
-            writable: false,
-            watched: false,
-            ending: false,
-            shared: false,
-        }
-    }
-
-    fn deliver(&mut self, received: Received) {
-        if matches!(received, Received::End | Received::Failed(_)) {
-            self.hung_up = true;
-        }
-        self.inbox.push(received);
-        self.wake_reader();
-    }
-
-    fn wake_reader(&mut self) {
-        if let Some(waker) = self.reader.take() {
-            waker.wake();
-        }
-    }
-
-    fn wake_writer(&mut self) {
-        if let Some(waker) = self.writer.take() {
-            waker.wake();
-        }
-    }
-
-    /// Sends from the outbox until it is empty or the socket is full.
-    fn flush(&mut self) {
-        while let Some(front) = self.outbox.front_mut() {
-            match syscalls::send(self.fd.as_fd(), front.bytes(), false) {
-                Ok(sent) => self.sent(sent),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.writable = false;
-                    break;
-                }
-                Err(error) => self.fail_send(&error),
-            }
-        }
-        if self.outbox.is_empty() {
-            self.end_if_asked();
-        }
-    }
-
-    fn end_if_asked(&mut self) {
-        if self.ending {
-            self.ending = false;
-            syscalls::shutdown(self.fd.as_fd(), Shutdown::Write);
-        }
-    }
-
-    /// Whether nothing has arrived that nobody took: no bytes, no end, no error.
-    const fn nothing_arrived(&self) -> bool {
-        self.inbox.is_empty() && !self.readable && !self.hung_up
-    }
-
-    /// Accounts for `count` bytes of the front of the outbox.
-    fn sent(&mut self, count: usize) {
-        self.outbox_bytes -= count;
-        let Some(front) = self.outbox.front_mut() else { return };
-        front.advance(count);
-        if front.bytes().is_empty() {
-            self.outbox.pop();
-        }
-    }
-
-    fn fail_send(&mut self, error: &io::Error) {
-        self.send_error = error.raw_os_error().unwrap_or(libc::EIO);
-        self.outbox = Queue::new();
-        self.outbox_bytes = 0;
-    }
-
-    /// One receive of our own. `None` when nothing is there.
-    fn recv_now(&mut self, buffers: &Rc<Buffers>) -> Option<Received> {
-        let mut buf = buffers.take(if self.bulk { Size::Bulk } else { Size::Usual });
-        let (address, len) = buf.spare();
-        loop {
-            // SAFETY: `spare` names `len` writable bytes of `buf`, which is ours alone.
-            match unsafe { syscalls::recv(self.fd.as_fd(), address, len) } {
-                Ok(0) => return Some(Received::End),
-                Ok(count) => {
-                    // A short receive emptied the socket; after a hang-up the end is still to be read.
-                    if count < len && !self.hung_up {
-                        self.readable = false;
-                    }
-                    // SAFETY: the kernel wrote `count` bytes at `spare`.
-                    unsafe { buf.set_received(count) };
-                    return Some(Received::Bytes(buf));
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.readable = false;
-                    return None;
-                }
-                Err(error) => return Some(Received::Failed(error.raw_os_error().unwrap_or(libc::EIO))),
-            }
-        }
-    }
-
-    fn set_reader(&mut self, cx: &Context<'_>) {
-        set_waker(&mut self.reader, cx);
-    }
-}
-
-fn set_waker(slot: &mut Option<Waker>, cx: &Context<'_>) {
-    match slot {
-        Some(known) if known.will_wake(cx.waker()) => {}
-        _ => *slot = Some(cx.waker().clone()),
-    }
 }
 
 enum Backend {

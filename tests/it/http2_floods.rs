@@ -104,9 +104,9 @@ fn every_flood_ends_in_bounded_memory_beside_a_good_client(engine: Engine) {
         ),
     ];
     let mut good = gateway.client();
-    let resident = || process::resident_bytes(gateway.data_process()) as f64;
+    let held = || process::anonymous_bytes(gateway.data_process()) as f64;
     assert_eq!(good.get("/").status, 200);
-    let before = resident();
+    let before = held();
     let count = rows.len() as f64;
     for (row, piece) in rows {
         let codes = flood(gateway.web(), piece);
@@ -114,7 +114,7 @@ fn every_flood_ends_in_bounded_memory_beside_a_good_client(engine: Engine) {
         let asked = Instant::now();
         assert_eq!(good.get("/").status, 200, "{row}");
         assert!(asked.elapsed() < Duration::from_secs(1), "{row}: {:?}", asked.elapsed());
-        let grown = (resident() - before) / MIB;
+        let grown = (held() - before) / MIB;
         assert!(grown < 8.0, "{row}: {grown} MiB");
     }
     eventually("all have ended for a reason", || {
@@ -151,9 +151,9 @@ fn rapid_resets_never_exceed_the_streams_at_the_endpoint(engine: Engine) {
 fn responses_behind_a_closed_window_are_bounded(engine: Engine) {
     let origin = Origin::serving();
     let gateway = Setup::to(engine, &origin).start();
-    let resident = || process::resident_bytes(gateway.data_process()) as f64;
+    let held = || process::anonymous_bytes(gateway.data_process()) as f64;
     assert_eq!(gateway.get("/").status, 200);
-    let (before, held_before) = (resident(), gateway.metric("ringfort_worker_memory_bytes", ""));
+    let (before, held_before) = (held(), gateway.metric("ringfort_worker_memory_bytes", ""));
     let mut client = RawClient::connect(gateway.web());
     client.send(&frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0]));
     for number in 0..128 {
@@ -163,7 +163,7 @@ fn responses_behind_a_closed_window_are_bounded(engine: Engine) {
     }
     eventually("all are answered", || origin.requests().len() == 129);
     std::thread::sleep(Duration::from_millis(300));
-    let grown = (resident() - before) / MIB;
+    let grown = (held() - before) / MIB;
     assert!(grown < 4.0, "{grown} MiB");
     let charged = (gateway.metric("ringfort_worker_memory_bytes", "") - held_before) / MIB;
     assert!(charged > 1.0 && charged < 4.0, "charged {charged} MiB");
@@ -214,8 +214,8 @@ fn uploads_that_nobody_takes_are_bounded(engine: Engine) {
         std::thread::sleep(Duration::from_secs(2));
     });
     let gateway = Setup::to(engine, &origin).start();
-    let resident = || process::resident_bytes(gateway.data_process()) as f64;
-    let before = resident();
+    let held = || process::anonymous_bytes(gateway.data_process()) as f64;
+    let before = held();
     let mut client = RawClient::connect(gateway.web());
     let post = block(&[(":method", "POST"), (":scheme", "http"), (":path", "/"), (":authority", "a.test")]);
     let mut window = 1 << 20;
@@ -231,7 +231,7 @@ fn uploads_that_nobody_takes_are_bounded(engine: Engine) {
         }
     }
     std::thread::sleep(Duration::from_millis(300));
-    let grown = (resident() - before) / MIB;
+    let grown = (held() - before) / MIB;
     assert!(grown < 6.0, "{grown} MiB");
 }
 

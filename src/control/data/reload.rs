@@ -186,7 +186,7 @@ fn try_out(
     if problems.is_empty() { Ok(()) } else { Err(problems) }
 }
 
-/// Runs what may wait or take long on a thread of its own: look-ups that hang hold all of the pool's.
+/// Runs what may wait or take long on a thread of its own.
 async fn on_thread<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Vec<String>> + Send + 'static,
 ) -> Result<T, Vec<String>> {

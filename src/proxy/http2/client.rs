@@ -31,15 +31,32 @@ const CONNECTION_BYTES: usize = 32 * KIB;
 /// for (RFC 9113 §5.1.1), and enough that making another costs nothing.
 const REQUESTS_MAX: u64 = 1 << 20;
 
-/// Empty DATA frames after which another connection takes its place: the crate ends one with a hundred of them, whatever it
-/// carried meanwhile (`MAX_RECV_EMPTY_DATA_FRAMES` of h2 0.4.20), and some servers send one before each trailer section.
-const EMPTY_DATA_MAX: u64 = 50;
+/// Empty DATA frames that the crate takes on a connection, ever (`MAX_RECV_EMPTY_DATA_FRAMES` of h2 0.4.20): it ends that which
+/// brings another. Some servers send one before each trailer section.
+const EMPTY_DATA_TAKEN: u64 = 100;
+/// Those after which another connection takes its place.
+const EMPTY_DATA_MAX: u64 = EMPTY_DATA_TAKEN / 2;
+
+/// Whether so many responses on their way, and one more, may each bring one, where such came before.
+const fn spares_empty_data(came: u64, streams: u64) -> bool {
+    came == 0 || came + streams < EMPTY_DATA_TAKEN
+}
 
 /// As much as the windows of all streams together: however many clients read nothing, each further stream moves.
 const fn connection_window_bytes(streams_max: u32) -> u32 {
     let bytes = streams_max.saturating_mul(limits::HTTP2_STREAM_WINDOW_BYTES);
     // RFC 9113 §6.9.1: no window is larger.
     if bytes > i32::MAX as u32 { i32::MAX as u32 } else { bytes }
+}
+
+/// Frames of streams that were reset count against it for ever, so it grows with the streams.
+const fn small_frames_bytes_max(streams_max: u32) -> usize {
+    let half_a_window = connection_window_bytes(streams_max) as usize / 2;
+    if half_a_window > limits::HTTP2_SMALL_FRAMES_BYTES_MAX {
+        half_a_window
+    } else {
+        limits::HTTP2_SMALL_FRAMES_BYTES_MAX
+    }
 }
 
 /// A connection shared by requests. Dropping it lets those that are on their way finish, and no others begin.
@@ -104,7 +121,7 @@ impl Multiplexed {
             .max_header_list_size(u32::try_from(http.head_bytes_max).unwrap_or(u32::MAX))
             .initial_window_size(limits::HTTP2_STREAM_WINDOW_BYTES)
             .initial_connection_window_size(connection_window_bytes(spec.http2_streams_max))
-            .data_frame_budget(limits::HTTP2_SMALL_FRAMES_BYTES_MAX)
+            .data_frame_budget(small_frames_bytes_max(spec.http2_streams_max))
             .max_send_buffer_size(limits::HTTP2_STREAM_SEND_BYTES_MAX)
             .max_concurrent_reset_streams(limits::HTTP2_RESET_STREAMS_REMEMBERED_MAX);
         let (send, connection) = {
@@ -142,7 +159,9 @@ impl Multiplexed {
     /// Whether another request may begin: it was not closed, nor told to go away, and has a stream left.
     pub fn has_room(&self) -> bool {
         let streams = self.state.streams.get() as usize;
-        self.is_alive() && streams < self.streams_max.min(self.send.current_max_send_streams())
+        self.is_alive()
+            && streams < self.streams_max.min(self.send.current_max_send_streams())
+            && spares_empty_data(self.state.link.tap.borrow().empty_data(), streams as u64)
     }
 
     pub fn is_alive(&self) -> bool {
@@ -264,7 +283,9 @@ impl Slot {
             if is_ending { StreamFault::Refused } else { StreamFault::Unsendable }
         })?;
         let id = response.stream_id().as_u32();
-        let window = self.state.link.tap.borrow().stream_window() as usize;
+        let tap = self.state.link.tap.borrow();
+        // What did not fit into a window that the endpoint opens no more would stay behind a stream that has ended.
+        let window = if tap.has_settings() { tap.stream_window() as usize } else { 0 };
         Ok((Call { response, id }, Sender::with_room(stream, ended, window)))
     }
 

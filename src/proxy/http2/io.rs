@@ -11,9 +11,11 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::base::time::Instant;
 use crate::base::units::KIB;
+use crate::limits;
 use crate::runtime::{RecvBuf, Runtime};
 
 use super::super::stream::Stream;
+use super::stream::SMALL_FRAME_BYTES;
 use super::tap::Tap;
 
 /// Gathered bytes are sent at the latest once there are this many: copying a frame costs less than a call for each.
@@ -26,8 +28,9 @@ const UNSENT_BYTES_MAX: usize = 64 * KIB;
 /// Receives of one turn.
 const RECEIVES_A_TURN: u32 = 8;
 /// Frames after which their streams take what came: the crate ends a connection in which too many small ones wait
-/// ([`crate::limits::HTTP2_SMALL_FRAMES_BYTES_MAX`]).
+/// ([`limits::HTTP2_SMALL_FRAMES_BYTES_MAX`]).
 const FRAMES_A_TURN: u64 = 1_024;
+const _: () = assert!(FRAMES_A_TURN as usize * SMALL_FRAME_BYTES <= limits::HTTP2_SMALL_FRAMES_BYTES_MAX / 2);
 /// Bytes, payloads of DATA apart, of a turn in which a client brings field blocks: an octet of HPACK can stand for a field
 /// of a hundred in memory, a dozen for a whole request, and whoever judges them, and everybody else on this worker, comes
 /// between turns.

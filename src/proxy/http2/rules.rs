@@ -9,7 +9,7 @@ const ENDED_REMEMBERED: usize = 16;
 /// RFC 9113 §6.9.1.
 const WINDOW_BYTES_MAX: u32 = u32::MAX >> 1;
 /// RFC 9113 §6.5.2.
-const INITIAL_WINDOW_SIZE: u16 = 4;
+pub(super) const INITIAL_WINDOW_SIZE: u16 = 4;
 
 const END_STREAM: u8 = 1;
 const ACK: u8 = 1;

@@ -1,6 +1,7 @@
 //! The two directions of one HTTP/2 stream, as bodies see them: pieces come in and their window is given back once
 //! somebody took them; pieces go out as the peer's window allows. Holds no more than the windows let in.
 
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -43,7 +44,7 @@ impl StreamFault {
 
 /// DATA frames below this size cost the crate more to hold than they bring: it ends a connection that has many of them
 /// waiting, for all its streams (`DEFAULT_DATA_FRAME_OVERHEAD_THRESHOLD` of h2 0.4.20).
-const SMALL_FRAME_BYTES: usize = 256;
+pub(super) const SMALL_FRAME_BYTES: usize = 256;
 
 /// A body as it arrives.
 pub struct Receiver {
@@ -58,12 +59,28 @@ pub struct Receiver {
     held: Option<Held>,
 }
 
-/// What was taken from the crate while nobody waited for it.
+/// What was taken from the crate while nobody waited for it, in its order.
+#[derive(Default)]
 struct Ahead {
+    pieces: VecDeque<Bytes>,
     /// Of small frames.
     gathered: BytesMut,
-    /// What came behind them.
-    behind: Option<Result<Bytes, StreamFault>>,
+    fault: Option<StreamFault>,
+}
+
+impl Ahead {
+    fn take(&mut self, data: Bytes) {
+        if data.len() < SMALL_FRAME_BYTES {
+            return self.gathered.extend_from_slice(&data);
+        }
+        let gathered = self.gathered.split().freeze();
+        self.pieces.extend([gathered, data].into_iter().filter(|piece| !piece.is_empty()));
+    }
+
+    fn give(&mut self) -> Option<Bytes> {
+        let gathered = || Some(self.gathered.split().freeze()).filter(|gathered| !gathered.is_empty());
+        self.pieces.pop_front().or_else(gathered)
+    }
 }
 
 /// What a peer may have sent ahead, charged while somebody keeps the body waiting.
@@ -126,43 +143,44 @@ impl Receiver {
     }
 
     fn gather(&mut self, cx: &mut Context<'_>) {
-        if self.data_ended || self.ahead.as_ref().is_some_and(|ahead| ahead.behind.is_some()) {
-            return;
-        }
-        let mut gathered = self.ahead.take().map(|ahead| ahead.gathered).unwrap_or_default();
-        let behind = self.gather_into(&mut gathered, cx);
-        self.keep(gathered, behind);
-    }
-
-    /// Appends small frames, for as long as they are there. What comes behind them.
-    fn gather_into(
-        &mut self,
-        gathered: &mut BytesMut,
-        cx: &mut Context<'_>,
-    ) -> Option<Result<Bytes, StreamFault>> {
-        while !self.data_ended
-            && let Poll::Ready(received) = self.stream.poll_data(cx)
-        {
+        while !self.data_ended && self.ahead.as_ref().is_none_or(|ahead| ahead.fault.is_none()) {
+            let Poll::Ready(received) = self.stream.poll_data(cx) else { return };
             match received {
-                Some(Ok(data)) if data.len() < SMALL_FRAME_BYTES => gathered.extend_from_slice(&data),
-                Some(other) => return Some(other.map_err(|error| StreamFault::from_error(&error))),
+                Some(Ok(data)) if data.is_empty() => {}
+                Some(Ok(data)) => self.ahead.get_or_insert_default().take(data),
+                Some(Err(error)) => {
+                    self.ahead.get_or_insert_default().fault = Some(StreamFault::from_error(&error));
+                }
                 None => self.data_ended = true,
             }
         }
-        None
     }
 
-    fn keep(&mut self, gathered: BytesMut, behind: Option<Result<Bytes, StreamFault>>) {
-        let some = !gathered.is_empty() || behind.is_some();
-        self.ahead = some.then(|| Ahead { gathered, behind }.into());
+    /// What was gathered, then what ended it.
+    fn next_gathered(&mut self) -> Option<Result<Bytes, StreamFault>> {
+        let ahead = self.ahead.as_mut()?;
+        if let Some(piece) = ahead.give() {
+            if ahead.pieces.is_empty() && ahead.gathered.is_empty() && ahead.fault.is_none() {
+                self.ahead = None;
+            }
+            return Some(Ok(piece));
+        }
+        let fault = ahead.fault;
+        self.ahead = None;
+        fault.map(Err)
     }
 
     /// A small frame, and others as small that are there already.
     fn with_following(&mut self, first: Bytes, cx: &mut Context<'_>) -> Bytes {
-        let mut following = BytesMut::new();
-        let behind = self.gather_into(&mut following, cx);
-        self.keep(BytesMut::new(), behind);
-        if following.is_empty() { first } else { [&first[..], &following].concat().into() }
+        self.gather(cx);
+        let follow = |ahead: &Ahead| ahead.pieces.is_empty() && !ahead.gathered.is_empty();
+        if !self.ahead.as_deref().is_some_and(follow) {
+            return first;
+        }
+        match self.next_gathered() {
+            Some(Ok(following)) => [&first[..], &following].concat().into(),
+            _ => first,
+        }
     }
 
     /// The next piece; `None` at the end. Its bytes count against the peer's window until `release`.
@@ -184,15 +202,8 @@ impl Receiver {
     }
 
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Piece>, StreamFault>> {
-        if let Some(ahead) = self.ahead.take() {
-            let Ahead { gathered, behind } = *ahead;
-            if !gathered.is_empty() {
-                self.keep(BytesMut::new(), behind);
-                return Poll::Ready(Ok(Some(Piece::shared(gathered.freeze()))));
-            }
-            if let Some(behind) = behind {
-                return Poll::Ready(behind.map(|data| Some(Piece::shared(data))));
-            }
+        if let Some(gathered) = self.next_gathered() {
+            return Poll::Ready(gathered.map(|data| Some(Piece::shared(data))));
         }
         while !self.data_ended {
             match ready!(self.stream.poll_data(cx)) {
@@ -243,7 +254,8 @@ impl Receiver {
 pub struct Sender {
     stream: SendStream<Piece>,
     ended: bool,
-    /// Bytes that go with the head, in one send: the crate gives a stream capacity only once its head went out.
+    /// Bytes that go with the head, in one send: the crate gives a stream capacity only once its head went out. They count as sent
+    /// also where the window of the connection holds them back.
     with_head: usize,
 }
 

@@ -7,10 +7,9 @@ use std::time::Duration;
 
 use crate::base::time::Instant;
 
-use super::rules::{Rules, Violation, judge_setting};
+use super::rules::{INITIAL_WINDOW_SIZE, Rules, Violation, judge_setting};
 
 /// RFC 9113 §6.5.2.
-const INITIAL_WINDOW_SIZE: u8 = 4;
 const INITIAL_WINDOW_BYTES: u32 = 65_535;
 /// A peer is suspect from such a part of its glitches on.
 const SUSPECT_PART: u32 = 16;
@@ -261,7 +260,8 @@ impl Tap {
             kind::GOAWAY => *goaway = Some(word_of(payload) & (u32::MAX >> 1)),
             kind::SETTINGS => {
                 violation.set(violation.get().or_else(|| judge_setting(payload)));
-                if let [0, INITIAL_WINDOW_SIZE, value @ ..] = payload {
+                let [a, b, value @ ..] = payload;
+                if u16::from_be_bytes([a, b]) == INITIAL_WINDOW_SIZE {
                     *stream_window = u32::from_be_bytes(value);
                 }
             }

@@ -395,21 +395,7 @@ impl Uring {
             }
             Some(Op::Readable) => {
                 end_receive(slot, over, result, stats);
-                // After a failure nothing is known, so something may be there.
-                let events = if result >= 0 { result } else { i32::from(libc::POLLIN) };
-                let ended = libc::POLLRDHUP | libc::POLLHUP | libc::POLLERR;
-                if result != -libc::ECANCELED {
-                    slot.hung_up |= events & i32::from(ended) != 0;
-                    slot.readable = true;
-                }
-                // What came may have been received since, with what came before it: a quiet connection stays quiet.
-                if slot.watched
-                    && slot.receiving == Receiving::Edges
-                    && let Some(received) = slot.recv_now(buffers)
-                {
-                    slot.deliver(received);
-                }
-                slot.wake_reader();
+                readable(slot, result, buffers);
             }
             Some(Op::Writable) => {
                 slot.sending = Sending::Idle;
@@ -537,10 +523,30 @@ const fn receiving_op(receiving: Receiving) -> Option<Op> {
     }
 }
 
+/// A poll has told something.
+fn readable(slot: &mut Slot, result: i32, buffers: &Rc<Buffers>) {
+    // After a failure nothing is known, so something may be there.
+    let events = if result >= 0 { result } else { i32::from(libc::POLLIN) };
+    let ended = libc::POLLRDHUP | libc::POLLHUP | libc::POLLERR;
+    if result != -libc::ECANCELED {
+        slot.hung_up |= events & i32::from(ended) != 0;
+        slot.readable = true;
+    }
+    // What came may have been received since, with what came before it: a quiet connection stays quiet.
+    if slot.watched
+        && slot.receiving == Receiving::Edges
+        && let Some(received) = slot.recv_now(buffers)
+    {
+        slot.deliver(received);
+    }
+    slot.wake_reader();
+}
+
 /// A multishot operation counts as armed until the completion that has no more behind it.
 fn end_receive(slot: &mut Slot, over: bool, result: i32, stats: &mut ReactorStats) {
     if over {
-        let repeats = matches!(slot.receiving, Receiving::Accepting | Receiving::Multishot | Receiving::Edges);
+        let repeats =
+            matches!(slot.receiving, Receiving::Accepting | Receiving::Multishot | Receiving::Edges);
         let wants_more = result > 0 || result == -libc::ENOBUFS || ended_early(result);
         stats.rearmed += u64::from(repeats && wants_more && !slot.cancelling);
         slot.receiving = Receiving::Idle;

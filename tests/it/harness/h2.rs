@@ -321,10 +321,13 @@ async fn serve(log: Arc<Log>, request: Request<RecvStream>, mut respond: SendRes
             let _ = stream.send_data(Bytes::new(), false);
             let _ = stream.send_trailers(trailers(&[("x-sum", "abc")]));
         }
-        // In frames of 25 bytes.
+        // In frames of 25 bytes, but for one of 300.
         "drops" => {
             let mut stream = respond.send_response(answer(200).body(()).unwrap(), false).unwrap();
-            for drop in random(number as u64, number).chunks(25) {
+            let bytes = random(number as u64, number);
+            let (first, rest) = bytes.split_at(25);
+            let (large, rest) = rest.split_at(300);
+            for drop in [first, large].into_iter().chain(rest.chunks(25)) {
                 let _ = send_all(&mut stream, drop, false).await;
             }
             let _ = stream.send_trailers(trailers(&[("x-sum", "abc")]));

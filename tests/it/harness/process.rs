@@ -99,14 +99,6 @@ pub fn io_uring_is_permitted() -> bool {
     rc >= 0 || !matches!(errno, Some(libc::EPERM | libc::ENOSYS | libc::EACCES))
 }
 
-/// Resident memory of a process.
-#[track_caller]
-pub fn resident_bytes(pid: u32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1_024
-}
-
 /// The thread of a process with this name.
 #[track_caller]
 pub fn thread(pid: u32, name: &str) -> u32 {
