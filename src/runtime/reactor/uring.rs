@@ -174,7 +174,8 @@ impl Uring {
     }
 
     pub(super) fn arm_receive(&mut self, slot: &mut Slot, key: Key) {
-        if slot.on_demand {
+        // Before Linux 6.1 a poll lost what came together with something else; Linux whose multishot receive is fair is newer.
+        if slot.on_demand && self.multishot_receive {
             self.arm_edges(slot, key);
             return;
         }
@@ -532,8 +533,11 @@ fn readable(slot: &mut Slot, result: i32, buffers: &Rc<Buffers>) {
         slot.hung_up |= events & i32::from(ended) != 0;
         slot.readable = true;
     }
-    // What came may have been received since, with what came before it: a quiet connection stays quiet.
+    // What came may have been received since, with what came before it: a quiet connection stays quiet. One that is not is
+    // known for it.
     if slot.watched
+        && slot.inbox.is_empty()
+        && !slot.closing
         && slot.receiving == Receiving::Edges
         && let Some(received) = slot.recv_now(buffers)
     {

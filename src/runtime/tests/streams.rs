@@ -150,6 +150,7 @@ fn a_receiver_that_nobody_reads_holds_a_bounded_number_of_buffers() {
             }
             // The inbox, and what one turn may still bring: a ring's worth of buffers.
             let ring = if runtime.0.reactor.borrow_mut().uring().is_some() { 128 } else { 0 };
+            assert!(!ON_DEMAND.get() || longest <= 1, "{longest} buffers");
             assert!(longest <= reactor::INBOX_MAX + ring, "{longest} buffers");
             let held = runtime.buffer_stats().in_use;
             assert!(held <= reactor::INBOX_MAX + ring, "{held} buffers held");
@@ -191,7 +192,7 @@ fn with_a_tiny_ring_the_bound_of_an_inbox_is_tight() {
 }
 
 #[test]
-fn switching_bulk_on_and_off_at_any_place_keeps_every_byte_in_order() {
+fn switching_how_bytes_are_received_at_any_place_keeps_every_byte_in_order() {
     on_engines(|runtime| {
         for seed in 0..3 {
             let (socket, peer) = pair(runtime);
@@ -203,9 +204,11 @@ fn switching_bulk_on_and_off_at_any_place_keeps_every_byte_in_order() {
                 loop {
                     if all.len() >= switch_at {
                         socket.set_bulk(random.below(2) == 1);
+                        socket.set_on_demand(random.below(2) == 1);
                         // Sometimes back within the same turn, so that a stop overtakes its own reason.
                         if random.below(4) == 0 {
                             socket.set_bulk(random.below(2) == 1);
+                            socket.set_on_demand(random.below(2) == 1);
                         }
                         switch_at = all.len() + random.below(300_000) as usize;
                     }
