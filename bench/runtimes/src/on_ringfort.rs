@@ -16,7 +16,7 @@ pub fn serve(job: Job, engine: EngineChoice) -> io::Result<()> {
     let (runtime, _) = Runtime::new(engine, RingSizes::default())?;
     let handle = runtime.clone();
     runtime.block_on(async move {
-        let listener = Listener::new(&handle, job.listener(false)?)?;
+        let listener = Listener::new(&handle, job.listener(false)?);
         let answer = Rc::new(answer());
         loop {
             let socket = listener.accept().await?.open(&handle)?;
