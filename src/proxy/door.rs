@@ -115,8 +115,8 @@ mod tests {
     use std::net::{TcpListener, TcpStream};
     use std::time::Instant;
 
-    /// Requests admitted of those that ready tasks ask for, when each keeps the thread busy for `busy`.
-    fn admitted(sheds: bool, busy: Duration) -> (u32, u64) {
+    /// Requests admitted of those that ready tasks ask for, when each keeps the thread busy for `busy`. `reloads`: before each.
+    fn admitted(sheds: bool, busy: Duration, reloads: bool) -> (u32, u64) {
         let (runtime, _) = Runtime::new(EngineChoice::Epoll, RingSizes::default()).expect("epoll");
         let shard = Arc::new(Shard::new(0, &[], &[], &[]));
         let door = Door::new(&shard);
@@ -125,6 +125,9 @@ mod tests {
         runtime
             .block_on(async {
                 for _ in 0..25 {
+                    if reloads {
+                        door.set_objective(Duration::from_millis(25), sheds, &runtime);
+                    }
                     admitted += u32::from(door.admits(&runtime, Shed::Http1));
                     let until = Instant::now() + busy;
                     while Instant::now() < until {
@@ -138,8 +141,14 @@ mod tests {
     }
 
     #[test]
+    fn a_reload_makes_no_burst_of_a_queue_that_stands() {
+        let (admitted, _) = admitted(true, Duration::from_millis(15), true);
+        assert!((8..20).contains(&admitted), "{admitted}");
+    }
+
+    #[test]
     fn a_worker_that_has_no_moment_to_itself_refuses_what_waited_too_long() {
-        let (admitted, shed) = admitted(true, Duration::from_millis(15));
+        let (admitted, shed) = admitted(true, Duration::from_millis(15), false);
         assert!(
             (8..20).contains(&admitted),
             "the first 100 ms, and one in each 100 ms from then on: {admitted}"
@@ -149,8 +158,8 @@ mod tests {
 
     #[test]
     fn a_worker_with_short_turns_and_an_open_door_refuse_nothing() {
-        assert_eq!(admitted(true, Duration::from_micros(300)).1, 0);
-        assert_eq!(admitted(false, Duration::from_millis(15)), (25, 0));
+        assert_eq!(admitted(true, Duration::from_micros(300), false).1, 0);
+        assert_eq!(admitted(false, Duration::from_millis(15), false), (25, 0));
     }
 
     /// CPU time of one refusal: of `CONNECTIONS` connections that each bring `bytes` at once, behind work that never ends.

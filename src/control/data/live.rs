@@ -164,8 +164,8 @@ impl Live {
     /// waits for an answer is told that there is none.
     async fn pass_on_reload(&mut self, facts: &Facts, hang_up: &mut Signal) {
         let asked = std::iter::from_fn(|| self.asked.try_recv().ok());
-        let by_signal = |asked: Asked| matches!(asked, Asked::Reload(waiting) if waiting.is_closed());
-        let asked = asked.map(by_signal).fold(false, |any, one| any | one);
+        let by_signal = |asked: &Asked| matches!(asked, Asked::Reload(waiting) if waiting.is_closed());
+        let asked = asked.filter(by_signal).count() > 0;
         let signalled = poll_fn(|cx| Poll::Ready(hang_up.poll_recv(cx).is_ready())).await;
         if (asked || signalled)
             && let Err(error) = process::send_signal(facts.supervisor, process::Signal::HangUp)

@@ -103,14 +103,10 @@ impl Reloader {
         present: &Snapshot,
         ticket_keys: &Arc<TicketKeys>,
     ) -> Result<Box<Prepared>, Vec<String>> {
+        let judge =
+            |requests::Prepared { source, sockets }| self.judge(&source, sockets, present, ticket_keys);
         // Also where the answer did not come through: what was opened for it listens already.
-        let prepared = self.supervisor.prepare().inspect_err(|_| self.supervisor.abandon());
-        let requests::Prepared { source, sockets } = prepared?;
-        let prepared = self.judge(&source, sockets, present, ticket_keys);
-        if prepared.is_err() {
-            self.supervisor.abandon();
-        }
-        prepared
+        self.supervisor.prepare().and_then(judge).inspect_err(|_| self.supervisor.abandon())
     }
 
     fn judge(

@@ -50,13 +50,8 @@ const fn connection_window_bytes(streams_max: u32) -> u32 {
 }
 
 /// Frames of streams that were reset count against it for ever, so it grows with the streams.
-const fn small_frames_bytes_max(streams_max: u32) -> usize {
-    let half_a_window = connection_window_bytes(streams_max) as usize / 2;
-    if half_a_window > limits::HTTP2_SMALL_FRAMES_BYTES_MAX {
-        half_a_window
-    } else {
-        limits::HTTP2_SMALL_FRAMES_BYTES_MAX
-    }
+fn small_frames_bytes_max(streams_max: u32) -> usize {
+    (connection_window_bytes(streams_max) as usize / 2).max(limits::HTTP2_SMALL_FRAMES_BYTES_MAX)
 }
 
 /// A connection shared by requests. Dropping it lets those that are on their way finish, and no others begin.
